@@ -1,0 +1,1 @@
+"""Task decoders: tiny, final, independent of each other."""

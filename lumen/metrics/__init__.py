@@ -1,0 +1,1 @@
+"""Evaluation protocols: samples in, figures out."""

@@ -1,0 +1,41 @@
+"""Registries: children of MMEngine's with scope ``lumen``, and ``DECODERS``, which stands alone.
+
+MMEngine allows one child per parent and scope, so adapters, connectors and aligners share ``MODELS``. Every kind of
+node that a runner touches has a child here; without one MMEngine warns that it cannot search the scope.
+"""
+
+from mmengine import registry as _mmengine
+from mmengine.registry import Registry
+
+_SCOPE = "lumen"
+
+
+def _child(kind: str, parent: str, *locations: str) -> Registry:
+    """Make the ``lumen`` child of one MMEngine registry; ``locations`` are imported when a name is looked up."""
+    return Registry(kind, parent=getattr(_mmengine, parent), scope=_SCOPE, locations=list(locations))
+
+
+MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
+DATASETS = _child("dataset", "DATASETS", "lumen.data.coco")
+TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms")
+DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS")
+METRICS = _child("metric", "METRICS", "lumen.metrics.coco")
+HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
+OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
+OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", "OPTIM_WRAPPER_CONSTRUCTORS")
+OPTIMIZERS = _child("optimizer", "OPTIMIZERS")
+PARAM_SCHEDULERS = _child("parameter scheduler", "PARAM_SCHEDULERS")
+LOOPS = _child("loop", "LOOPS", "lumen.engine.runner")
+RUNNERS = _child("runner", "RUNNERS", "lumen.engine.runner")
+EVALUATOR = _child("evaluator", "EVALUATOR")
+FUNCTIONS = _child("function", "FUNCTIONS")
+LOG_PROCESSORS = _child("log processor", "LOG_PROCESSORS")
+VISUALIZERS = _child("visualizer", "VISUALIZERS")
+VISBACKENDS = _child("visualizer backend", "VISBACKENDS")
+MODEL_WRAPPERS = _child("model wrapper", "MODEL_WRAPPERS")
+WEIGHT_INITIALIZERS = _child("weight initializer", "WEIGHT_INITIALIZERS")
+TASK_UTILS = _child("task util", "TASK_UTILS")
+RUNNER_CONSTRUCTORS = _child("runner constructor", "RUNNER_CONSTRUCTORS")
+
+DECODERS = Registry("decoder", scope=_SCOPE, locations=["lumen.decoders.detection", "lumen.decoders.detection_paper"])
+"""Task decoders. Stands alone: a decoder needs no other registry and no other registry needs it."""

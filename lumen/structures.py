@@ -1,0 +1,221 @@
+"""What travels between the rooms: prompts, samples, LMM features, the shared representation, task descriptions.
+
+Two units. A *sample* is one image with its list of prompts: data sets give samples, decoders answer samples, metrics
+read samples. A *pair* is one image with one prompt: only the aligner and the decoders see pairs.
+``image_index[p]`` names the sample of pair ``p`` in its batch, ``prompt_index[p]`` the prompt within that sample.
+
+Axis names: pairs, images, dim (width of the LMM), channels (width of the aligner), height, width, queries,
+n (instances), keypoints. Pixels are pixels of the network input, unless a name says otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor
+
+NO_LABEL = -1
+COUNTS = ("pairs", "objects")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question about one image. The wording never decides the label.
+
+    Args:
+        text: The phrase: a class name, a sentence, a keypoint name. Not yet in a template.
+        task: Name of the task that answers it; picks the decoder.
+        label: Index into ``metainfo['classes']``, or -1 for a free phrase.
+    """
+
+    text: str
+    task: str = "detection"
+    label: int = NO_LABEL
+
+
+class PerceptionSample(BaseDataElement):
+    """One image with its prompts, its targets and, later, its predictions.
+
+    Data fields (all ``InstanceData`` in input pixels until ``Lumen`` restores predictions to original pixels):
+        gt_instances: ``bboxes`` (n, 4) xyxy, ``labels`` (n), ``prompt_index`` (n). One row per object *and* prompt
+            that asks for it: two prompts for one class give two rows, objects nobody asked for give none.
+        ignored_instances: The same fields for crowd and ignored regions.
+        pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
+
+    Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``ImageFrame``), ``classes``, ``img_id``, ``img_path``,
+        ``ori_shape`` and ``img_shape`` (both height, width).
+    """
+
+    prompts: tuple[Prompt, ...]
+    gt_instances: InstanceData
+    ignored_instances: InstanceData
+    pred_instances: InstanceData
+
+
+@dataclass(frozen=True, slots=True)
+class LocFeatures:
+    """What an LMM adapter gives for P prompts on I images.
+
+    Args:
+        query: State of each pair's ``[LOC]`` token.
+        grid: Dense image features on the coarse grid.
+        laterals: Finer feature maps of the vision tower, finest first; empty where the tower has none.
+        stride: Input pixels per cell of ``grid``.
+        image_index: Sample of each pair.
+        prompt_index: Prompt of each pair within its sample.
+        text_losses: Sums of text losses by name, each with the number of tokens it sums over.
+        extras: Costly features that a routed decoder asked for by name.
+    """
+
+    query: Float[Tensor, "pairs dim"]
+    grid: Float[Tensor, "images vision_dim height width"]
+    laterals: tuple[Tensor, ...]
+    stride: int
+    image_index: Int[Tensor, " pairs"]
+    prompt_index: Int[Tensor, " pairs"]
+    text_losses: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRepresentation:
+    """What every decoder reads, for P pairs of I images. ``maps`` holds one channel per map query a decoder lent.
+
+    ``heat_logits`` and ``maps`` lie on the grid of ``dense``: cell (row, col) covers the square of ``stride`` input
+    pixels whose top-left corner is (col * stride, row * stride).
+    """
+
+    heat_logits: Float[Tensor, "pairs 1 height width"]
+    presence_logits: Float[Tensor, " pairs"]
+    query: Float[Tensor, "pairs channels"]
+    dense: Float[Tensor, "images channels height width"]
+    image_index: Int[Tensor, " pairs"]
+    prompt_index: Int[Tensor, " pairs"]
+    maps: Float[Tensor, "pairs queries height width"]
+    stride: int
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs; zero when no prompt of the batch is routed here."""
+        return len(self.image_index)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a decoder asks for, writes, and is judged by. Data, so that it can be printed and checked.
+
+    Args:
+        name: Task name; prompts carry it and are routed by it.
+        targets: Fields of ``gt_instances`` that ``loss`` reads.
+        predictions: Fields of ``pred_instances`` that ``predict`` writes, exactly.
+        headline: Metric key that ranks checkpoints, such as ``coco/bbox_mAP``.
+        losses: For each loss the decoder returns, what its sum is divided by: ``pairs`` or ``objects``.
+        map_queries: Learnable queries it lends to the aligner; it gets as many ``maps``.
+        extras: Optional, costly features it needs.
+    """
+
+    name: str
+    targets: frozenset[str]
+    predictions: frozenset[str]
+    headline: str
+    losses: Mapping[str, str]
+    map_queries: int = 0
+    extras: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        bad_names = [name for name in self.losses if not name.startswith("loss_")]
+        if bad_names:
+            raise ValueError(f"task {self.name!r}: names of losses must start with 'loss_', got {bad_names}")
+        bad_counts = {count for count in self.losses.values() if count not in COUNTS}
+        if bad_counts:
+            raise ValueError(f"task {self.name!r}: a loss is divided by one of {COUNTS}, got {sorted(bad_counts)}")
+
+
+def pairs_of_task(samples: Sequence[PerceptionSample], shared: SharedRepresentation, task: str) -> Tensor:
+    """Return the indices of the pairs whose prompt names ``task``, in order."""
+    flags = [
+        samples[image].prompts[prompt].task == task
+        for image, prompt in zip(shared.image_index.tolist(), shared.prompt_index.tolist(), strict=True)
+    ]
+    return torch.tensor(flags, dtype=torch.bool, device=shared.image_index.device).nonzero()[:, 0]
+
+
+def select_pairs(shared: SharedRepresentation, index: Int[Tensor, " chosen"], maps: slice) -> SharedRepresentation:
+    """Return the representation of some pairs and one decoder's maps; images stay as they are."""
+    return SharedRepresentation(
+        heat_logits=shared.heat_logits[index],
+        presence_logits=shared.presence_logits[index],
+        query=shared.query[index],
+        dense=shared.dense,
+        image_index=shared.image_index[index],
+        prompt_index=shared.prompt_index[index],
+        maps=shared.maps[index][:, maps],
+        stride=shared.stride,
+        extras=shared.extras,
+    )
+
+
+def targets_per_pair(
+    samples: Sequence[PerceptionSample], shared: SharedRepresentation | LocFeatures, name: str = "gt_instances"
+) -> InstanceData:
+    """Collect the targets of all pairs in one flat table: the only place that matches instances with pairs.
+
+    Args:
+        samples: The samples that ``shared.image_index`` points to.
+        shared: Names the pairs.
+        name: ``gt_instances`` or ``ignored_instances``.
+
+    Returns:
+        The instances of every pair one after the other, with ``pair_index`` (n) added. Instances whose prompt is not
+        among the pairs are left out.
+    """
+    slots = torch.full(
+        (len(samples), max((len(sample.prompts) for sample in samples), default=0) + 1), -1, dtype=torch.long
+    )
+    slots[shared.image_index.cpu(), shared.prompt_index.cpu()] = torch.arange(len(shared.image_index))
+    device = shared.image_index.device
+    tables = []
+    for image, sample in enumerate(samples):
+        instances = sample.get(name)
+        if instances is None or len(instances) == 0:
+            continue
+        pair_index = slots[image, instances.prompt_index.cpu()]
+        chosen = pair_index >= 0
+        table = instances if bool(chosen.all()) else instances[chosen.to(instances.prompt_index.device)]
+        table = InstanceData(**dict(table.items())).to(device)
+        table.pair_index = pair_index[chosen].to(device)
+        tables.append(table)
+    if not tables:
+        return _no_instances(device)
+    return InstanceData.cat(tables)
+
+
+def gather_pairs(
+    per_pair: InstanceData, samples: Sequence[PerceptionSample], shared: SharedRepresentation
+) -> list[InstanceData]:
+    """Turn a flat table of answers, which names its pairs in ``pair_index``, into one table per sample.
+
+    ``pair_index`` is replaced by ``prompt_index``, and ``labels`` are filled in from the prompts.
+    """
+    labels = _prompt_labels(samples, shared)
+    answers = InstanceData(**{key: value for key, value in per_pair.items() if key != "pair_index"})
+    answers.prompt_index = shared.prompt_index[per_pair.pair_index]
+    answers.labels = labels[per_pair.pair_index]
+    image_index = shared.image_index[per_pair.pair_index]
+    return [answers[image_index == image] for image in range(len(samples))]
+
+
+def _prompt_labels(samples: Sequence[PerceptionSample], shared: SharedRepresentation) -> Tensor:
+    pairs = zip(shared.image_index.tolist(), shared.prompt_index.tolist(), strict=True)
+    labels = [samples[image].prompts[prompt].label for image, prompt in pairs]
+    return torch.tensor(labels, dtype=torch.long, device=shared.image_index.device)
+
+
+def _no_instances(device: torch.device) -> InstanceData:
+    empty = torch.zeros(0, dtype=torch.long, device=device)
+    return InstanceData(
+        bboxes=torch.zeros(0, 4, device=device), labels=empty, prompt_index=empty.clone(), pair_index=empty.clone()
+    )
