@@ -65,7 +65,8 @@ class LocFeatures:
         stride: Input pixels per cell of ``grid``.
         image_index: Sample of each pair.
         prompt_index: Prompt of each pair within its sample.
-        text_losses: Sums of text losses by name, each with the number of tokens it sums over.
+        text_losses: Sums of text losses by name. ``loss_answer`` is divided by the answer tokens of the global batch,
+            every other one by its pairs.
         extras: Costly features that a routed decoder asked for by name.
     """
 
@@ -75,7 +76,7 @@ class LocFeatures:
     stride: int
     image_index: Int[Tensor, " pairs"]
     prompt_index: Int[Tensor, " pairs"]
-    text_losses: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
+    text_losses: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 

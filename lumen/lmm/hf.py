@@ -1,0 +1,260 @@
+"""One adapter over Hugging Face image-text-to-text models: images and prompts in, ``LocFeatures`` out."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.errors import ConfigError
+from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
+from lumen.lmm.families import InputSpec, family_of
+from lumen.lmm.packing import IGNORE, PackedRows, additive_mask, block_mask, pack_rows
+from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
+from lumen.lmm.selfcheck import packing_works
+from lumen.paths import find_path
+from lumen.prompts import PAPER_TASKS, TaskWording, Wordings, template_named
+from lumen.registry import MODELS
+from lumen.structures import LocFeatures, Prompt
+
+_LOGGER = logging.getLogger(__name__)
+_POSITIONS = ("loc", "before_loc")
+
+
+@MODELS.register_module()
+class HFAdapter(nn.Module):
+    """A Hugging Face LMM with ``[LOC]``, asked any number of phrases about an image in one pass.
+
+    Args:
+        name_or_path: Folder or model id, as ``from_pretrained`` takes it. A relative folder is looked up by
+            ``lumen.paths.find_path``.
+        template: ``compact`` or ``paper``.
+        tasks: Wordings of further tasks, beside the paper's.
+        position: Which state is the query: ``loc``, the state at ``[LOC]``, or ``before_loc``, the state that
+            predicts it. The paper does not say; the same one serves training and inference.
+        add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
+            a model trained from nothing needs it to learn quickly.
+        recall: Train the ``[LOC]`` state to predict the tokens of its phrase, as ``loss_recall``.
+        packing: ``packed`` or ``separate``. ``packed`` falls back to ``separate``, and says so, where the self-check
+            fails.
+        max_suffix_tokens: Bound on the suffix tokens of one row; more prompts than fit take more rows.
+        max_pass_tokens: Bound on the tokens of one LLM call when no gradient is needed.
+
+    Raises:
+        ConfigError: If the family is unknown or an option has no such value.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        *,
+        template: str = "compact",
+        tasks: Sequence[TaskWording] = (),
+        position: str = "loc",
+        add_phrase_state: bool = False,
+        recall: bool = False,
+        packing: str = "packed",
+        max_suffix_tokens: int = 2048,
+        max_pass_tokens: int = 65536,
+    ) -> None:
+        super().__init__()
+        if position not in _POSITIONS:
+            raise ConfigError(f"position must be one of {_POSITIONS}, got {position!r}")
+        if packing not in ("packed", "separate"):
+            raise ConfigError(f"packing must be 'packed' or 'separate', got {packing!r}")
+        path = find_path(name_or_path)
+        config = AutoConfig.from_pretrained(path)
+        self.name_or_path = name_or_path
+        self.family = family_of(config)
+        if packing == "packed" and not packing_works(config):
+            _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", name_or_path)
+            packing = "separate"
+        self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path)
+        self.statistics = load_statistics(path)
+        tokenizer = load_tokenizer(path)
+        image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self.encoder = PromptEncoder(
+            tokenizer,
+            template=template_named(template),
+            wordings=Wordings((*PAPER_TASKS, *tasks)),
+            image_token=image_token,
+        )
+        if len(tokenizer) > self.lmm.get_input_embeddings().num_embeddings:
+            self.lmm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        self.position = position
+        self.add_phrase_state = add_phrase_state
+        self.recall = recall
+        self.packing = packing
+        self.max_suffix_tokens = max_suffix_tokens
+        self.max_pass_tokens = max_pass_tokens
+
+    @property
+    def config(self):  # noqa: ANN201 - the class differs by family
+        """The LMM's config."""
+        return self.lmm.config
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Which image sizes it takes; the data pipeline reads this."""
+        return self.family.input_spec(self.config)
+
+    @property
+    def dim(self) -> int:
+        """Width of ``LocFeatures.query``."""
+        return self.config.text_config.hidden_size
+
+    @property
+    def vision_dim(self) -> int:
+        """Channels of ``LocFeatures.grid``."""
+        return self.family.vision_dim(self.config)
+
+    @property
+    def lateral_channels(self) -> tuple[int, ...]:
+        """Channels of each map in ``LocFeatures.laterals``, finest first."""
+        return self.family.lateral_channels(self.config)
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint must agree with: base model, template, position of the query, special tokens."""
+        return {
+            "base_model": f"{self.config.model_type}/{self.config.vision_config.model_type}",
+            "template": self.encoder.template.name,
+            "position": self.position,
+            "special_tokens": " ".join(self.encoder.wordings.special_tokens),
+        }
+
+    def count_answer_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
+        """Return how many answer tokens ``forward`` would sum ``loss_answer`` over."""
+        return count_answer_tokens([self.encoder.suffix(p.text, p.task) for own in prompts for p in own])
+
+    def forward(
+        self, images: UInt8[Tensor, "images 3 height width"], prompts: Sequence[Sequence[Prompt]]
+    ) -> LocFeatures:
+        """Encode each image once and all its prompts with it.
+
+        Args:
+            images: RGB at input size.
+            prompts: The prompts of each image; any number, none included.
+
+        Raises:
+            ConfigError: If the LMM does not take images of this size.
+            PromptError: If a prompt is empty, too long, or of an unknown task.
+        """
+        encoded = self.encode_images(images)
+        return self.ask(encoded, images.shape[-2:], prompts)
+
+    def encode_images(self, images: UInt8[Tensor, "images 3 height width"]) -> BaseModelOutputWithPooling:
+        """Run the vision tower and the connector; the result can be asked many times.
+
+        Raises:
+            ConfigError: If the LMM does not take images of this size.
+        """
+        size_hw, spec = tuple(images.shape[-2:]), self.input_spec
+        wrong = size_hw != spec.fixed_hw if spec.fixed_hw else any(side % spec.multiple for side in size_hw)
+        if wrong:
+            wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
+            raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+        return self.lmm.model.get_image_features(self.statistics.normalise(images).to(self.lmm.dtype))
+
+    def ask(
+        self, encoded: BaseModelOutputWithPooling, input_hw: Sequence[int], prompts: Sequence[Sequence[Prompt]]
+    ) -> LocFeatures:
+        """Ask encoded images; see ``forward``."""
+        stride = self.input_spec.multiple
+        grid_hw = (input_hw[0] // stride, input_hw[1] // stride)
+        suffixes = [[self.encoder.suffix(prompt.text, prompt.task) for prompt in own] for own in prompts]
+        flat = list(itertools.chain.from_iterable(suffixes))
+        rows = pack_rows(
+            self.encoder.prefix(grid_hw[0] * grid_hw[1]),
+            suffixes,
+            max_suffix_tokens=self.max_suffix_tokens if self.packing == "packed" else 0,
+            context=self.config.text_config.max_position_embeddings,
+            pad_id=self.encoder.tokenizer.pad_token_id or 0,
+        )
+        device = self.lmm.device
+        states = self._states(rows, encoded)
+        starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
+        at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
+        query = states[row, at_loc - int(self.position == "before_loc")]
+        spans = torch.tensor([suffix.phrase for suffix in flat], dtype=torch.long, device=device).view(-1, 2)
+        losses = self._text_losses(rows, states, query, starts, spans)
+        if self.add_phrase_state:
+            query = query + _span_mean(states, row, starts[:, None] + spans)
+        sizes = torch.tensor([len(own) for own in prompts], dtype=torch.long)
+        prompt_index = [torch.arange(size) for size in sizes.tolist()]
+        return LocFeatures(
+            query=query,
+            grid=self.family.grid(self.config, encoded, grid_hw),
+            laterals=self.family.laterals(encoded),
+            stride=stride,
+            image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
+            prompt_index=torch.cat(prompt_index).to(device) if prompt_index else sizes.to(device),
+            text_losses=losses,
+        )
+
+    def _states(self, rows: PackedRows, encoded: BaseModelOutputWithPooling) -> Float[Tensor, "rows length dim"]:
+        """Run the LLM over the rows: at once while training, in bounded pieces otherwise."""
+        if len(rows.row_image) == 0:
+            return torch.zeros(0, rows.input_ids.shape[1], self.dim, device=self.lmm.device)
+        if torch.is_grad_enabled():
+            return self._pass(rows, encoded, slice(None))
+        step = max(1, self.max_pass_tokens // rows.input_ids.shape[1])
+        pieces = [self._pass(rows, encoded, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
+        return torch.cat(pieces)
+
+    def _pass(self, rows: PackedRows, encoded: BaseModelOutputWithPooling, part: slice) -> Tensor:
+        device = self.lmm.device
+        features = encoded.pooler_output
+        chosen = [features[image] for image in rows.row_image[part].tolist()]
+        mask = block_mask(rows.segments[part].to(device))
+        if self.config._attn_implementation == "eager":
+            mask = additive_mask(mask, self.lmm.dtype)
+        return self.lmm.model(
+            input_ids=rows.input_ids[part].to(device),
+            attention_mask=mask,
+            position_ids=rows.position_ids[part].to(device),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=chosen)},
+            use_cache=False,
+        ).last_hidden_state
+
+    def _text_losses(
+        self,
+        rows: PackedRows,
+        states: Float[Tensor, "rows length dim"],
+        query: Float[Tensor, "pairs dim"],
+        starts: Int[Tensor, " pairs"],
+        spans: Int[Tensor, "pairs 2"],
+    ) -> dict[str, Tensor]:
+        """Return sums: cross-entropy of the answers, and of the phrase's tokens given the ``[LOC]`` state."""
+        losses = {}
+        head = self.lmm.get_output_embeddings()
+        if self.encoder.template.has_answer:
+            targets = rows.answer_targets.to(states.device)
+            asked = targets != IGNORE
+            losses["loss_answer"] = functional.cross_entropy(
+                head(states[asked]).float(), targets[asked], reduction="sum"
+            )
+        if self.recall and torch.is_grad_enabled():
+            columns = starts[:, None] + spans
+            at = torch.arange(rows.input_ids.shape[1], device=states.device)
+            inside = (at >= columns[:, :1]) & (at < columns[:, 1:])
+            share = inside / inside.sum(1, keepdim=True).clamp(min=1)
+            tokens = rows.input_ids.to(states.device)[rows.pair_row.to(states.device)]
+            picked = head(query).float().log_softmax(-1).gather(1, tokens)
+            losses["loss_recall"] = -(picked * share).sum()
+        return losses
+
+
+def _span_mean(
+    states: Float[Tensor, "rows length dim"], row: Int[Tensor, " pairs"], columns: Int[Tensor, "pairs 2"]
+) -> Float[Tensor, "pairs dim"]:
+    """Mean state of the columns [start, end) of each pair's row, without copying a row per pair."""
+    length = int((columns[:, 1] - columns[:, 0]).max()) if len(columns) else 0
+    at = columns[:, :1] + torch.arange(length, device=states.device)
+    inside = at < columns[:, 1:]
+    picked = states[row[:, None], at.clamp(max=states.shape[1] - 1)] * inside[..., None]
+    return picked.sum(1) / inside.sum(1, keepdim=True).clamp(min=1)

@@ -1,0 +1,164 @@
+"""Packed prompts: many suffixes behind one prefix, in one row, with a block mask and restarted positions.
+
+A suffix sees the prefix and itself, never another suffix; its positions start where the prefix ends. So the states of
+a packed suffix equal those of a pass of its own, and the prefix is computed once. Legend: R rows, L row length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lumen.errors import PromptError
+
+IGNORE = -100
+_PREFIX, _PAD = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """The tokens of one pair behind the prefix.
+
+    Args:
+        ids: Token ids: phrase, wording, answer.
+        phrase: Start and end of the phrase within ``ids``.
+        loc: Position of ``[LOC]`` within ``ids``.
+        answer: Where the answer starts within ``ids``; its length when there is none.
+    """
+
+    ids: tuple[int, ...]
+    phrase: tuple[int, int]
+    loc: int
+    answer: int
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Number of tokens the LMM is trained to give."""
+        return len(self.ids) - self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """Rows ready for the LLM. Pairs are numbered in the order in which they were given.
+
+    Args:
+        input_ids: Tokens, padded on the right.
+        position_ids: Positions, restarted for every suffix.
+        segments: 0 in the prefix, k in the k-th suffix of the row, -1 in the padding.
+        row_image: Image of each row.
+        pair_row: Row of each pair.
+        pair_start: Column at which the suffix of each pair starts.
+        answer_targets: The token that each position has to predict, -100 where none. Shifted within a suffix, so the
+            first token of a suffix is never a target.
+    """
+
+    input_ids: Int[Tensor, "rows length"]
+    position_ids: Int[Tensor, "rows length"]
+    segments: Int[Tensor, "rows length"]
+    row_image: Int[Tensor, " rows"]
+    pair_row: Int[Tensor, " pairs"]
+    pair_start: Int[Tensor, " pairs"]
+    answer_targets: Int[Tensor, "rows length"]
+
+
+def pack_rows(
+    prefix: Sequence[int],
+    suffixes: Sequence[Sequence[Suffix]],
+    *,
+    max_suffix_tokens: int,
+    context: int,
+    pad_id: int,
+) -> PackedRows:
+    """Pack the suffixes of each image into rows.
+
+    Args:
+        prefix: Tokens before the phrase, image tokens included; the same for all images.
+        suffixes: One list of suffixes per image; an image without one gets no row.
+        max_suffix_tokens: Bound on the suffix tokens of a row; a longer single suffix gets a row of its own.
+        context: Longest sequence the LLM was made for; counts the prefix and one suffix, since positions restart.
+        pad_id: Token in the padding.
+
+    Raises:
+        PromptError: If the prefix and one suffix do not fit the context.
+    """
+    rows, row_image = [], []
+    for image, own in enumerate(suffixes):
+        for group in _groups(own, max_suffix_tokens):
+            rows.append(group)
+            row_image.append(image)
+    longest = max((len(suffix.ids) for row in rows for suffix in row), default=0)
+    if len(prefix) + longest > context:
+        raise PromptError(
+            f"a prompt of {longest} tokens behind a prefix of {len(prefix)} does not fit the context of {context} "
+            "tokens: shorten the phrase"
+        )
+    return _fill_rows(prefix, rows, torch.tensor(row_image, dtype=torch.long), pad_id)
+
+
+def _groups(suffixes: Sequence[Suffix], max_tokens: int) -> list[list[Suffix]]:
+    groups: list[list[Suffix]] = []
+    room = 0
+    for suffix in suffixes:
+        if not groups or len(suffix.ids) > room:
+            groups.append([])
+            room = max_tokens
+        groups[-1].append(suffix)
+        room -= len(suffix.ids)
+    return groups
+
+
+def _fill_rows(prefix: Sequence[int], rows: list[list[Suffix]], row_image: Tensor, pad_id: int) -> PackedRows:
+    start = len(prefix)
+    length = start + max((sum(len(suffix.ids) for suffix in row) for row in rows), default=0)
+    ids, positions, segments, targets, pair_row, pair_start = [], [], [], [], [], []
+    for number, row in enumerate(rows):
+        row_ids, row_positions, row_segments = list(prefix), list(range(start)), [_PREFIX] * start
+        row_targets = [IGNORE] * start
+        for index, suffix in enumerate(row):
+            pair_row.append(number)
+            pair_start.append(len(row_ids))
+            size = len(suffix.ids)
+            row_ids += suffix.ids
+            row_positions += range(start, start + size)
+            row_segments += [index + 1] * size
+            answer = [token if at >= max(suffix.answer, 1) else IGNORE for at, token in enumerate(suffix.ids)]
+            row_targets += [*answer[1:], IGNORE]
+        padding = length - len(row_ids)
+        ids.append(row_ids + [pad_id] * padding)
+        positions.append(row_positions + [0] * padding)
+        segments.append(row_segments + [_PAD] * padding)
+        targets.append(row_targets + [IGNORE] * padding)
+
+    def table(values: list) -> Tensor:
+        return torch.tensor(values, dtype=torch.long).reshape(len(rows), length)
+
+    return PackedRows(
+        input_ids=table(ids),
+        position_ids=table(positions),
+        segments=table(segments),
+        row_image=row_image,
+        pair_row=torch.tensor(pair_row, dtype=torch.long),
+        pair_start=torch.tensor(pair_start, dtype=torch.long),
+        answer_targets=table(targets),
+    )
+
+
+def block_mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
+    """Return which key each query sees: earlier keys of the prefix or of its own suffix, and itself.
+
+    transformers hands a 4-D mask through untouched, so it carries causality too. A row never sees nothing: padding sees
+    itself.
+    """
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    query, key = segments[:, :, None], segments[:, None, :]
+    return (causal & ((key == _PREFIX) | (key == query)))[:, None]
+
+
+def additive_mask(
+    mask: Bool[Tensor, "rows 1 length length"], dtype: torch.dtype
+) -> Float[Tensor, "rows 1 length length"]:
+    """Return the mask as numbers to add: eager attention silently misreads a boolean 4-D mask."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

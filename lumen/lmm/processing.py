@@ -1,0 +1,130 @@
+"""Image statistics, tokenizer and chat template of a Hugging Face model, loaded apart.
+
+``AutoProcessor`` needs torchvision for several families; its parts do not. Resizing, cropping and tiling never happen
+here: the data pipeline has done the geometry, so only rescaling and normalising are left, done on the whole batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+from lumen.errors import ConfigError, PromptError
+from lumen.lmm.packing import Suffix
+from lumen.prompts import LOC_TOKEN, Template, Wordings
+
+_MARK = "\u241f"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """How raw pixels become ``pixel_values``: (value * scale - mean) / std, per channel."""
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
+        """Return ``pixel_values`` of a uint8 RGB batch; equal to the image processor's without its geometry."""
+        factor = torch.tensor([self.scale / value for value in self.std], device=images.device).view(3, 1, 1)
+        shift = torch.tensor(self.mean, device=images.device) / torch.tensor(self.std, device=images.device)
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        return pixels.mul_(factor).sub_(shift.view(3, 1, 1))
+
+
+def load_statistics(name_or_path: str) -> ImageStatistics:
+    """Read the statistics from a model's image processor (PIL backend: no torchvision)."""
+    processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+    return ImageStatistics(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
+
+
+class PromptEncoder:
+    """Phrases to token ids: the prefix that all phrases of an image share, and one suffix per phrase.
+
+    Owns the tokenizer and the special tokens, which are looked up by name.
+
+    Args:
+        tokenizer: The model's tokenizer, with a chat template. ``[LOC]`` and the routing tokens are added to it.
+        template: Wording around the phrase.
+        wordings: The tasks it can ask for.
+        image_token: Text of the token that stands for one image cell.
+
+    Raises:
+        ConfigError: If the tokenizer has no chat template, or the template loses the phrase.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, template: Template, wordings: Wordings, image_token: str
+    ) -> None:
+        if tokenizer.chat_template is None:
+            raise ConfigError("the tokenizer has no chat template: save one beside it as chat_template.jinja")
+        tokenizer.add_special_tokens({"additional_special_tokens": wordings.special_tokens})
+        self.tokenizer = tokenizer
+        self.template = template
+        self.wordings = wordings
+        self.image_token = image_token
+        self.loc_token_id: int = tokenizer.convert_tokens_to_ids(LOC_TOKEN)
+        self._prefix_text, self._turn_text = self._render()
+        self._suffixes: dict[tuple[str, str], Suffix] = {}
+
+    def prefix(self, num_image_tokens: int) -> list[int]:
+        """Return the ids before the phrase, with the image token repeated."""
+        text = self._prefix_text.replace(self.image_token, self.image_token * num_image_tokens, 1)
+        return self.tokenizer(text)["input_ids"]
+
+    def suffix(self, phrase: str, task: str) -> Suffix:
+        """Return the tokens of one phrase; remembered, since data sets ask for the same names again and again.
+
+        Raises:
+            PromptError: If the phrase or the task is not acceptable; see ``Wordings.suffix``.
+        """
+        key = (phrase, task)
+        if key not in self._suffixes:
+            if len(self._suffixes) >= 65536:
+                self._suffixes.clear()
+            self._suffixes[key] = self._encode(phrase, task)
+        return self._suffixes[key]
+
+    def _encode(self, phrase: str, task: str) -> Suffix:
+        user, answer = self.wordings.suffix(self.template, phrase, task)
+        spoken = " " + phrase.strip()
+        phrase_ids = self._ids(spoken)
+        asked = phrase_ids + self._ids(user[len(spoken) :])
+        answer_ids: list[int] = []
+        if answer:
+            asked += self._ids(self._turn_text)
+            answer_ids = [*self._ids(" " + answer), self.tokenizer.eos_token_id]
+        ids = asked + answer_ids
+        if ids.count(self.loc_token_id) != 1:
+            raise PromptError(f"a prompt must hold {LOC_TOKEN} once, got {self.tokenizer.decode(ids)!r}")
+        return Suffix(tuple(ids), (0, len(phrase_ids)), ids.index(self.loc_token_id), len(asked))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _render(self) -> tuple[str, str]:
+        """Split the chat template's text at the phrase: the shared prefix, and what closes the user's turn."""
+        content = [{"type": "image"}, {"type": "text", "text": f"{self.template.before} {_MARK}"}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        before, mark, after = text.partition(_MARK)
+        if not mark or self.image_token not in before:
+            raise ConfigError(
+                f"the chat template must keep the image before the text; it made {text!r} without "
+                f"{self.image_token!r} in front of the phrase"
+            )
+        return before.rstrip(" "), after
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer with its chat template."""
+    return AutoTokenizer.from_pretrained(name_or_path)
+
+
+def count_answer_tokens(suffixes: Sequence[Suffix]) -> int:
+    """Return how many tokens the LMM is trained to give for these pairs."""
+    return sum(suffix.num_answer_tokens for suffix in suffixes)
