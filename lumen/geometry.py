@@ -243,3 +243,17 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 def _check_size(name: str, size_hw: tuple[int, int]) -> None:
     if min(size_hw) <= 0:
         raise ValueError(f"{name} must be a positive height and width in pixels, got {size_hw}")
+
+
+def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Float[Tensor, "cells dim"]:
+    """Return fixed positions of a grid, shape (height * width, dim): sines and cosines of the row and the column.
+
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
+    """
+    quarter = dim // 4
+    frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
+    rows = torch.arange(height, device=like.device)[:, None] * frequency
+    cols = torch.arange(width, device=like.device)[:, None] * frequency
+    rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(height, width, -1)
+    cols = torch.cat([cols.sin(), cols.cos()], 1)[None].expand(height, width, -1)
+    return torch.cat([rows, cols], -1).reshape(height * width, -1).to(like.dtype)

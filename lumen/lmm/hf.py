@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.errors import ConfigError
@@ -94,7 +94,7 @@ class HFAdapter(nn.Module):
         self.max_pass_tokens = max_pass_tokens
 
     @property
-    def config(self):  # noqa: ANN201 - the class differs by family
+    def config(self) -> PretrainedConfig:
         """The LMM's config."""
         return self.lmm.config
 

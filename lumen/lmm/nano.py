@@ -29,7 +29,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 
-WORDS = """
+WORDS = tuple(
+    """
 circle square triangle star cross ring heart arrow red green blue yellow orange purple cyan magenta white black brown
 pink gray dark light small big large striped dotted plain left right above below under over of the a an is are there no
 yes and or in on at to next near far between inside outside top bottom middle what which where how many color colour
@@ -42,7 +43,8 @@ tv laptop mouse remote keyboard cell phone microwave oven toaster sink refrigera
 hair drier toothbrush man woman boy girl shirt hat nose eye ear shoulder elbow wrist hip knee ankle tail tip center
 RBC WBC Platelets cell blood red blood cell white blood cell standing sitting holding wearing behind front
 USER ASSISTANT Sure location output task boxes masks points text answer Describe this short question
-""".split()
+""".split()  # noqa: SIM905 - a list of words reads as text
+)
 
 
 @dataclass(frozen=True, slots=True)

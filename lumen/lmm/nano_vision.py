@@ -12,6 +12,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from lumen.geometry import sine_positions
+
 
 class NanoVisionConfig(PretrainedConfig):
     """Sizes of the tower. Input sides must be multiples of ``patch_size``, which is the stride of the token grid."""
@@ -139,20 +141,6 @@ class NanoVisionModel(PreTrainedModel):
         elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-
-
-def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Tensor:
-    """Return fixed positions of a grid, shape (height * width, dim): sines and cosines of the row and the column.
-
-    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
-    """
-    quarter = dim // 4
-    frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
-    rows = torch.arange(height, device=like.device)[:, None] * frequency
-    cols = torch.arange(width, device=like.device)[:, None] * frequency
-    rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(height, width, -1)
-    cols = torch.cat([cols.sin(), cols.cos()], 1)[None].expand(height, width, -1)
-    return torch.cat([rows, cols], -1).reshape(height * width, -1).to(like.dtype)
 
 
 AutoConfig.register(NanoVisionConfig.model_type, NanoVisionConfig, exist_ok=True)

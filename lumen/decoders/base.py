@@ -1,0 +1,51 @@
+"""The contract of a task decoder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec
+
+
+class Decoder(nn.Module, ABC):
+    """Turn the shared representation into one task's predictions.
+
+    A decoder is final: subclass ``Decoder`` itself, never another decoder; share code through plain functions.
+    It receives its own pairs and the samples they point to. Everything it reads from a sample or writes to one is in
+    input pixels; ``Lumen`` maps predictions back to original pixels.
+
+    Args:
+        channels: Width of the shared representation; filled in from the aligner.
+
+    Raises:
+        TypeError: When a subclass is defined without ``spec``, or from another decoder.
+    """
+
+    spec: ClassVar[TaskSpec]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.map_queries = nn.Parameter(torch.randn(self.spec.map_queries, channels) * channels**-0.5)
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if not isinstance(cls.__dict__.get("spec"), TaskSpec):
+            raise TypeError(f"{cls.__name__} must declare `spec = TaskSpec(...)`")
+        if Decoder not in cls.__bases__:
+            raise TypeError(f"{cls.__name__} must subclass Decoder directly; share code through plain functions")
+
+    @abstractmethod
+    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
+        """Return the sums named in ``spec.losses``; finite and connected also for no pairs and for no objects.
+
+        ``Lumen`` divides each sum by the count that ``spec.losses`` names, over the whole global batch.
+        """
+
+    @abstractmethod
+    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
+        """Return one ``InstanceData`` per sample, holding exactly the fields named in ``spec.predictions``."""

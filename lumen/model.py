@@ -1,0 +1,240 @@
+"""``Lumen``: adapter, aligner and routed decoders behind MMEngine's model interface."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine import dist
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from lumen.decoders.base import Decoder
+from lumen.errors import ConfigError, DataError, PromptError
+from lumen.registry import DECODERS, MODELS
+from lumen.structures import (
+    LocFeatures,
+    PerceptionSample,
+    SharedRepresentation,
+    pairs_of_task,
+    select_pairs,
+)
+
+
+@MODELS.register_module()
+class Lumen(BaseModel):
+    """One LMM pass, one shared representation, and a tiny decoder per task.
+
+    Args:
+        lmm: Config of the adapter, or the adapter.
+        aligner: Config of the aligner, or the aligner; its widths are filled in from the adapter.
+        decoders: Configs of the decoders, or decoders, at most one per task; ``channels`` is filled in.
+        loss_weights: Weight by name, such as ``{"detection/loss_box": 2.0}``; 1 where none is given.
+        num_micro_batches: Pieces that a training batch is computed in to save memory; the result is that of the whole
+            batch, apart from batch normalisation.
+        data_preprocessor: MMEngine's; moves a batch to the device when left out.
+
+    Raises:
+        ConfigError: If two decoders share a task, or a loss weight names no loss.
+    """
+
+    def __init__(
+        self,
+        lmm: dict | nn.Module,
+        aligner: dict | nn.Module,
+        decoders: Sequence[dict | Decoder],
+        *,
+        loss_weights: Mapping[str, float] | None = None,
+        num_micro_batches: int = 1,
+        data_preprocessor: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor)
+        self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
+        if isinstance(aligner, dict):
+            widths = {key: getattr(self.lmm, key) for key in ("dim", "vision_dim", "lateral_channels")}
+            aligner = MODELS.build({**aligner, **widths})
+        self.aligner = aligner
+        built = [
+            DECODERS.build({**decoder, "channels": aligner.channels}) if isinstance(decoder, dict) else decoder
+            for decoder in decoders
+        ]
+        self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
+        if len(self.decoders) != len(built):
+            raise ConfigError(f"one decoder per task, got {[decoder.spec.name for decoder in built]}")
+        self.loss_counts = self._name_counts()
+        self.loss_weights = dict(loss_weights or {})
+        unknown = sorted(set(self.loss_weights) - set(self.loss_counts))
+        if unknown:
+            raise ConfigError(f"loss_weights name unknown losses {unknown}; known are {sorted(self.loss_counts)}")
+        if num_micro_batches < 1:
+            raise ConfigError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
+        self.num_micro_batches = num_micro_batches
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint must agree with; see ``HFAdapter.describe``."""
+        return {**self.lmm.describe(), "tasks": " ".join(self.decoders)}
+
+    def forward(
+        self, inputs: Sequence[Tensor] | Tensor, data_samples: Sequence[PerceptionSample], mode: str = "tensor"
+    ) -> SharedRepresentation | dict[str, Tensor] | list[PerceptionSample]:
+        """MMEngine's entry point.
+
+        Args:
+            inputs: One uint8 RGB image (3, height, width) per sample, all of one size.
+            data_samples: The samples, with their prompts.
+            mode: ``loss`` gives named losses, ``predict`` the samples with ``pred_instances`` in original pixels,
+                ``tensor`` the shared representation.
+
+        Raises:
+            PromptError: If a prompt names a task without a decoder.
+        """
+        if mode == "loss":
+            return self.normalised_losses(inputs, data_samples, self.count(data_samples))
+        if mode == "predict":
+            return self.predict(self._share(inputs, data_samples)[1], data_samples)
+        if mode == "tensor":
+            return self._share(inputs, data_samples)[1]
+        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Do one optimizer step over the whole batch, in ``num_micro_batches`` pieces.
+
+        Every loss is a sum divided by one count of the global batch, so the pieces add up to the whole.
+        """
+        data = self.data_preprocessor(data, True)
+        inputs, samples = data["inputs"], data["data_samples"]
+        counts = self.count(samples)
+        size = -(-len(samples) // self.num_micro_batches)
+        logged: dict[str, Tensor] = {}
+        for at in range(0, len(samples), size):
+            with optim_wrapper.optim_context(self):
+                losses = self.normalised_losses(inputs[at : at + size], samples[at : at + size], counts)
+                total, named = self.parse_losses(losses)
+            optim_wrapper.backward(total)
+            logged = {key: logged.get(key, 0) + value.detach() for key, value in named.items()}
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return logged
+
+    def count(self, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
+        """Count what losses are divided by, over all ranks: pairs and objects by task, answer tokens, in all."""
+        asked = [(prompt.task, sample, index) for sample in samples for index, prompt in enumerate(sample.prompts)]
+        counts = dict.fromkeys(sorted(set(self.loss_counts.values())), 0)
+        for task, _, _ in asked:
+            _add(counts, "pairs", 1)
+            _add(counts, f"{task}/pairs", 1)
+        for sample in samples:
+            for index in sample.gt_instances.prompt_index.tolist():
+                _add(counts, "objects", 1)
+                _add(counts, f"{sample.prompts[index].task}/objects", 1)
+        if "answer_tokens" in counts:
+            counts["answer_tokens"] = self.lmm.count_answer_tokens([sample.prompts for sample in samples])
+        device = next(self.parameters()).device
+        total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
+        dist.all_reduce(total, op="sum")
+        return dict(zip(counts, total.clamp(min=1).unbind(), strict=True))
+
+    def normalised_losses(
+        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample], counts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return each loss: its sum over these samples, by its count over the global batch, times its weight.
+
+        Times the number of ranks too, since data-parallel training averages gradients over them.
+        """
+        features, shared = self._share(inputs, samples)
+        sums = {f"lmm/{name}": total for name, total in features.text_losses.items()}
+        sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
+        for task, decoder in self.decoders.items():
+            own = decoder.loss(self._own_pairs(shared, samples, task), samples)
+            if set(own) != set(decoder.spec.losses):
+                raise ConfigError(
+                    f"decoder {task!r} returned {sorted(own)}, its spec names {sorted(decoder.spec.losses)}"
+                )
+            sums |= {f"{task}/{name}": total for name, total in own.items()}
+        ranks = dist.get_world_size()
+        return {
+            name: total.float() * (self.loss_weights.get(name, 1.0) * ranks / counts[self.loss_counts[name]].float())
+            for name, total in sums.items()
+        }
+
+    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[PerceptionSample]:
+        """Answer every sample's prompts; boxes are written in original pixels.
+
+        Raises:
+            DataError: If one sample mixes tasks: their answers have different fields.
+        """
+        for sample in samples:
+            tasks = sorted({prompt.task for prompt in sample.prompts})
+            if len(tasks) > 1:
+                raise DataError(f"one sample is asked one task at a time when predicting, got {tasks}")
+        self._check_tasks(samples)
+        for task, decoder in self.decoders.items():
+            own = self._own_pairs(shared, samples, task)
+            answers = decoder.predict(own, samples)
+            for sample, answer in zip(samples, answers, strict=True):
+                is_asked = bool(sample.prompts) and sample.prompts[0].task == task
+                is_default = not sample.prompts and task == next(iter(self.decoders))
+                if is_asked or is_default:
+                    _check_fields(decoder, answer)
+                    sample.pred_instances = to_original(answer, sample)
+        return list(samples)
+
+    def _share(
+        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample]
+    ) -> tuple[LocFeatures, SharedRepresentation]:
+        self._check_tasks(samples)
+        images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+        features = self.lmm(images, [sample.prompts for sample in samples])
+        return features, self.align(features)
+
+    def align(self, features: LocFeatures) -> SharedRepresentation:
+        """Run the aligner with the map queries of all decoders."""
+        return self.aligner(features, torch.cat([decoder.map_queries for decoder in self.decoders.values()]))
+
+    def _own_pairs(
+        self, shared: SharedRepresentation, samples: Sequence[PerceptionSample], task: str
+    ) -> SharedRepresentation:
+        start = 0
+        for name, decoder in self.decoders.items():
+            if name == task:
+                maps = slice(start, start + decoder.spec.map_queries)
+                return select_pairs(shared, pairs_of_task(samples, shared, task), maps)
+            start += decoder.spec.map_queries
+        raise PromptError(f"no decoder for task {task!r}; this model has {list(self.decoders)}")
+
+    def _check_tasks(self, samples: Sequence[PerceptionSample]) -> None:
+        unknown = {prompt.task for sample in samples for prompt in sample.prompts} - set(self.decoders)
+        if unknown:
+            raise PromptError(f"no decoder for tasks {sorted(unknown)}; this model has {list(self.decoders)}")
+
+    def _name_counts(self) -> dict[str, str]:
+        """Return what each loss is divided by; the names of all losses that this model can give."""
+        counts = {
+            "lmm/loss_answer": "answer_tokens",
+            "lmm/loss_recall": "pairs",
+            "aligner/loss_heat": "objects",
+            "aligner/loss_presence": "pairs",
+        }
+        for task, decoder in self.decoders.items():
+            counts |= {f"{task}/{name}": f"{task}/{count}" for name, count in decoder.spec.losses.items()}
+        return counts
+
+
+def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:
+    """Map an answer from input pixels to original pixels: the one place where that happens, by kind of field."""
+    if "bboxes" in answer:
+        answer.bboxes = sample.frame.boxes_to_original(answer.bboxes)
+    return answer
+
+
+def _check_fields(decoder: Decoder, answer: InstanceData) -> None:
+    if set(answer.keys()) != decoder.spec.predictions:
+        raise ConfigError(
+            f"{type(decoder).__name__}.predict wrote {sorted(answer.keys())}, its spec names "
+            f"{sorted(decoder.spec.predictions)}"
+        )
+
+
+def _add(counts: dict[str, int], key: str, amount: int) -> None:
+    if key in counts:
+        counts[key] += amount
