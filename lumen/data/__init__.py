@@ -1,0 +1,1 @@
+"""Data sets, transforms and generated data: files in, samples out."""
