@@ -4,7 +4,7 @@ Random draws come from ``np.random``, which MMEngine seeds in each worker.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class FrameImage:
         self,
         *,
         input_hw: tuple[int, int],
-        mode: Literal["letterbox", "stretch"] = "letterbox",
+        mode: str = "letterbox",
         flip_probability: float = 0.0,
         scale_range: tuple[float, float] | None = None,
         aspect_range: tuple[float, float] = (1.0, 1.0),
