@@ -1,0 +1,265 @@
+"""Read COCO-format annotation files: every fault is an error or a counted skip, never silence.
+
+Class names, category ids and labels come from one list, so they cannot disagree. Boxes are xyxy in original pixels,
+clipped to the image.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lumen.errors import DataError
+
+MAX_SIDE = 100_000
+MAX_NAME_LENGTH = 512
+MAX_ID = 2**53
+CLIPPED = "box clipped to the image"
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFile:
+    """A checked annotation file.
+
+    Args:
+        classes: Name of each label.
+        cat_ids: Category id of each label.
+        records: One per usable image: ``img_path``, ``img_id``, ``ori_hw`` (height, width) and ``instances``, the arrays
+            ``bboxes`` (n, 4) float32, ``labels`` (n) int64, ``is_ignored`` (n) bool (crowd or ignored) and ``ann_ids``
+            (n) int64.
+        report: Reason -> ids of the images or annotations that were skipped (or, for ``CLIPPED``, changed). The
+            position in the file stands for an id that is missing.
+    """
+
+    classes: tuple[str, ...]
+    cat_ids: tuple[int, ...]
+    records: list[dict]
+    report: dict[str, list[int]]
+
+
+def read_coco(
+    ann_file: str | os.PathLike[str],
+    *,
+    image_root: str = "",
+    classes: Sequence[str] | None = None,
+    skip_budget: float = 0.001,
+) -> CocoFile:
+    """Read and check a COCO-format file.
+
+    Args:
+        ann_file: Path of the json file.
+        image_root: Folder that the file names are relative to and may not leave.
+        classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
+        skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
+
+    Raises:
+        DataError: The file is no COCO file, lacks one of ``classes``, or the budget is exceeded.
+    """
+    content = load_json(ann_file)
+    name_of_id = _check_categories(content["categories"], ann_file)
+    classes, cat_ids = _select_classes(name_of_id, classes, ann_file)
+    report: defaultdict[str, list[int]] = defaultdict(list)
+    images = _check_images(content["images"], report)
+    _check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    annotations = _check_annotations(content["annotations"], images, name_of_id, rows)
+    records = _make_records(images, annotations, cat_ids, image_root, rows)
+    _check_budget(rows, len(content["annotations"]), skip_budget, f"{ann_file}: annotations")
+    return CocoFile(classes=classes, cat_ids=cat_ids, records=records, report={**report, **rows})
+
+
+def load_json(ann_file: str | os.PathLike[str]) -> dict[str, list]:
+    """Read a json file with the lists ``images``, ``annotations`` and ``categories``, or raise DataError."""
+    try:
+        with open(ann_file, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{ann_file}: cannot be read as json ({type(error).__name__}: {error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{ann_file}: a COCO file holds a dict, this one a {type(content).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise DataError(f"{ann_file}: {key!r} must be a list, got {type(content.get(key)).__name__}")
+    return content
+
+
+def format_report(report: Mapping[str, Sequence[int]], *, num_shown: int = 5) -> str:
+    """Return a table of reasons, counts and the first ids."""
+    lines = [
+        f"  {len(ids):7d}  {reason}: {', '.join(map(str, ids[:num_shown]))}{', ...' if len(ids) > num_shown else ''}"
+        for reason, ids in sorted(report.items())
+    ]
+    return "\n".join(lines) or "  nothing skipped"
+
+
+def _check_categories(categories: list, ann_file: str | os.PathLike[str]) -> dict[int, str]:
+    """Return the name of each category id, in file order."""
+    name_of_id: dict[int, str] = {}
+    for category in categories:
+        cat_id = category.get("id") if isinstance(category, dict) else None
+        name = category.get("name") if isinstance(category, dict) else None
+        if not _is_id(cat_id) or not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME_LENGTH:
+            raise DataError(
+                f"{ann_file}: a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} characters, "
+                f"got {str(category)[:200]}"
+            )
+        if cat_id in name_of_id or name in name_of_id.values():
+            raise DataError(f"{ann_file}: category id {cat_id} or name {name!r} occurs twice; merge or rename them")
+        name_of_id[cat_id] = name
+    if not name_of_id:
+        raise DataError(f"{ann_file}: 'categories' is empty")
+    return name_of_id
+
+
+def _select_classes(
+    name_of_id: Mapping[int, str], classes: Sequence[str] | None, ann_file: str | os.PathLike[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    id_of_name = {name: cat_id for cat_id, name in name_of_id.items()}
+    names = tuple(id_of_name) if classes is None else tuple(classes)
+    missing = [name for name in names if name not in id_of_name]
+    if missing or not names or len(set(names)) < len(names):
+        raise DataError(
+            f"{ann_file}: classes must be different names of its categories; not among them: {missing}; "
+            f"asked for: {list(names)}; the file has: {list(id_of_name)}"
+        )
+    return names, tuple(id_of_name[name] for name in names)
+
+
+def _check_images(entries: list, report: defaultdict[str, list[int]]) -> dict[int, dict]:
+    """Return the usable image entries by id, in file order."""
+    images: dict[int, dict] = {}
+    for position, entry in enumerate(entries):
+        problem = _image_problem(entry, images)
+        if problem is None:
+            images[entry["id"]] = entry
+        else:
+            report[problem].append(_id_or_position(entry, position))
+    return images
+
+
+def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
+    if not isinstance(entry, dict):
+        return "image entry is not a dict"
+    if not _is_id(entry.get("id")):
+        return "image id is missing or not an integer"
+    if entry["id"] in images:
+        return "image id occurs twice"
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
+        return "file_name is missing or not a file name"
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+        return "file_name leaves the image folder"
+    if not all(_is_number(entry.get(key)) and 1 <= entry[key] <= MAX_SIDE for key in ("width", "height")):
+        return f"image width or height is missing or not in 1..{MAX_SIDE}"
+    return None
+
+
+def _check_annotations(
+    entries: list, images: Mapping[int, dict], name_of_id: Mapping[int, str], report: defaultdict[str, list[int]]
+) -> dict[int, dict]:
+    """Return the usable annotations by id, in file order."""
+    annotations: dict[int, dict] = {}
+    for position, entry in enumerate(entries):
+        problem = _annotation_problem(entry, images, name_of_id, annotations)
+        if problem is None:
+            annotations[entry["id"]] = entry
+        else:
+            report[problem].append(_id_or_position(entry, position))
+    return annotations
+
+
+def _annotation_problem(
+    entry: Any, images: Mapping[int, dict], name_of_id: Mapping[int, str], annotations: Mapping[int, dict]
+) -> str | None:
+    if not isinstance(entry, dict):
+        return "annotation is not a dict"
+    if not _is_id(entry.get("id")):
+        return "annotation id is missing or not an integer"
+    if entry["id"] in annotations:
+        return "annotation id occurs twice"
+    if not _is_id(entry.get("image_id")) or entry["image_id"] not in images:
+        return "annotation of an unknown or skipped image"
+    if not _is_id(entry.get("category_id")) or entry["category_id"] not in name_of_id:
+        return "annotation of an unknown category"
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return "bbox is not four finite numbers"
+    if box[2] <= 0 or box[3] <= 0:
+        return "box without area"
+    # `in (0, 1)` would call True and 1.0 equal to 1, which is what is wanted here.
+    if entry.get("iscrowd", 0) not in (0, 1) or entry.get("ignore", 0) not in (0, 1):
+        return "iscrowd or ignore is neither 0 nor 1"
+    return None
+
+
+def _make_records(
+    images: Mapping[int, dict],
+    annotations: Mapping[int, dict],
+    cat_ids: Sequence[int],
+    image_root: str,
+    report: defaultdict[str, list[int]],
+) -> list[dict]:
+    """Build one record per image; boxes are clipped, those outside their image and unselected classes are left out."""
+    label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
+    chosen = [entry for entry in annotations.values() if entry["category_id"] in label_of_id]
+    slot_of_image = {img_id: slot for slot, img_id in enumerate(images)}
+    slots = np.array([slot_of_image[entry["image_id"]] for entry in chosen], dtype=np.int64)
+    sizes_hw = np.array([(int(e["height"]), int(e["width"])) for e in images.values()], dtype=np.int64).reshape(-1, 2)
+    boxes = np.array([entry["bbox"] for entry in chosen], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    clipped = np.clip(boxes, 0.0, sizes_hw[slots][:, [1, 0, 1, 0]]).astype(np.float32)
+    ann_ids = np.array([entry["id"] for entry in chosen], dtype=np.int64)
+    is_kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    _report_rows(report, "box outside its image, or too small for float32", ann_ids[~is_kept])
+    # Annotation tools round: less than a pixel over the border is nothing to report.
+    _report_rows(report, CLIPPED, ann_ids[is_kept & (np.abs(clipped - boxes) > 1).any(axis=1)])
+    table = {
+        "bboxes": clipped,
+        "labels": np.array([label_of_id[entry["category_id"]] for entry in chosen], dtype=np.int64),
+        "is_ignored": np.array([bool(e.get("iscrowd", 0) or e.get("ignore", 0)) for e in chosen], dtype=bool),
+        "ann_ids": ann_ids,
+    }
+    kept = np.flatnonzero(is_kept)
+    kept = kept[np.argsort(slots[kept], kind="stable")]
+    ends = np.searchsorted(slots[kept], np.arange(len(images) + 1))
+    return [
+        {
+            "img_path": os.path.join(image_root, entry["file_name"]),
+            "img_id": img_id,
+            "ori_hw": (int(entry["height"]), int(entry["width"])),
+            "instances": {key: column[kept[ends[slot] : ends[slot + 1]]] for key, column in table.items()},
+        }
+        for slot, (img_id, entry) in enumerate(images.items())
+    ]
+
+
+def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: Iterable[int]) -> None:
+    new_ids = [int(value) for value in ids]
+    if new_ids:
+        report[reason].extend(new_ids)
+
+
+def _check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget: float, what: str) -> None:
+    num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
+    if num_skipped > skip_budget * num_entries:
+        raise DataError(
+            f"{what}: {num_skipped} of {num_entries} would be skipped, the budget is {skip_budget:.3%}; mend the file "
+            f"or raise skip_budget\n{format_report(report)}"
+        )
+
+
+def _id_or_position(entry: Any, position: int) -> int:
+    return entry["id"] if isinstance(entry, dict) and _is_id(entry.get("id")) else position
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -MAX_ID < value < MAX_ID
+
+
+def _is_number(value: Any) -> bool:
+    # The comparison is false for nan and inf, and works for integers that no float can hold.
+    return type(value) in (int, float) and -1e9 < value < 1e9

@@ -1,0 +1,124 @@
+"""Data sets in COCO format."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from lumen.data.annotations import format_report, read_coco
+from lumen.errors import DataError
+from lumen.registry import DATASETS
+
+UNREADABLE = "image cannot be used"
+
+
+@DATASETS.register_module()
+class CocoDataset(BaseDataset):
+    """Images and boxes of a COCO-format file; a sample is one image.
+
+    The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
+    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order. ``report`` maps the reason of each skip to the ids
+    it concerns; a worker of a data loader counts unusable images in its own copy.
+
+    Args:
+        ann_file: COCO-format json, relative to ``data_root``.
+        data_root: Folder of the data set.
+        data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
+        pipeline: Transforms applied to each record.
+        classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
+        filter_empty: Leave out images without any kept annotation.
+        skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
+        test_mode: Raise at once for an unusable image instead of taking the next one.
+        indices: Keep only the first so many records, or these.
+        lazy_init: Read the file at the first use; ``metainfo`` is empty until then.
+
+    Raises:
+        DataError: The file is no COCO file, lacks a class, holds no usable image, or the budget is exceeded.
+    """
+
+    def __init__(
+        self,
+        *,
+        ann_file: str,
+        data_root: str = "",
+        data_prefix: Mapping[str, str] | None = None,
+        pipeline: Sequence[dict | Callable[[dict], dict]] = (),
+        classes: Sequence[str] | None = None,
+        filter_empty: bool = False,
+        skip_budget: float = 0.001,
+        test_mode: bool = False,
+        indices: int | Sequence[int] | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        self._asked_classes = None if classes is None else tuple(classes)
+        self.filter_empty = filter_empty
+        self.skip_budget = skip_budget
+        self.report: dict[str, list[int]] = {}
+        super().__init__(
+            ann_file=str(ann_file),
+            data_root=str(data_root),
+            data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            indices=indices,
+            lazy_init=lazy_init,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the annotation file; MMEngine calls this once."""
+        content = read_coco(
+            self.ann_file,
+            image_root=self.data_prefix["img"],
+            classes=self._asked_classes,
+            skip_budget=self.skip_budget,
+        )
+        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
+        self.report = dict(content.report)
+        if self.report:
+            print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")
+        return content.records
+
+    def filter_data(self) -> list[dict]:
+        """Leave out empty images if asked to; MMEngine calls this once."""
+        records = [r for r in self.data_list if len(r["instances"]["labels"]) or not self.filter_empty]
+        if not records:
+            raise DataError(f"{self.ann_file}: no usable image; filter_empty is {self.filter_empty}")
+        return records
+
+    def prepare_data(self, index: int) -> Any:
+        """Run the pipeline on one record."""
+        record = self.get_data_info(index)
+        record["classes"] = self._metainfo["classes"]
+        record["img_root"] = self.data_prefix["img"]
+        return self.pipeline(record)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample; when training, the next usable one, within ``skip_budget``."""
+        if not self._fully_initialized:
+            self.full_init()
+        if self.test_mode:
+            return self.prepare_data(index)
+        for offset in range(len(self)):
+            try:
+                return self.prepare_data((index + offset) % len(self))
+            except DataError as error:
+                self._count_unusable((index + offset) % len(self), error)
+        raise DataError(f"{self.ann_file}: not one image can be used\n{format_report(self.report)}")
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Return the labels of one image, for MMEngine's ``ClassBalancedDataset``."""
+        return self.get_data_info(index)["instances"]["labels"].tolist()
+
+    def _count_unusable(self, index: int, error: DataError) -> None:
+        img_id = self.get_data_info(index)["img_id"]
+        unusable = self.report.setdefault(UNREADABLE, [])
+        if img_id in unusable:
+            return
+        unusable.append(img_id)
+        print_log(f"{self.ann_file}: image {img_id} is skipped: {error}", logger="current")
+        if len(unusable) > self.skip_budget * len(self):
+            raise DataError(
+                f"{self.ann_file}: {len(unusable)} of {len(self)} images cannot be used, the budget is "
+                f"{self.skip_budget:.3%}; the last: {error}"
+            ) from error

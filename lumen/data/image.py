@@ -1,0 +1,141 @@
+"""Images: from a file to RGB bytes, and from original pixels to the pixels of the network input, each exactly once."""
+
+import math
+import os
+import struct
+
+import numpy as np
+from PIL import Image
+
+from lumen.errors import DataError
+from lumen.geometry import ImageFrame
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 64 * 2**20
+PAD_VALUE = 114
+
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """Read an image file as RGB.
+
+    EXIF orientation is not applied: COCO-format annotations refer to the pixels as they are stored. Transparent
+    pixels are blended with white, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        path: JPEG, PNG, WEBP, BMP or TIFF, at most 50 million pixels and 64 MiB.
+        root: Folder that the file must lie in once links are followed; ``None`` allows any.
+
+    Returns:
+        Writable uint8 array (height, width, 3).
+
+    Raises:
+        DataError: The file is missing, outside ``root``, too large, of another format, truncated or broken.
+    """
+    if root is not None:
+        check_inside(path, root)
+    try:
+        num_bytes = os.stat(path).st_size
+        if num_bytes > MAX_BYTES:
+            raise DataError(f"{path}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
+            return np.array(_to_rgb(image))
+    except DataError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def check_inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
+    """Raise DataError unless ``path``, with links followed, lies in ``root``."""
+    real_root = os.path.join(os.path.realpath(root), "")
+    try:
+        is_inside = os.path.realpath(path).startswith(real_root)
+    except ValueError as error:
+        raise DataError(f"{path!r} is not a path ({error})") from error
+    if not is_inside:
+        raise DataError(f"{path} leaves the folder {root}; image files must lie inside the image folder")
+
+
+def render_image(image: np.ndarray, frame: ImageFrame, *, pad_value: int = PAD_VALUE) -> np.ndarray:
+    """Draw an image in the pixels of the network input, resampling it once.
+
+    Shrinking is antialiased. Pixel (col, row) covers the square from (col, row) to (col + 1, row + 1); an input pixel
+    that the image covers only in part is left to the padding.
+
+    Args:
+        image: uint8 (height, width, 3) in original pixels; its size must be ``frame.ori_hw``.
+        frame: Where the original pixels go.
+        pad_value: Grey value outside the image.
+
+    Returns:
+        Writable uint8 array (input height, input width, 3).
+
+    Raises:
+        DataError: The image has another size than the frame says.
+    """
+    if image.shape[:2] != tuple(frame.ori_hw):
+        raise DataError(f"image of size {image.shape[:2]} (height, width) drawn with a frame for {frame.ori_hw}")
+    left, right, *span_x = _placement(frame.scale_xy[0], frame.shift_xy[0], image.shape[1], frame.input_hw[1])
+    top, bottom, *span_y = _placement(frame.scale_xy[1], frame.shift_xy[1], image.shape[0], frame.input_hw[0])
+    box = (span_x[0], span_y[0], span_x[1], span_y[1])
+    drawn = _resample(image, box, (right - left, bottom - top))
+    if frame.scale_xy[0] < 0:
+        drawn = drawn[:, ::-1]
+    if drawn.shape[:2] == tuple(frame.input_hw):
+        return np.array(drawn)
+    canvas = np.full((*frame.input_hw, 3), pad_value, dtype=np.uint8)
+    canvas[top:bottom, left:right] = drawn
+    return canvas
+
+
+def _placement(scale: float, shift: float, num_original: int, num_input: int) -> tuple[int, int, float, float]:
+    """Return the input pixels that lie wholly on the image along one axis, and the original span they show."""
+    low, high = sorted((shift, shift + scale * num_original))
+    # The tolerance keeps a border at 159.9999999 from costing a whole row of pixels.
+    first, last = math.ceil(max(low, 0.0) - 1e-4), math.floor(min(high, num_input) + 1e-4)
+    if last <= first:
+        return 0, 0, 0.0, 0.0
+    start, stop = sorted(((first - shift) / scale, (last - shift) / scale))
+    return first, last, max(start, 0.0), min(stop, float(num_original))
+
+
+def _resample(image: np.ndarray, box: tuple[float, ...], size_wh: tuple[int, int]) -> np.ndarray:
+    """Return the part ``box`` (xyxy, original pixels) of an image at another size; cut out without touching it if it can be."""
+    if 0 in size_wh:
+        return np.zeros((size_wh[1], size_wh[0], 3), dtype=np.uint8)
+    left, top, right, bottom = (round(edge) for edge in box)
+    if (left, top, right, bottom) == box and size_wh == (right - left, bottom - top):
+        return image[top:bottom, left:right]
+    return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return image.convert("RGB")
