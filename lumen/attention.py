@@ -1,4 +1,4 @@
-"""Attention blocks of the aligner: SAM's two-way attention, with a second stream for map queries.
+"""Attention: the plain operation, and SAM's two-way layer with a second stream for map queries.
 
 Legend: P pairs, T shared tokens, Q map queries, N image cells, C channels.
 Source: Kirillov et al., "Segment Anything" (2023), appendix A, and the mask decoder of segment-anything (Apache-2.0).
@@ -8,6 +8,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries width"],
+    key: Float[Tensor, "batch heads keys width"],
+    value: Float[Tensor, "batch heads keys width"],
+) -> Float[Tensor, "batch heads queries width"]:
+    """Return softmax attention without a mask.
+
+    On a CPU the plain products are several times faster, above all backwards, than torch's fused kernel at the small
+    sizes met here; elsewhere the fused kernel runs.
+    """
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value)
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return weights.softmax(-1).to(value.dtype) @ value
 
 
 class Attention(nn.Module):
@@ -41,9 +57,7 @@ class Attention(nn.Module):
         keys, values = self.key(key), self.value(value)
         if owner is not None:
             keys, values = keys[owner], values[owner]
-        mixed = functional.scaled_dot_product_attention(
-            self._split(self.query(query)), self._split(keys), self._split(values)
-        )
+        mixed = attend(self._split(self.query(query)), self._split(keys), self._split(values))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

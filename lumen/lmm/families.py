@@ -87,6 +87,6 @@ FAMILIES: dict[tuple[str, str], Family] = {
         grid=_llava_grid,
         laterals=lambda encoded: encoded.feature_maps,
         vision_dim=lambda config: config.vision_config.hidden_size,
-        lateral_channels=lambda config: tuple(config.vision_config.stem_channels[1:3]),
+        lateral_channels=lambda config: tuple(config.vision_config.stem_channels[:-1]),
     ),
 }

@@ -40,6 +40,7 @@ class HFAdapter(nn.Module):
         add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
             a model trained from nothing needs it to learn quickly.
         recall: Train the ``[LOC]`` state to predict the tokens of its phrase, as ``loss_recall``.
+        attention: transformers' attention implementation, such as ``eager`` or ``sdpa``; its choice when left out.
         packing: ``packed`` or ``separate``. ``packed`` falls back to ``separate``, and says so, where the self-check
             fails.
         max_suffix_tokens: Bound on the suffix tokens of one row; more prompts than fit take more rows.
@@ -58,6 +59,7 @@ class HFAdapter(nn.Module):
         position: str = "loc",
         add_phrase_state: bool = False,
         recall: bool = False,
+        attention: str | None = None,
         packing: str = "packed",
         max_suffix_tokens: int = 2048,
         max_pass_tokens: int = 65536,
@@ -68,13 +70,13 @@ class HFAdapter(nn.Module):
         if packing not in ("packed", "separate"):
             raise ConfigError(f"packing must be 'packed' or 'separate', got {packing!r}")
         path = find_path(name_or_path)
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, attn_implementation=attention)
         self.name_or_path = name_or_path
         self.family = family_of(config)
         if packing == "packed" and not packing_works(config):
             _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", name_or_path)
             packing = "separate"
-        self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path)
+        self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention)
         self.statistics = load_statistics(path)
         tokenizer = load_tokenizer(path)
         image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)

@@ -55,7 +55,7 @@ class NanoSizes:
         width: Hidden size of the LLM and of the vision tower's token grid.
         llm_layers: Decoder layers of the LLM.
         vision_layers: Transformer layers of the vision tower.
-        stem_channels: Channels of the convolutional stem at strides 2, 4, 8, 16.
+        stem_channels: Channels of the convolutional stem at strides 4, 8, 16.
         stem_depths: Residual blocks at each of these strides.
         vocabulary: Upper bound of the tokenizer's vocabulary.
         context: Longest sequence, in tokens.
@@ -64,8 +64,8 @@ class NanoSizes:
     width: int = 128
     llm_layers: int = 2
     vision_layers: int = 2
-    stem_channels: tuple[int, ...] = field(default=(32, 64, 96, 160))
-    stem_depths: tuple[int, ...] = field(default=(0, 1, 2, 2))
+    stem_channels: tuple[int, ...] = field(default=(64, 96, 160))
+    stem_depths: tuple[int, ...] = field(default=(1, 2, 2))
     vocabulary: int = 1024
     context: int = 2048
 

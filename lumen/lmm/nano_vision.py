@@ -12,7 +12,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from lumen.attention import attend
 from lumen.geometry import sine_positions
+
+_FIRST_STRIDE = 4
 
 
 class NanoVisionConfig(PretrainedConfig):
@@ -26,8 +29,8 @@ class NanoVisionConfig(PretrainedConfig):
     intermediate_size: int = 256
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
-    stem_channels: tuple[int, ...] | list[int] = (32, 64, 96, 160)
-    stem_depths: tuple[int, ...] | list[int] = (0, 1, 2, 2)
+    stem_channels: tuple[int, ...] | list[int] = (64, 96, 160)
+    stem_depths: tuple[int, ...] | list[int] = (1, 2, 2)
 
 
 @dataclass
@@ -72,7 +75,7 @@ class _Block(nn.Module):
         batch, length, dim = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
         return x + self.mlp(self.mlp_norm(x))
 
@@ -91,10 +94,10 @@ class NanoVisionModel(PreTrainedModel):
 
     def __init__(self, config: NanoVisionConfig) -> None:
         super().__init__(config)
-        stages, inputs = [], 3
-        for channels, depth in zip(config.stem_channels, config.stem_depths, strict=True):
+        stages, inputs = [], 3 * _FIRST_STRIDE**2
+        for index, (channels, depth) in enumerate(zip(config.stem_channels, config.stem_depths, strict=True)):
             blocks = [_Residual(channels) for _ in range(depth)]
-            stages.append(nn.Sequential(_ConvNorm(inputs, channels, stride=2), *blocks))
+            stages.append(nn.Sequential(_ConvNorm(inputs, channels, stride=2 if index else 1), *blocks))
             inputs = channels
         self.stem = nn.ModuleList(stages)
         self.to_tokens = nn.Conv2d(inputs, config.hidden_size, 1)
@@ -117,7 +120,8 @@ class NanoVisionModel(PreTrainedModel):
         stride = self.config.patch_size
         if height % stride or width % stride:
             raise ValueError(f"image sides must be multiples of {stride}, got {height} x {width}")
-        x = pixel_values.contiguous(memory_format=torch.channels_last)
+        # Folding 4 x 4 pixels into channels spares the maps at strides 1 and 2, half of the cost on a CPU.
+        x = functional.pixel_unshuffle(pixel_values, _FIRST_STRIDE).contiguous(memory_format=torch.channels_last)
         maps = []
         for stage in self.stem:
             x = stage(x)
@@ -128,7 +132,7 @@ class NanoVisionModel(PreTrainedModel):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(maps[1:3]))
+        return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(maps[:-1]))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
