@@ -7,7 +7,6 @@ Boxes are float32 (x1, y1, x2, y2), absolute. Pixel (row, col) covers the square
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,21 +48,21 @@ class ImageFrame:
             )
 
     @classmethod
-    def stretch(cls, ori_hw: tuple[int, int], input_hw: tuple[int, int]) -> Self:
+    def stretch(cls, ori_hw: tuple[int, int], input_hw: tuple[int, int]) -> "ImageFrame":
         """Resize the whole image to fill the input; the aspect ratio may change."""
         _check_size("ori_hw", ori_hw)
         scale_xy = (input_hw[1] / ori_hw[1], input_hw[0] / ori_hw[0])
         return cls(ori_hw, input_hw, scale_xy, (0.0, 0.0))
 
     @classmethod
-    def letterbox(cls, ori_hw: tuple[int, int], input_hw: tuple[int, int]) -> Self:
+    def letterbox(cls, ori_hw: tuple[int, int], input_hw: tuple[int, int]) -> "ImageFrame":
         """Resize the whole image, keeping its ratio, into the top-left corner; padding is right or below."""
         _check_size("ori_hw", ori_hw)
         scale = min(input_hw[1] / ori_hw[1], input_hw[0] / ori_hw[0])
         return cls(ori_hw, input_hw, (scale, scale), (0.0, 0.0))
 
     @classmethod
-    def crop(cls, ori_hw: tuple[int, int], box_xyxy: Sequence[float | int], input_hw: tuple[int, int]) -> Self:
+    def crop(cls, ori_hw: tuple[int, int], box_xyxy: Sequence[float | int], input_hw: tuple[int, int]) -> "ImageFrame":
         """Resize one box of the image, keeping its ratio, to the largest size that fits, in the middle of the input.
 
         Input pixels beside the box show its surroundings where the image goes on, padding where it ends.
@@ -84,7 +83,7 @@ class ImageFrame:
         shift_y = (input_hw[0] - (y1 + y2) * scale) / 2
         return cls(ori_hw, input_hw, (scale, scale), (shift_x, shift_y))
 
-    def flip_horizontal(self) -> Self:
+    def flip_horizontal(self) -> "ImageFrame":
         """Return the frame of the same input, mirrored left to right."""
         (scale_x, scale_y), (shift_x, shift_y) = self.scale_xy, self.shift_xy
         return replace(self, scale_xy=(-scale_x, scale_y), shift_xy=(self.input_hw[1] - shift_x, shift_y))

@@ -79,16 +79,19 @@ def paint_gaussians(
     height, width = size_hw
     heat = torch.zeros(num_pairs * height * width, device=centers_xy.device)
     cells = (centers_xy / stride).floor().long()
-    _check_objects(centers_xy, cells, sigmas, pair_index, num_pairs, size_hw, stride)
+    _check_centers(centers_xy, cells, size_hw, stride)
+    _check_pairs(pair_index, num_pairs)
+    if not (sigmas > 0).all():
+        raise ValueError(f"sigmas must be above 0, got a least value of {sigmas.min().item()}")
     reach = (sigmas * _SIGMAS_TO_NOTHING).ceil().long() if truncate is None else truncate[:, None]
     windows = _clip_windows(cells - reach, cells + reach + 1, size_hw)
     center_col, center_row = cells.unbind(1)
     sharp_x, sharp_y = (0.5 / sigmas.float().square()).unbind(1)
     for owner, row, line, col in _cells_of(windows):
-        across = (col - center_col[owner][line]).square() * sharp_x[owner][line]
-        down = (row - center_row[owner]).square() * sharp_y[owner]
-        index = col + ((pair_index[owner] * height + row) * width)[line]
-        heat.scatter_reduce_(0, index, torch.exp(-(across + down[line])), "amax")
+        across = (col - center_col[owner].index_select(0, line)).square() * sharp_x[owner].index_select(0, line)
+        down = ((row - center_row[owner]).square() * sharp_y[owner]).index_select(0, line)
+        index = col + ((pair_index[owner] * height + row) * width).index_select(0, line)
+        heat.scatter_reduce_(0, index, torch.exp(-(across + down)), "amax")
     return heat.view(num_pairs, height, width)
 
 
@@ -152,12 +155,16 @@ def ignore_weight(
 
     Boxes are in input pixels and may reach over the border. No object that lies in an ignored box has its centre in
     a cell of weight 1.
+
+    Raises:
+        ValueError: If a pair does not exist.
     """
     height, width = size_hw
+    _check_pairs(pair_index, num_pairs)
     weight = torch.ones(num_pairs * height * width, device=boxes.device)
     first, last = (boxes[:, :2] / stride).floor().long(), (boxes[:, 2:] / stride).ceil().long()
     for owner, row, line, col in _cells_of(_clip_windows(first, last, size_hw)):
-        weight[col + ((pair_index[owner] * height + row) * width)[line]] = 0
+        weight[col + ((pair_index[owner] * height + row) * width).index_select(0, line)] = 0
     return weight.view(num_pairs, height, width)
 
 
@@ -274,6 +281,8 @@ def _clip_windows(first: Int[Tensor, "n 2"], last: Int[Tensor, "n 2"], size_hw: 
 def _cells_of(windows: Int[Tensor, "n 4"]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """List the cells of all windows, in chunks of whole windows that bound the memory.
 
+    Whoever spreads values of lines over cells uses ``index_select``: four times faster than indexing on a CPU.
+
     Yields:
         For each line (one row of one window) its window and its row; for each cell its line and its column.
     """
@@ -294,7 +303,7 @@ def _ranges(first: Int[Tensor, " n"], last: Int[Tensor, " n"]) -> tuple[Int[Tens
     length = last - first
     owner = torch.repeat_interleave(length)
     ahead = length.cumsum(0) - length
-    return owner, torch.arange(len(owner), device=first.device) + (first - ahead)[owner]
+    return owner, torch.arange(len(owner), device=first.device) + (first - ahead).index_select(0, owner)
 
 
 def _shift(values: Float[Tensor, "pairs height width"], rows: int, cols: int) -> Float[Tensor, "pairs height width"]:
@@ -304,15 +313,7 @@ def _shift(values: Float[Tensor, "pairs height width"], rows: int, cols: int) ->
     return padded[:, 1 - rows : 1 - rows + height, 1 - cols : 1 - cols + width]
 
 
-def _check_objects(
-    centers_xy: Tensor,
-    cells: Tensor,
-    sigmas: Tensor,
-    pair_index: Tensor,
-    num_pairs: int,
-    size_hw: tuple[int, int],
-    stride: int,
-) -> None:
+def _check_centers(centers_xy: Tensor, cells: Tensor, size_hw: tuple[int, int], stride: int) -> None:
     height, width = size_hw
     outside = ((cells < 0) | (cells >= cells.new_tensor([width, height]))).any(1)
     if outside.any():
@@ -320,7 +321,8 @@ def _check_objects(
             f"centres must lie inside {width * stride} x {height * stride} (w, h) pixels, "
             f"got {centers_xy[outside].tolist()}; clip boxes to the image and drop empty ones first"
         )
-    if not (sigmas > 0).all():
-        raise ValueError(f"sigmas must be above 0, got a least value of {sigmas.min().item()}")
+
+
+def _check_pairs(pair_index: Tensor, num_pairs: int) -> None:
     if ((pair_index < 0) | (pair_index >= num_pairs)).any():
-        raise ValueError(f"pair_index must lie in 0 ... {num_pairs - 1}, got {pair_index.tolist()}")
+        raise ValueError(f"pair_index must lie in 0 ... {num_pairs - 1}, got {pair_index.unique().tolist()}")
