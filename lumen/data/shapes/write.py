@@ -1,0 +1,188 @@
+"""Write the data set: every scene on its own, in several processes, into a folder that appears only when complete."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+from rich.progress import track
+
+from lumen.data.shapes.language import balance_answers, describe_scene
+from lumen.data.shapes.records import Record, annotation_records, category_records, image_record
+from lumen.data.shapes.render import SPLITS, draw_scene
+from lumen.errors import DataError
+
+MARKER = "shapes.json"
+FORMAT_VERSION = 1
+"""Raised whenever the same seed no longer gives the same files."""
+
+_FIRST_IDS = {"train": 1, "val": 1_000_001}
+_MAX_IMAGES = 1_000_000
+_JPEG_QUALITY = 95
+_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _SceneFiles:
+    """Everything that the annotation files hold about one image."""
+
+    image: Record
+    annotations: list[Record]
+    refs: list[Record]
+    captions: list[Record]
+    questions: list[Record]
+
+
+def make_shapes(
+    out: str | Path,
+    num_train: int = 6000,
+    num_val: int = 300,
+    seed: int = 0,
+    workers: int | None = None,
+    *,
+    force: bool = False,
+    progress: bool = False,
+) -> bool:
+    """Generate the data set in a folder; the same seed gives the same bytes with any number of workers.
+
+    Start it from a file with ``if __name__ == "__main__"`` when ``workers`` is not 1: workers import that file.
+
+    Args:
+        out: Folder of the data set. It appears when everything is written, never before.
+        num_train: Number of training images.
+        num_val: Number of validation images.
+        seed: Seed of the data set, not negative.
+        workers: Number of processes; one per core when None.
+        force: Replace a shapes data set, also one made with the same arguments.
+        progress: Show a progress bar.
+
+    Returns:
+        False if the same data set is there already and nothing was done, else True.
+
+    Raises:
+        DataError: If a number is out of range, or ``out`` holds something else and must not be replaced.
+    """
+    sizes = {"train": num_train, "val": num_val}
+    _check_numbers(sizes, seed, workers)
+    recipe = {"format": "lumen-shapes", "version": FORMAT_VERSION, "seed": seed, **sizes}
+    out = Path(out).resolve()
+    if not _needs_writing(out, recipe, force):
+        return False
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "new"
+        for split in SPLITS:
+            _write_split(fresh, split, sizes[split], seed, workers or os.cpu_count() or 1, progress)
+        _write_json(fresh / MARKER, recipe)
+        if out.exists():
+            out.rename(Path(scratch) / "old")
+        fresh.rename(out)
+    return True
+
+
+def _check_numbers(sizes: dict[str, int], seed: int, workers: int | None) -> None:
+    for split, number in sizes.items():
+        if not 0 <= number < _MAX_IMAGES:
+            raise DataError(f"number of {split} images must be from 0 to {_MAX_IMAGES - 1}, got {number}")
+    if seed < 0:
+        raise DataError(f"seed must not be negative, got {seed}")
+    if workers is not None and workers < 1:
+        raise DataError(f"workers must be at least 1, or None for one per core, got {workers}")
+
+
+def _needs_writing(out: Path, recipe: Record, force: bool) -> bool:
+    """Tell whether there is work to do, and refuse to replace what should stay."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    found = _read_recipe(out)
+    if found is None:
+        raise DataError(f"{out} exists and is not a shapes data set: choose another folder; it is never replaced")
+    if found == recipe and not force:
+        return False
+    if not force:
+        raise DataError(f"{out} holds {found}, asked for {recipe}: choose another folder, or replace it with --force")
+    return True
+
+
+def _read_recipe(out: Path) -> Record | None:
+    """Return the recipe of the data set in a folder, None if there is no such data set."""
+    marker = out / MARKER
+    if not marker.is_file():
+        return None
+    try:
+        recipe = json.loads(marker.read_text())
+    except ValueError:
+        return None
+    is_ours = isinstance(recipe, dict) and recipe.get("format") == "lumen-shapes"
+    return recipe if is_ours else None
+
+
+def _write_split(root: Path, split: str, number: int, seed: int, workers: int, progress: bool) -> None:
+    folder = root / split
+    folder.mkdir(parents=True)
+    job = partial(_write_scene, folder=folder, split=split, seed=seed)
+    results = _run(job, number, workers)
+    scenes = list(track(results, description=split, total=number, disable=not progress))
+    _write_annotations(root / "annotations", split, scenes)
+
+
+def _run(job: partial, number: int, workers: int) -> Iterator[_SceneFiles]:
+    """Do all scenes in order, in this process if more would not pay."""
+    if workers == 1 or number < 2 * _CHUNK:
+        yield from map(job, range(number))
+        return
+    # Spawned, not forked: the caller may run threads, and a fork of those can hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(job, range(number), chunksize=_CHUNK)
+
+
+def _write_scene(index: int, *, folder: Path, split: str, seed: int) -> _SceneFiles:
+    image, objects = draw_scene(seed, split, index)
+    name = f"{index:06d}.jpg"
+    Image.fromarray(image).save(folder / name, quality=_JPEG_QUALITY, subsampling=0)
+    image_id = _FIRST_IDS[split] + index
+    language = describe_scene(objects, image_id, seed)
+    return _SceneFiles(
+        image=image_record(image_id, name, objects),
+        annotations=annotation_records(image_id, objects),
+        refs=language.refs,
+        captions=language.captions,
+        questions=language.questions,
+    )
+
+
+def _write_annotations(folder: Path, split: str, scenes: list[_SceneFiles]) -> None:
+    folder.mkdir(exist_ok=True)
+    head = {
+        "info": {"description": f"Lumen shapes, {split}", "version": str(FORMAT_VERSION)},
+        "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+        "images": [scene.image for scene in scenes],
+    }
+    instances = _flatten(scene.annotations for scene in scenes)
+    captions = _flatten(scene.captions for scene in scenes)
+    refs = _flatten(scene.refs for scene in scenes)
+    questions = balance_answers(_flatten(scene.questions for scene in scenes))
+    _write_json(
+        folder / f"instances_{split}.json", {**head, "categories": category_records(), "annotations": instances}
+    )
+    _write_json(folder / f"captions_{split}.json", {**head, "annotations": _number(captions)})
+    _write_json(folder / f"refs_{split}.json", {**head, "refs": _number(refs)})
+    _write_json(folder / f"questions_{split}.json", {**head, "questions": _number(questions)})
+
+
+def _flatten(parts: Iterable[list[Record]]) -> list[Record]:
+    return [record for part in parts for record in part]
+
+
+def _number(records: list[Record]) -> list[Record]:
+    return [{"id": number, **record} for number, record in enumerate(records, start=1)]
+
+
+def _write_json(path: Path, content: Record) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")))

@@ -1,0 +1,52 @@
+"""Generate the shapes data set: images with boxes, masks, keypoints, phrases, captions and questions."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.data.shapes import make_shapes  # noqa: E402
+from lumen.errors import DataError  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/make_shapes.py                                   6,000 + 300 images in data/shapes
+  python tools/make_shapes.py --out /tmp/tiny --num-train 64 --num-val 16
+  python tools/make_shapes.py --seed 1 --force                  replace data/shapes by another draw
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/shapes"), help="folder to make (default: data/shapes)")
+    parser.add_argument("--num-train", type=int, default=6000, help="training images (default: 6000)")
+    parser.add_argument("--num-val", type=int, default=300, help="validation images (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="seed; the same seed gives the same files (default: 0)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--force", action="store_true", help="replace a shapes data set that is there already")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make the data set, or say in one line why not."""
+    args = parse_args()
+    start = time.perf_counter()
+    try:
+        written = make_shapes(
+            args.out, args.num_train, args.num_val, args.seed, args.workers, force=args.force, progress=True
+        )
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    if written:
+        print(f"wrote {args.num_train} + {args.num_val} images to {args.out} in {time.perf_counter() - start:.0f} s")
+    else:
+        print(f"{args.out} already holds this data set; nothing to do")
+
+
+if __name__ == "__main__":
+    main()
