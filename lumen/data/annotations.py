@@ -28,9 +28,9 @@ class CocoFile:
     Args:
         classes: Name of each label.
         cat_ids: Category id of each label.
-        records: One per usable image: ``img_path``, ``img_id``, ``ori_hw`` (height, width) and ``instances``, the arrays
-            ``bboxes`` (n, 4) float32, ``labels`` (n) int64, ``is_ignored`` (n) bool (crowd or ignored) and ``ann_ids``
-            (n) int64.
+        records: One per usable image: ``img_path``, ``img_id``, ``ori_hw`` (height, width) and ``instances``, which
+            holds the arrays ``bboxes`` (n, 4) float32, ``labels`` (n) int64, ``is_ignored`` (n) bool (crowd or ignored)
+            and ``ann_ids`` (n) int64.
         report: Reason -> ids of the images or annotations that were skipped (or, for ``CLIPPED``, changed). The
             position in the file stands for an id that is missing.
     """
@@ -102,10 +102,10 @@ def _check_categories(categories: list, ann_file: str | os.PathLike[str]) -> dic
     for category in categories:
         cat_id = category.get("id") if isinstance(category, dict) else None
         name = category.get("name") if isinstance(category, dict) else None
-        if not _is_id(cat_id) or not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME_LENGTH:
+        if not _is_id(cat_id) or not _is_printable(name) or len(name) > MAX_NAME_LENGTH:
             raise DataError(
-                f"{ann_file}: a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} characters, "
-                f"got {str(category)[:200]}"
+                f"{ann_file}: a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
+                f", got {ascii(category)[:200]}"
             )
         if cat_id in name_of_id or name in name_of_id.values():
             raise DataError(f"{ann_file}: category id {cat_id} or name {name!r} occurs twice; merge or rename them")
@@ -149,12 +149,13 @@ def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
     if entry["id"] in images:
         return "image id occurs twice"
     name = entry.get("file_name")
-    if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
+    if not _is_printable(name):
         return "file_name is missing or not a file name"
     if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         return "file_name leaves the image folder"
-    if not all(_is_number(entry.get(key)) and 1 <= entry[key] <= MAX_SIDE for key in ("width", "height")):
-        return f"image width or height is missing or not in 1..{MAX_SIDE}"
+    sides = (entry.get("height"), entry.get("width"))
+    if not all(_is_number(side) and side == int(side) and 1 <= side <= MAX_SIDE for side in sides):
+        return f"image width or height is missing or not a whole number in 1..{MAX_SIDE}"
     return None
 
 
@@ -258,6 +259,10 @@ def _id_or_position(entry: Any, position: int) -> int:
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and -MAX_ID < value < MAX_ID
+
+
+def _is_printable(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and value.strip() != ""
 
 
 def _is_number(value: Any) -> bool:

@@ -117,7 +117,7 @@ def _placement(scale: float, shift: float, num_original: int, num_input: int) ->
 
 
 def _resample(image: np.ndarray, box: tuple[float, ...], size_wh: tuple[int, int]) -> np.ndarray:
-    """Return the part ``box`` (xyxy, original pixels) of an image at another size; cut out without touching it if it can be."""
+    """Return the part ``box`` (xyxy, original pixels) of an image at another size; an equal size is only cut out."""
     if 0 in size_wh:
         return np.zeros((size_wh[1], size_wh[0], 3), dtype=np.uint8)
     left, top, right, bottom = (round(edge) for edge in box)
