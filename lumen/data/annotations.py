@@ -7,7 +7,7 @@ clipped to the image.
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,10 +238,9 @@ def _make_records(
     ]
 
 
-def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: Iterable[int]) -> None:
-    new_ids = [int(value) for value in ids]
-    if new_ids:
-        report[reason].extend(new_ids)
+def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: np.ndarray) -> None:
+    if len(ids):
+        report[reason].extend(ids.tolist())
 
 
 def _check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget: float, what: str) -> None:

@@ -77,11 +77,11 @@ class FrameImage:
     def __init__(
         self,
         *,
-        input_hw: tuple[int, int],
+        input_hw: Sequence[int],
         mode: str = "letterbox",
         flip_probability: float = 0.0,
-        scale_range: tuple[float, float] | None = None,
-        aspect_range: tuple[float, float] = (1.0, 1.0),
+        scale_range: Sequence[float | int] | None = None,
+        aspect_range: Sequence[float | int] = (1.0, 1.0),
         min_visible: float = 0.25,
         pad_value: int = PAD_VALUE,
     ) -> None:
@@ -140,8 +140,8 @@ class Photometric:
         self,
         *,
         brightness: float = 32.0,
-        contrast: tuple[float, float] = (0.6, 1.4),
-        saturation: tuple[float, float] = (0.5, 1.5),
+        contrast: Sequence[float | int] = (0.6, 1.4),
+        saturation: Sequence[float | int] = (0.5, 1.5),
     ) -> None:
         self.brightness = brightness
         self.contrast = contrast

@@ -94,7 +94,7 @@ def test_the_task_is_written_into_the_prompts():
     assert ask([], num_prompts=1, task="counting")["prompts"][0].task == "counting"
 
 
-@pytest.mark.parametrize("wording", [{"cat": []}, {"cat": [""]}, {"cat": "kitten"}, {"cat": [3]}])
+@pytest.mark.parametrize("wording", [{"cat": []}, {"cat": [""]}, {"cat": "kitten"}, {"cat": [" "]}])
 def test_empty_wording_is_an_error(wording):
     with pytest.raises(ConfigError, match="wording"):
         AskClasses(wording=wording)
