@@ -215,7 +215,7 @@ def _answer(sample: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     if not all(np.isfinite(column).all() for column in table.values()):
         raise DataError(f"image {sample['img_id']}: boxes or scores are not finite")
     prompts = sample.get("prompts", ())
-    if len({prompt.label for prompt in prompts}) < len(prompts):
+    if len(labels) and len({prompt.label for prompt in prompts}) < len(prompts):
         kept = _first_of_equal(table)
         table = {name: column[kept] for name, column in table.items()}
     return {"img_id": sample["img_id"], "num_prompts": len(prompts), **table}
