@@ -1,0 +1,264 @@
+"""Configs: pure Python files, read once, with every unknown name refused before anything is built.
+
+MMEngine accepts a misspelt override, a misspelt top-level name and a misspelt import in silence. Here all three are
+errors, as is a keyword that the class of a ``dict(type=...)`` does not take.
+"""
+
+import ast
+import difflib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+from mmengine.config.utils import ConfigParsingError
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.registry import Registry
+from mmengine.runner import LogProcessor, Runner
+from torch.utils.data import DataLoader
+
+from lumen import registry as lumen_registry
+from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
+from lumen.errors import ConfigError
+
+RUNNER_SETTINGS = (frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
+    # MMEngine's runner reads these from the config itself.
+    "activation_checkpointing",
+    "compile",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
+"""Top-level names that a config may set, besides helpers that start with an underscore."""
+
+_UNTYPED: dict[str, Callable] = {
+    "train_cfg": LumenTrainLoop,
+    "val_cfg": LumenValLoop,
+    "test_cfg": LumenTestLoop,
+    "train_dataloader": DataLoader,
+    "val_dataloader": DataLoader,
+    "test_dataloader": DataLoader,
+    "log_processor": LogProcessor,
+    "randomness": Runner.set_randomness,
+}
+_ALWAYS = frozenset({"type", "_scope_", "_delete_"})
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def load_config(
+    path: Path | str, overrides: Mapping[str, Any] | None = None, *, tool_root: Path, plugin_dir: Path | None = None
+) -> Config:
+    """Read a config, change what ``overrides`` says, and check every name in it.
+
+    Args:
+        path: A pure-Python config.
+        overrides: New values by key path, such as ``{"optim_wrapper.dtype": "bfloat16", "custom_hooks.0.decay": 0.9}``.
+        tool_root: Root of the repository that the calling tool belongs to; put on ``sys.path``.
+        plugin_dir: Folder that imports of the config start from; None for its nearest ancestor without ``__init__.py``.
+
+    Raises:
+        ConfigError: The file is missing, not pure Python, or holds an unknown name.
+    """
+    path = Path(path).resolve()
+    _refuse_other_kinds(path)
+    _add_import_path(tool_root.resolve())
+    _add_import_path(plugin_dir.resolve() if plugin_dir else _plugin_folder(path))
+    try:
+        config = Config.fromfile(path, lazy_import=True)
+        for key, value in (overrides or {}).items():
+            _override(config, key, value)
+        check_config(config)
+    except (SyntaxError, NameError, ImportError, ConfigParsingError, AttributeError) as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    return config
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Turn ``key.path=value`` texts into values by key path; a value is a Python literal, else the text itself."""
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"an override looks like key.path=value, got {text!r}")
+        overrides[key] = _literal(value)
+    return overrides
+
+
+def check_config(config: Config) -> None:
+    """Refuse unknown top-level names, unknown keywords of classes, and values that are no data.
+
+    Raises:
+        ConfigError: Names the place, the nearest known name, and what is known.
+    """
+    imported = getattr(config, "_imported_names", ())
+    settings = {key: value for key, value in config.items() if not key.startswith("_") and key not in imported}
+    for key in settings:
+        _require(key, RUNNER_SETTINGS, f"the config has no setting {key!r}", "; names of helpers start with '_'")
+    if "model" not in settings:
+        raise ConfigError("the config defines no model")
+    for key, value in settings.items():
+        _check(value, key)
+
+
+def accepted_names(node: Mapping[str, Any], place: str) -> frozenset[str] | None:
+    """Return the keywords that ``node`` may hold: what its class takes. None where everything goes.
+
+    Args:
+        node: A dict of the config.
+        place: Its key path; some top-level dicts have a known class without naming it.
+
+    Raises:
+        ConfigError: ``type`` names nothing that can be built.
+    """
+    target = _resolve(node["type"], place) if "type" in node else _UNTYPED.get(place)
+    if target is None:
+        return None
+    names = _parameters(target)
+    return None if names is None else names | _ALWAYS | _popped(target)
+
+
+def _check(value: Any, place: str) -> None:
+    if isinstance(value, Mapping):
+        accepted = accepted_names(value, place)
+        for key, entry in value.items():
+            if accepted is not None:
+                owner = _name(value.get("type") or _UNTYPED[place])
+                _require(key, accepted, f"{place}: {owner} takes no {key!r}")
+            if key != "type":
+                _check(entry, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            _check(entry, f"{place}.{index}")
+    elif isinstance(value, types.FunctionType | types.ModuleType):
+        raise ConfigError(f"{place} is a {type(value).__name__}; a config holds plain values and classes only")
+
+
+def _override(config: Config, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node, place = config._cfg_dict, ""
+    for key in parents:
+        node = node[_existing_key(node, key, place)]
+        place = f"{place}.{key}".lstrip(".")
+    node[_existing_key(node, last, place, settable=True)] = value
+
+
+def _existing_key(node: Any, key: str, place: str, *, settable: bool = False) -> str | int:
+    """Return ``key`` as ``node`` knows it. A parameter of the node's class may be set even where it is not written."""
+    shown = place or "the config"
+    if isinstance(node, Mapping):
+        known = set(node)
+        if settable:
+            known |= (accepted_names(node, place) or set()) if place else RUNNER_SETTINGS
+        _require(key, known, f"{shown} has no key {key!r}")
+        return key
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise ConfigError(f"{shown} is a list of {len(node)}; {key!r} is none of its indices")
+        return int(key)
+    raise ConfigError(f"{shown} is {node!r}, which has no key {key!r}; override the whole of it")
+
+
+def _require(key: str, known: Collection[str], complaint: str, hint: str = "") -> None:
+    if key in known:
+        return
+    nearest = difflib.get_close_matches(key, known, n=1)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    raise ConfigError(f"{complaint}{guess} Known: {', '.join(sorted(set(known) - _ALWAYS))}{hint}")
+
+
+def _resolve(kind: Any, place: str) -> Callable | None:
+    """Return what ``type`` stands for; None where several registries know the name, which only building can tell."""
+    if callable(kind):
+        return kind
+    registries = [registry for registry in vars(lumen_registry).values() if isinstance(registry, Registry)]
+    known = {found for registry in registries if (found := _registered(registry, kind))}
+    # Nothing is imported for a name that is registered already; otherwise each registry imports what it stands for.
+    known = known or {found for registry in registries if (found := registry.get(kind))}
+    if not known:
+        raise ConfigError(f"{place}.type={kind!r} is neither a registered name nor the dotted path of a class")
+    return known.pop() if len(known) == 1 else None
+
+
+def _registered(registry: Registry | None, kind: str) -> Callable | None:
+    while registry is not None:
+        if kind in registry.module_dict:
+            return registry.module_dict[kind]
+        registry = registry.parent
+    return None
+
+
+def _parameters(target: Callable) -> frozenset[str] | None:
+    """Return the keywords that ``target`` takes, None where it takes any.
+
+    MMEngine's schedulers take any keyword and hand it up; what the whole chain takes is known.
+    """
+    if inspect.isclass(target) and issubclass(target, _ParamScheduler):
+        chain = [set(inspect.signature(kind.__init__).parameters) for kind in target.__mro__[:-1]]
+        return frozenset().union(*chain) - {"self", "args", "kwargs"}
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
+@cache
+def _popped(target: Callable) -> frozenset[str]:
+    """Return the keys that MMEngine takes out of a dict before it builds ``target``."""
+    if target is DataLoader:
+        return frozenset({"num_batch_per_epoch", "disable_subprocess_warning"})
+    if target is LumenTrainLoop:
+        return frozenset({"by_epoch"})
+    if not inspect.isclass(target):
+        return frozenset()
+    if issubclass(target, Hook):
+        return frozenset({"priority"})
+    if issubclass(target, OptimWrapper):
+        return frozenset({"constructor", "paramwise_cfg"})
+    return frozenset({"convert_to_iter_based"}) if issubclass(target, _ParamScheduler) else frozenset()
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"there is no config {path}")
+    if path.suffix != ".py":
+        raise ConfigError(f"{path.name}: a config is a Python file; YAML and JSON are not read")
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    names = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+             if isinstance(target, ast.Name)}  # fmt: skip
+    if "_base_" in names:
+        raise ConfigError(f"{path.name}: write `with read_base(): from ._base_.x import y` instead of a text _base_")
+
+
+def _plugin_folder(path: Path) -> Path:
+    return next(folder for folder in path.parents if not (folder / "__init__.py").exists())
+
+
+def _add_import_path(folder: Path) -> None:
+    # At the end, so that a file of a plug-in never hides a module of the standard library.
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _name(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__qualname__", str(target))

@@ -1,0 +1,94 @@
+"""Loops: training by iteration that continues exactly, evaluation in the asked precision that disturbs nothing."""
+
+from typing import Any
+
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
+from torch.utils.data import DataLoader
+
+from lumen.engine.optim import autocast, check_dtype
+from lumen.engine.reproducible import kept_rng, set_rng_state
+from lumen.registry import LOOPS
+
+
+@LOOPS.register_module()
+class LumenTrainLoop(IterBasedTrainLoop):
+    """MMEngine's loop by iteration; after a resume the generators continue where the checkpoint left them."""
+
+    _pending_rng: dict[str, Any] | None = None
+
+    def resume(self, *, num_iters: int, rng: dict[str, Any] | None) -> None:
+        """Continue after ``num_iters`` iterations; ``rng`` is put back just before the next one.
+
+        Earlier would be too early: starting the data loader draws random numbers, and a run that was not interrupted
+        started it long ago.
+        """
+        self._iter = num_iters
+        self._pending_rng = rng
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Run one iteration on a batch that is loaded already."""
+        if self._pending_rng is not None:
+            set_rng_state(self._pending_rng)
+            self._pending_rng = None
+        super().run_iter(data_batch)
+
+
+@LOOPS.register_module()
+class LumenValLoop(ValLoop):
+    """Validation that leaves the random numbers of training alone.
+
+    Args:
+        runner: The runner.
+        dataloader: Validation data.
+        evaluator: Metrics.
+        dtype: ``float32``, or ``bfloat16`` for mixed precision.
+    """
+
+    def __init__(
+        self, runner: Any, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list, dtype: str = "float32"
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator)
+        self._dtype = check_dtype(dtype)
+
+    def run(self) -> dict[str, float]:
+        """Evaluate and return the metrics."""
+        with kept_rng():
+            return super().run()
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Answer one batch and hand the answers to the metrics."""
+        self.runner.call_hook("before_val_iter", batch_idx=idx, data_batch=data_batch)
+        with autocast(self._dtype, self.runner.model):
+            outputs = self.runner.model.val_step(data_batch)
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook("after_val_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+@LOOPS.register_module()
+class LumenTestLoop(TestLoop):
+    """Test in the asked precision.
+
+    Args:
+        runner: The runner.
+        dataloader: Test data.
+        evaluator: Metrics.
+        dtype: ``float32``, or ``bfloat16`` for mixed precision.
+    """
+
+    def __init__(
+        self, runner: Any, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list, dtype: str = "float32"
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator)
+        self._dtype = check_dtype(dtype)
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Answer one batch and hand the answers to the metrics."""
+        self.runner.call_hook("before_test_iter", batch_idx=idx, data_batch=data_batch)
+        with autocast(self._dtype, self.runner.model):
+            outputs = self.runner.model.test_step(data_batch)
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook("after_test_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)

@@ -1,0 +1,114 @@
+"""The optimizer wrapper: bfloat16 on any device, clipping, and no step on a loss or gradient that is not finite."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from lumen.errors import ConfigError, LumenError
+from lumen.registry import OPTIM_WRAPPERS
+
+DTYPES = ("float32", "bfloat16")
+_WINDOW = 100
+
+
+def check_dtype(dtype: str) -> str:
+    """Return ``dtype``, or raise ConfigError where it is none of ``DTYPES``."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    return dtype
+
+
+def autocast(dtype: str, model: nn.Module) -> AbstractContextManager:
+    """Open mixed precision on the device of ``model``; nothing happens for ``float32``."""
+    if check_dtype(dtype) == "float32":
+        return nullcontext()
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@OPTIM_WRAPPERS.register_module()
+class LumenOptimWrapper(OptimWrapper):
+    """Steps an optimizer. A step whose loss or gradient is not finite is skipped and leaves the weights untouched.
+
+    Args:
+        optimizer: The optimizer.
+        accumulative_counts: Iterations per step.
+        clip_grad: ``dict(max_norm=..., norm_type=2)``, or None.
+        dtype: ``float32``, or ``bfloat16`` for mixed precision; weights and optimizer stay in float32.
+        max_skips: Skipped steps among the last 100 that are still tolerated.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict[str, Any] | None = None,
+        dtype: str = "float32",
+        max_skips: int = 5,
+    ) -> None:
+        unknown = set(clip_grad or ()) - {"max_norm", "norm_type"}
+        if unknown or (clip_grad is not None and "max_norm" not in clip_grad):
+            raise ConfigError(f"clip_grad takes max_norm and, optionally, norm_type, got {clip_grad}")
+        super().__init__(optimizer, accumulative_counts)
+        self._clip_grad_to = clip_grad
+        self._dtype = check_dtype(dtype)
+        self._max_skips = max_skips
+        self._losses: list[Tensor] = []
+        self._skips: deque[bool] = deque(maxlen=_WINDOW)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Open mixed precision around the forward pass, and hold back gradient exchange while accumulating."""
+        with super().optim_context(model), autocast(self._dtype, model):
+            yield
+
+    def update_params(
+        self, loss: Tensor, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Go backward and, at the end of the accumulation window, step."""
+        self._losses.append(loss.detach())
+        super().update_params(loss, step_kwargs, zero_kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Step, unless a loss of the window or the norm of the gradient is not finite.
+
+        Raises:
+            LumenError: More than ``max_skips`` of the last 100 steps were skipped.
+        """
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters], (self._clip_grad_to or {}).get("norm_type", 2.0))
+        finite = self._all_finite(norm)
+        self._skips.append(not finite)
+        if not finite:
+            self._skip(norm)
+        else:
+            self.message_hub.update_scalar("train/grad_norm", float(norm))
+            if self._clip_grad_to:
+                clip_grads_with_norm_(parameters, self._clip_grad_to["max_norm"], norm)
+            self.optimizer.step(**kwargs)
+        self._losses.clear()
+
+    def _all_finite(self, norm: Tensor) -> bool:
+        """Ask all ranks: one that skipped alone would leave the others with different weights."""
+        finite = torch.stack([value.to(norm.device).isfinite().all() for value in [norm, *self._losses]]).all()
+        flag = finite.to(torch.int32)
+        all_reduce(flag, "min")
+        return bool(flag)
+
+    def _skip(self, norm: Tensor) -> None:
+        losses = [float(loss) for loss in self._losses]
+        text = f"loss {losses}, gradient norm {float(norm)}: a step was skipped because they are not all finite"
+        print_log(text, logger="current", level=30)
+        if sum(self._skips) > self._max_skips:
+            raise LumenError(
+                f"{text}; so were {sum(self._skips)} of the last {len(self._skips)} steps. Lower the learning rate, "
+                "clip gradients, or look at the last batches"
+            )

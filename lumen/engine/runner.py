@@ -1,0 +1,215 @@
+"""The runner: MMEngine's, with checkpoints that are data, exact resumes, and freezing before wrapping."""
+
+import copy
+import difflib
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size, master_only
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+from lumen import __version__
+from lumen.engine.checkpoint import (
+    describe,
+    find_checkpoint,
+    load_checkpoint,
+    load_trained_state,
+    plain,
+    save_checkpoint,
+    trained_state,
+)
+from lumen.engine.hooks import SafeCheckpointHook
+from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
+from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
+from lumen.errors import CheckpointError, ConfigError
+from lumen.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class LumenRunner(Runner):
+    """Trains by iteration and saves what was trained. Takes MMEngine's arguments, with these differences.
+
+    - ``load_from``: a path, or ``dict(checkpoint=path, fresh=[patterns])``; ``fresh`` names what may differ from the
+      checkpoint, such as the decoders of a new stage.
+    - ``resume``: True for the newest checkpoint of ``work_dir``, or a path. It wins over ``load_from``: a checkpoint
+      holds everything that differs from the base model, also what an earlier stage trained.
+    - ``env_cfg``: takes ``num_threads``, the threads of torch; on a machine without GPU the default is 1.
+    - ``train_cfg``, ``val_cfg``, ``test_cfg``: loops of ``lumen.engine.loops``; training counts iterations.
+    - Hooks may have ``after_build_model(runner)``, called before the model is moved and wrapped.
+    """
+
+    _beyond_base: frozenset[str] = frozenset()
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Set the number of threads, then what MMEngine sets."""
+        default = torch.get_num_threads() if torch.cuda.is_available() else 1
+        torch.set_num_threads(env_cfg.get("num_threads") or default)
+        super().setup_env(env_cfg)
+
+    def register_hooks(
+        self, default_hooks: dict[str, Hook | dict] | None = None, custom_hooks: list[Hook | dict] | None = None
+    ) -> None:
+        """Register the hooks, let them freeze, then move and wrap the model, which must know what is frozen."""
+        super().register_hooks({"checkpoint": {"type": SafeCheckpointHook}, **(default_hooks or {})}, custom_hooks)
+        for hook in self.hooks:
+            if isinstance(hook, CheckpointHook | EMAHook):
+                raise ConfigError(
+                    f"{type(hook).__name__} of MMEngine writes checkpoints that a kill can destroy; use "
+                    "SafeCheckpointHook and EmaHook of lumen.engine.hooks"
+                )
+        self.call_hook("after_build_model")
+        self.model = super().wrap_model(self.cfg.get("model_wrapper_cfg"), self.model)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Return the model as it is: ``register_hooks`` wraps it."""
+        return model
+
+    def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """Build the loop by iteration on data whose order and augmentation continue after a restart."""
+        if isinstance(loop, BaseLoop):
+            return loop
+        if loop.get("by_epoch"):
+            raise ConfigError("train_cfg.by_epoch must not be True: Lumen trains by iteration; give max_iters")
+        settings = {"type": LumenTrainLoop, **{key: value for key, value in loop.items() if key != "by_epoch"}}
+        if isinstance(self._train_dataloader, dict):
+            self._train_dataloader = _reproducible(self._train_dataloader, self.seed)
+        return super().build_train_loop(settings)
+
+    def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """Build ``LumenValLoop``, unless the config names another."""
+        return super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
+
+    def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """Build ``LumenTestLoop``, unless the config names another."""
+        return super().build_test_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenTestLoop, **loop})
+
+    @master_only
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *, num_iters: int, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save everything that differs from the base model, and what an exact resume needs.
+
+        Args:
+            out_dir: Folder, which exists.
+            filename: Name of the file.
+            num_iters: Iterations that are done.
+            metrics: Figures to note in ``meta``.
+        """
+        model = _unwrapped(self.model)
+        checkpoint = {
+            "state_dict": trained_state(model, self._beyond_base),
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers or ()],
+            "rng": rng_state(),
+            "hooks": {},
+            "meta": self._meta(num_iters, metrics or {}),
+        }
+        checkpoint["meta"]["absent"] = sorted(model.state_dict().keys() - checkpoint["state_dict"].keys())
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        save_checkpoint(Path(out_dir) / filename, plain(checkpoint))
+
+    def load_or_resume(self) -> None:
+        """Resume, or load weights, or do nothing, as ``resume`` and ``load_from`` say; once."""
+        if self._has_loaded:
+            return
+        source = find_checkpoint(self.work_dir) if self._resume is True else self._resume
+        if self._resume is True and source is None:
+            self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from; training starts anew")
+        if source:
+            self.resume(source)
+        elif isinstance(self._load_from, dict):
+            self.load_checkpoint(self._load_from["checkpoint"], fresh=self._load_from.get("fresh", ()))
+        elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+        self._has_loaded = True
+
+    def load_checkpoint(self, filename: str | Path, *, fresh: Collection[str] = ()) -> None:
+        """Load weights only.
+
+        Args:
+            filename: Path of the checkpoint.
+            fresh: Glob patterns of names that may differ, see ``load_trained_state``.
+        """
+        checkpoint = load_checkpoint(filename)
+        self._load_weights({"state_dict": checkpoint["state_dict"], "meta": checkpoint["meta"]}, fresh)
+        self._has_loaded = True
+        self.logger.info(f"loaded weights from {filename}")
+
+    def resume(self, filename: str | Path) -> None:
+        """Continue a run exactly where the checkpoint left it.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the model, or its run had another seed.
+        """
+        checkpoint = load_checkpoint(filename)
+        meta = checkpoint["meta"]
+        lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
+        if lacking:
+            raise CheckpointError(f"{filename} lacks {sorted(lacking)}: it holds weights only; use load_from")
+        if meta["seed"] != self.seed:
+            raise CheckpointError(
+                f"{filename} was trained with seed {meta['seed']}, this run has {self.seed}; pass --seed {meta['seed']}"
+            )
+        self._warn_about_config(meta["config"])
+        self._load_weights(checkpoint, ())
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        self._load_schedulers(checkpoint["param_schedulers"])
+        # The generators of rank 0 are stored; the others draw afresh.
+        self.train_loop.resume(num_iters=meta["iter"], rng=checkpoint["rng"] if get_rank() == 0 else None)
+        self._has_loaded = True
+        self.logger.info(f"resumed from {filename}, iteration {meta['iter']}")
+
+    def _load_weights(self, checkpoint: dict[str, Any], fresh: Collection[str]) -> None:
+        model = _unwrapped(self.model)
+        weights = checkpoint.get("raw_state_dict", checkpoint["state_dict"])
+        self._beyond_base |= load_trained_state(model, {**checkpoint, "state_dict": weights}, fresh=fresh)
+        recorded, present = checkpoint["meta"].get("model", {}), describe(model)
+        for key in sorted(recorded.keys() & present.keys()):
+            if recorded[key] != present[key]:
+                self.logger.warning(f"the checkpoint says {key}={recorded[key]}, this model {key}={present[key]}")
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+
+    def _load_schedulers(self, states: list[dict[str, Any]]) -> None:
+        schedulers = self.param_schedulers or []
+        if len(states) != len(schedulers):
+            raise CheckpointError(f"the checkpoint has {len(states)} schedulers, this config {len(schedulers)}")
+        for scheduler, state in zip(schedulers, states, strict=True):
+            scheduler.load_state_dict(state)
+
+    def _meta(self, num_iters: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "iter": num_iters,
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "world_size": get_world_size(),
+            "config": self.cfg.pretty_text,
+            "model": describe(_unwrapped(self.model)),
+            "metrics": dict(metrics),
+            "lumen_version": __version__,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def _warn_about_config(self, recorded: str) -> None:
+        """Log how the stored config differs. It is compared as text and never executed."""
+        pair = recorded.splitlines(), self.cfg.pretty_text.splitlines()
+        changes = list(difflib.unified_diff(*pair, "checkpoint", "now", lineterm="", n=0))
+        if changes:
+            self.logger.warning("the config differs from the checkpoint's:\n" + "\n".join(changes))
+
+
+def _reproducible(dataloader: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Number the samples of a loader and seed each by its number."""
+    settings = copy.copy(dataloader)
+    settings["dataset"] = {"type": SeededSamples, "dataset": dataloader["dataset"], "seed": seed}
+    settings["sampler"] = {"type": NumberedSampler, "sampler": dataloader["sampler"]}
+    return settings
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

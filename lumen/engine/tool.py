@@ -1,0 +1,59 @@
+"""What the tools share: their common options, and errors in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every tool which runs a config has."""
+    parser.add_argument("config", type=Path, help="pure-Python config")
+    parser.add_argument("--work-dir", type=Path, help="folder for logs and checkpoints [work_dirs/<config name>]")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, a.b.0=c")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="how the processes were started")
+    parser.add_argument("--amp", action="store_true", help="compute in bfloat16, in training and evaluation")
+    parser.add_argument("--plugin-dir", type=Path, help="folder that imports of the config start from")
+    parser.add_argument("--seed", type=int, help="seed of the run")
+    parser.add_argument("--threads", type=int, help="threads of torch [1 on a machine without GPU]")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+
+
+def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
+    """Load the config that the options name, changed as they say.
+
+    Raises:
+        ConfigError: See ``lumen.engine.config.load_config``.
+    """
+    from lumen.engine.config import check_config, load_config, parse_overrides
+
+    overrides = parse_overrides(options.cfg_options)
+    config = load_config(options.config, overrides, tool_root=tool_root, plugin_dir=options.plugin_dir)
+    config.launcher = options.launcher
+    if options.work_dir is not None or config.get("work_dir") is None:
+        config.work_dir = str(options.work_dir or Path("work_dirs") / options.config.stem)
+    if options.amp:
+        for name in {"optim_wrapper", "val_cfg", "test_cfg"} & config.keys():
+            config[name]["dtype"] = "bfloat16"
+    if options.seed is not None:
+        config.setdefault("randomness", {})["seed"] = options.seed
+    if options.threads is not None:
+        config.setdefault("env_cfg", {})["num_threads"] = options.threads
+    check_config(config)
+    return config
+
+
+def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """Run ``main``; an error of Lumen becomes one line and exit code 2, unless ``--debug`` is given."""
+    from lumen.errors import LumenError
+
+    try:
+        main(options)
+    except LumenError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

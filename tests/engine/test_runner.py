@@ -1,0 +1,213 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook
+from toy import ToyModel, make_runner
+
+from lumen.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
+from lumen.errors import CheckpointError, ConfigError
+
+
+def _weights(runner):
+    return runner.model.state_dict()
+
+
+def _equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_resumed_run_ends_with_the_same_bits_as_one_that_never_stopped(tmp_path):
+    whole = make_runner(tmp_path / "whole", val=True, custom_hooks=[{"type": EmaHook}])
+    whole.train()
+    for stop in (2, 3, 6):
+        # Validation after iteration 2 is lost by the stop and must not be missed by the weights.
+        part = make_runner(
+            tmp_path / "part", max_iters=stop, val=stop != 2, resume=True, custom_hooks=[{"type": EmaHook}]
+        )
+        part.train()
+    assert _equal(_weights(whole), _weights(part))
+    first, second = (load_checkpoint(tmp_path / name / "iter_6.pth") for name in ("whole", "part"))
+    assert _equal(first["state_dict"], second["state_dict"])
+    assert not _equal(first["state_dict"], first["raw_state_dict"])
+    assert first["optimizer"]["param_groups"] == second["optimizer"]["param_groups"]
+    # Python's generator is left out: the check of annotations draws from it.
+    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
+
+
+def test_loader_workers_do_not_change_the_run(tmp_path):
+    models = [make_runner(tmp_path / str(workers), num_workers=workers).train() for workers in (0, 2)]
+    assert _equal(models[0].state_dict(), models[1].state_dict())
+
+
+def test_validation_does_not_change_the_run(tmp_path):
+    models = [make_runner(tmp_path / str(val), val=val).train() for val in (False, True)]
+    assert _equal(models[0].state_dict(), models[1].state_dict())
+
+
+def test_a_checkpoint_loads_in_a_bare_process_and_says_where_it_comes_from(tmp_path):
+    make_runner(tmp_path, max_iters=2).train()
+    code = (
+        "import sys, torch; c = torch.load(sys.argv[1], weights_only=True); m = c['meta'];"
+        "assert not any(name.startswith(('mmengine', 'lumen')) for name in sys.modules);"
+        "print(m['iter'], m['seed'], m['model']['class'], m['lumen_version'], m['absent'])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "iter_2.pth"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.split() == ["2", "3", "ToyModel", "0.1.0", "[]"]
+
+
+def test_old_checkpoints_go_and_the_newest_is_pointed_to(tmp_path):
+    hooks = {"checkpoint": {"type": SafeCheckpointHook, "interval": 2, "max_keep": 2}}
+    make_runner(tmp_path, max_iters=7, default_hooks=hooks).train()
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["iter_6.pth", "iter_7.pth"]
+    assert find_checkpoint(tmp_path).name == "iter_7.pth"
+
+
+def test_the_best_checkpoint_is_kept_and_a_resume_remembers_it(tmp_path):
+    def runner(max_iters):
+        hook = {"type": SafeCheckpointHook, "interval": 1, "save_best": "toy/mean", "rule": "less"}
+        return make_runner(tmp_path, max_iters=max_iters, val=True, resume=True, default_hooks={"checkpoint": hook})
+
+    runner(2).train()
+    assert load_checkpoint(tmp_path / "best.pth")["meta"]["iter"] == 2
+    resumed = runner(6)
+    resumed.train()
+    best = load_checkpoint(tmp_path / "best.pth")
+    means = resumed.message_hub.get_scalar("val/toy/mean").data[0]
+    assert best["meta"]["metrics"]["toy/mean"] <= min(means)
+    assert best["hooks"]["checkpoint"]["best"] == -best["meta"]["metrics"]["toy/mean"]
+
+
+def test_an_unknown_metric_for_the_best_checkpoint_is_told(tmp_path):
+    hooks = {"checkpoint": {"type": SafeCheckpointHook, "save_best": "toy/mena"}}
+    with pytest.raises(ConfigError, match=r"none of the metrics \['toy/mean'\]"):
+        make_runner(tmp_path, val=True, default_hooks=hooks).train()
+
+
+def test_a_stage_freezes_starts_from_another_and_keeps_all_that_differs_from_the_base(tmp_path):
+    freeze_base = {"type": FreezeHook, "freeze": ["base.*"]}
+    make_runner(tmp_path / "one", max_iters=2, custom_hooks=[freeze_base]).train()
+    one = load_checkpoint(tmp_path / "one" / "iter_2.pth")
+    assert one["meta"]["absent"] == ["base.bias", "base.weight"]
+
+    freeze_norm = {"type": FreezeHook, "freeze": ["*"], "trainable": ["head.*"]}
+    second = make_runner(
+        tmp_path / "two",
+        max_iters=2,
+        load_from=str(tmp_path / "one" / "iter_2.pth"),
+        custom_hooks=[freeze_norm, {"type": EmaHook}],
+    )
+    second.train()
+    two = load_checkpoint(tmp_path / "two" / "iter_2.pth")
+    assert torch.equal(two["state_dict"]["norm.weight"], one["state_dict"]["norm.weight"])
+    assert torch.equal(two["state_dict"]["norm.running_mean"], one["state_dict"]["norm.running_mean"])
+    assert not torch.equal(two["state_dict"]["head.weight"], one["state_dict"]["head.weight"])
+    assert torch.equal(second.model.base.weight, ToyModel().base.weight)
+
+    # The second checkpoint needs the first neither for a resume nor for a test.
+    hooks = [freeze_norm, {"type": EmaHook}]
+    make_runner(tmp_path / "two", max_iters=3, load_from="gone.pth", resume=True, custom_hooks=hooks).train()
+
+
+def test_load_from_names_what_starts_afresh(tmp_path):
+    make_runner(tmp_path / "one", max_iters=1).train()
+    path = tmp_path / "one" / "iter_1.pth"
+    checkpoint = load_checkpoint(path)
+    del checkpoint["state_dict"]["head.weight"]
+    save_checkpoint(path, checkpoint)
+    with pytest.raises(CheckpointError, match=r"missing: head\.weight"):
+        make_runner(tmp_path / "two", load_from=str(path)).train()
+    make_runner(tmp_path / "two", max_iters=1, load_from={"checkpoint": str(path), "fresh": ["head.*"]}).train()
+
+
+def test_a_resume_with_another_seed_or_from_weights_alone_is_refused(tmp_path):
+    make_runner(tmp_path, max_iters=1).train()
+    with pytest.raises(CheckpointError, match="pass --seed 3"):
+        make_runner(tmp_path, resume=True, randomness={"seed": 4}).train()
+    checkpoint = load_checkpoint(tmp_path / "iter_1.pth")
+    save_checkpoint(tmp_path / "weights.pth", {key: checkpoint[key] for key in ("state_dict", "meta")})
+    with pytest.raises(CheckpointError, match="holds weights only; use load_from"):
+        make_runner(tmp_path, resume=str(tmp_path / "weights.pth")).train()
+
+
+def test_the_config_in_a_checkpoint_is_compared_and_never_executed(tmp_path, caplog):
+    make_runner(tmp_path, max_iters=1).train()
+    checkpoint = load_checkpoint(tmp_path / "iter_1.pth")
+    checkpoint["meta"]["config"] = f"open({str(tmp_path / 'canary')!r}, 'w')"
+    save_checkpoint(tmp_path / "iter_1.pth", checkpoint)
+    runner = make_runner(tmp_path, max_iters=2, resume=True)
+    runner.train()
+    assert not (tmp_path / "canary").exists()
+    logs = "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    assert "the config differs from the checkpoint's" in logs
+
+
+def test_the_average_is_what_evaluation_sees(tmp_path):
+    runner = make_runner(tmp_path, max_iters=4, val=True, custom_hooks=[{"type": EmaHook, "decay": 0.9}])
+    runner.train()
+    checkpoint = load_checkpoint(tmp_path / "iter_4.pth")
+    logged = runner.message_hub.get_scalar("val/toy/mean").current()
+    assert _equal(checkpoint["raw_state_dict"], _weights(runner))
+    test = make_runner(
+        tmp_path / "test",
+        val=True,
+        load_from=str(tmp_path / "iter_4.pth"),
+    )
+    assert test.val()["toy/mean"] == logged
+
+
+def test_evaluation_in_bfloat16_differs_a_little(tmp_path):
+    values = [make_runner(tmp_path, val=True, val_cfg={"dtype": dtype}).val() for dtype in ("float32", "bfloat16")]
+    assert values[0]["toy/mean"] != values[1]["toy/mean"]
+    assert values[0]["toy/mean"] == pytest.approx(values[1]["toy/mean"], rel=0.05)
+
+
+def test_the_clock_of_training_and_evaluation_is_logged_and_kept(tmp_path):
+    from lumen.engine.hooks import CpuClockHook
+
+    hooks = [{"type": CpuClockHook, "interval": 1}]
+    runner = make_runner(tmp_path, max_iters=3, val=True, custom_hooks=hooks)
+    runner.train()
+    clock = load_checkpoint(tmp_path / "iter_3.pth")["meta"]["clock_2cs"]
+    assert clock["train"] > 0.0
+    assert clock["evaluation"] > 0.0
+    resumed = make_runner(tmp_path, max_iters=4, val=True, resume=True, custom_hooks=hooks)
+    resumed.train()
+    assert resumed.message_hub.get_scalar("train/clock_2cs").current() > clock["train"]
+
+
+def test_mmengines_checkpoint_hook_and_epochs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="use SafeCheckpointHook"):
+        make_runner(tmp_path, default_hooks={"checkpoint": {"type": CheckpointHook}})
+    with pytest.raises(ConfigError, match="trains by iteration"):
+        make_runner(tmp_path, train_cfg={"by_epoch": True, "max_epochs": 1}).train()
+
+
+def test_a_sampler_that_cannot_continue_is_refused(tmp_path):
+    runner = make_runner(tmp_path)
+    runner._train_dataloader["sampler"] = {"type": "DefaultSampler"}
+    with pytest.raises(ConfigError, match="give your sampler a method skip"):
+        runner.train()
+
+
+def test_threads_are_set_from_the_config(tmp_path):
+    before = torch.get_num_threads()
+    make_runner(tmp_path, env_cfg={"num_threads": 2})
+    assert torch.get_num_threads() == 2
+    make_runner(tmp_path)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_a_run_killed_inside_saves_resumes_and_ends_with_the_same_bits(tmp_path):
+    script = Path(__file__).with_name("kill_while_saving.py")
+    result = subprocess.run(
+        [sys.executable, script, tmp_path, "8"], cwd=script.parents[2], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert "8 kills inside a save" in result.stdout

@@ -1,0 +1,42 @@
+"""Evaluate a checkpoint with the test data and metrics of a config."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/test.py configs/nano/detection.py work_dirs/detection/best.pth
+  python tools/test.py configs/nano/detection.py work_dirs/detection/best.pth --out results.json
+"""
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint to evaluate")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
+    """Build the runner, load the checkpoint and test."""
+    config = load_tool_config(options, ROOT)
+    config.load_from, config.resume = str(options.checkpoint), False
+    from lumen.engine.runner import LumenRunner
+
+    figures = LumenRunner.from_cfg(config).test()
+    if options.out is not None:
+        options.out.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_options())

@@ -1,0 +1,42 @@
+"""Train what a config describes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/train.py configs/nano/detection.py
+  python tools/train.py configs/nano/detection.py --resume
+  python tools/train.py configs/nano/detection.py --cfg-options train_cfg.max_iters=100 optim_wrapper.optimizer.lr=1e-4
+  torchrun --nproc-per-node 8 tools/train.py configs/nano/detection.py --launcher pytorch --amp
+"""
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, metavar="CKPT", help="continue the newest or a given one"
+    )
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
+    """Build the runner and train."""
+    config = load_tool_config(options, ROOT)
+    config.resume = options.resume
+    from lumen.engine.runner import LumenRunner
+
+    LumenRunner.from_cfg(config).train()
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_options())
