@@ -21,6 +21,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import Registry
 from mmengine.runner import LogProcessor, Runner
+from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from lumen import registry as lumen_registry
@@ -176,6 +177,8 @@ def _resolve(kind: Any, place: str) -> Callable | None:
     """Return what ``type`` stands for; None where several registries know the name, which only building can tell."""
     if callable(kind):
         return kind
+    if "." in kind and (found := get_object_from_string(kind)) is not None:
+        return found
     registries = [registry for registry in vars(lumen_registry).values() if isinstance(registry, Registry)]
     known = {found for registry in registries if (found := _registered(registry, kind))}
     # Nothing is imported for a name that is registered already; otherwise each registry imports what it stands for.

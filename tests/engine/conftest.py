@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,3 +17,15 @@ def _close_loggers():
             handler.close()
     MMLogger._instance_dict.clear()
     MessageHub._instance_dict.clear()
+
+
+@pytest.fixture
+def run_tool():
+    """Return a function that runs a file of ``tools/`` as a user does."""
+    tools = Path(__file__).resolve().parents[2] / "tools"
+
+    def run(name, *arguments, cwd):
+        command = [sys.executable, tools / name, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+    return run
