@@ -70,15 +70,13 @@ class LumenOptimWrapper(OptimWrapper):
         with super().optim_context(model), autocast(self._dtype, model):
             yield
 
-    def update_params(
-        self, loss: Tensor, step_kwargs: dict[str, Any] | None = None, zero_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Go backward and, at the end of the accumulation window, step."""
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Add the gradient of ``loss``, and remember the loss for the next step."""
         self._losses.append(loss.detach())
-        super().update_params(loss, step_kwargs, zero_kwargs)
+        super().backward(loss, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Step, unless a loss of the window or the norm of the gradient is not finite.
+        """Step, unless a loss since the last step or the norm of the gradient is not finite.
 
         Raises:
             LumenError: More than ``max_skips`` of the last 100 steps were skipped.

@@ -36,8 +36,9 @@ def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
     if options.work_dir is not None or config.get("work_dir") is None:
         config.work_dir = str(options.work_dir or Path("work_dirs") / options.config.stem)
     if options.amp:
-        for name in {"optim_wrapper", "val_cfg", "test_cfg"} & config.keys():
-            config[name]["dtype"] = "bfloat16"
+        for name in ("optim_wrapper", "val_cfg", "test_cfg"):
+            if config.get(name) is not None:
+                config[name]["dtype"] = "bfloat16"
     if options.seed is not None:
         config.setdefault("randomness", {})["seed"] = options.seed
     if options.threads is not None:

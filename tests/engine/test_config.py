@@ -28,7 +28,9 @@ _loader = dict(
 model = dict(type=ToyModel, width=8)
 train_dataloader = _loader
 train_cfg = dict(max_iters=3)
-optim_wrapper = dict(type=LumenOptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=0.0), paramwise_cfg=dict(norm_decay_mult=0))
+optim_wrapper = dict(
+    type=LumenOptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=0.0), paramwise_cfg=dict(norm_decay_mult=0)
+)
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=3, by_epoch=False)]
 custom_hooks = [dict(type=EmaHook, priority=49)]
 test_dataloader = dict(dataset=dict(type=ToyData, noisy=False), sampler=dict(type=DefaultSampler), batch_size=4)

@@ -49,6 +49,14 @@ def test_one_bad_loss_spoils_its_accumulation_window_only(model):
     assert model.weight.item() == -1.0
 
 
+def test_a_model_that_steps_by_itself_is_checked_too(model):
+    wrapper = _wrapper(model)
+    for factor in (1.0, float("nan")):
+        wrapper.backward(model(torch.tensor([[3.0]])).sum() * factor)
+    wrapper.step()
+    assert model.weight.item() == 2.0
+
+
 def test_too_many_skips_stop_the_run(model):
     wrapper = _wrapper(model, max_skips=1)
     wrapper.update_params(model(torch.tensor([[float("nan")]])).sum())
