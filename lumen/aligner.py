@@ -84,7 +84,7 @@ class DenseAligner(nn.Module):
         self.final_norm = nn.LayerNorm(channels)
         self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
         self.heat_bias = nn.Parameter(torch.tensor(math.log(heat_prior / (1 - heat_prior))))
-        self.presence = mlp(channels, 1)
+        self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
         levels = list(reversed(lateral_channels))[:fine_levels]  # coarsest first
         self.fine = _FinePath(channels, levels)
         if fine_levels:
@@ -164,7 +164,10 @@ class DenseAligner(nn.Module):
         coarse = torch.cat([self.heat_kernel(tokens[:, 1:2]), self.map_kernel(queries)], 1) @ cells.transpose(1, 2)
         coarse = coarse.float().unflatten(2, (height, width)) / math.sqrt(self.channels)
         maps = self._refine(coarse, tokens, queries, dense, image_index)
-        return maps[:, :1] + self.heat_bias, self.presence(tokens[:, 0])[:, 0].float(), tokens[:, 0], maps[:, 1:]
+        heat = maps[:, :1] + self.heat_bias
+        # The heatmap's height is evidence; without gradient, so that presence does not shape the heatmap.
+        evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
+        return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps[:, 1:]
 
     def _two_way(
         self, tokens: Tensor, queries: Tensor, cells: Tensor, cell_position: Tensor, image_index: Tensor

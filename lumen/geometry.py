@@ -37,6 +37,10 @@ class ImageFrame:
     scale_xy: tuple[float, float]
     shift_xy: tuple[float, float]
 
+    def __deepcopy__(self, memo: dict) -> "ImageFrame":
+        """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
+        return self
+
     def __post_init__(self) -> None:
         _check_size("ori_hw", self.ori_hw)
         _check_size("input_hw", self.input_hw)

@@ -34,6 +34,10 @@ class Prompt:
     task: str = "detection"
     label: int = NO_LABEL
 
+    def __deepcopy__(self, memo: dict) -> "Prompt":
+        """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
+        return self
+
 
 class PerceptionSample(BaseDataElement):
     """One image with its prompts, its targets and, later, its predictions.

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 
 from lumen.data.annotations import format_report, read_coco
 from lumen.errors import DataError
+from lumen.paths import find_path
 from lumen.registry import DATASETS
 
 UNREADABLE = "image cannot be used"
@@ -18,7 +19,8 @@ class CocoDataset(BaseDataset):
     """Images and boxes of a COCO-format file; a sample is one image.
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
-    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order. ``report`` maps the reason of each skip to the
+    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, and ``ann_file``. ``report`` maps the reason of
+    each skip to the
     ids it concerns; a worker of a data loader counts unusable images in its own copy.
 
     Args:
@@ -57,7 +59,7 @@ class CocoDataset(BaseDataset):
         self.report: dict[str, list[int]] = {}
         super().__init__(
             ann_file=str(ann_file),
-            data_root=str(data_root),
+            data_root=find_path(data_root) if data_root else "",
             data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
             pipeline=list(pipeline),
             test_mode=test_mode,
@@ -73,7 +75,7 @@ class CocoDataset(BaseDataset):
             classes=self._asked_classes,
             skip_budget=self.skip_budget,
         )
-        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
+        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids, ann_file=self.ann_file)
         self.report = dict(content.report)
         if self.report:
             print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lumen.errors import ConfigError, LumenError
-from lumen.registry import OPTIM_WRAPPERS
+from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 DTYPES = ("float32", "bfloat16")
 _WINDOW = 100
@@ -110,3 +111,50 @@ class LumenOptimWrapper(OptimWrapper):
                 f"{text}; so were {sum(self._skips)} of the last {len(self._skips)} steps. Lower the learning rate, "
                 "clip gradients, or look at the last batches"
             )
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class GroupedConstructor:
+    """Sort the trainable parameters into few groups, so that a fused optimizer steps them in few calls.
+
+    Vectors and scalars (biases, norms) are never decayed. MMEngine's own constructor makes a group per parameter.
+
+    Args:
+        optim_wrapper_cfg: The optimizer wrapper, with the optimizer.
+        paramwise_cfg: ``lr_mult``: factors on the learning rate by glob pattern of parameter names; the last pattern
+            that matches counts.
+
+    Raises:
+        ConfigError: If a pattern matches no trainable parameter, or ``paramwise_cfg`` holds anything else.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        unknown = set(paramwise_cfg or ()) - {"lr_mult"}
+        if unknown:
+            raise ConfigError(f"paramwise_cfg takes lr_mult, got {sorted(unknown)}")
+        self._wrapper = dict(optim_wrapper_cfg)
+        self._lr_mult: dict[str, float] = dict((paramwise_cfg or {}).get("lr_mult", {}))
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer and its wrapper."""
+        optimizer = dict(self._wrapper.pop("optimizer"))
+        optimizer["params"] = self._groups(model, optimizer["lr"])
+        wrapper = {"type": LumenOptimWrapper, **self._wrapper, "optimizer": OPTIMIZERS.build(optimizer)}
+        return OPTIM_WRAPPERS.build(wrapper)
+
+    def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        used: set[str] = set()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                matching = [pattern for pattern in self._lr_mult if fnmatchcase(name, pattern)]
+                used.update(matching)
+                factor = self._lr_mult[matching[-1]] if matching else 1.0
+                groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+        unused = sorted(self._lr_mult.keys() - used)
+        if unused:
+            raise ConfigError(f"lr_mult patterns {unused} match no trainable parameter")
+        return [
+            {"params": params, "lr": lr * factor, **({} if decays else {"weight_decay": 0.0})}
+            for (factor, decays), params in groups.items()
+        ]

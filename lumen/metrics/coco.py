@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
+from lumen.paths import find_path
 from lumen.registry import METRICS
 
 _AREAS = {"": 0, "_s": 1, "_m": 2, "_l": 3}
@@ -31,7 +32,7 @@ class CocoMetric(BaseMetric):
     If predictions carry ``peak_scores``, the AP with these scores instead of ``scores`` is reported too.
 
     Args:
-        ann_file: COCO-format json with the ground truth.
+        ann_file: COCO-format json with the ground truth; the evaluated data set's own when left out.
         backend: ``pycocotools`` is the reference, ``faster-coco-eval`` gives the same figures sooner, ``auto`` takes it
             where it is installed.
         max_dets: Number of predictions per image and class that count, best first.
@@ -51,7 +52,7 @@ class CocoMetric(BaseMetric):
     def __init__(
         self,
         *,
-        ann_file: str,
+        ann_file: str | None = None,
         backend: str = "auto",
         max_dets: int = 100,
         classwise: bool = False,
@@ -60,13 +61,32 @@ class CocoMetric(BaseMetric):
         collect_device: str = "cpu",
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.ann_file = str(ann_file)
+        self._ann_file = None if ann_file is None else find_path(ann_file)
         self.backend = _choose_backend(backend)
         self.max_dets = max_dets
         self.classwise = classwise
         self.is_partial = is_partial
-        self.ground_truth = read_ground_truth(self.ann_file)
+        self._ground_truth = None if ann_file is None else read_ground_truth(self._ann_file)
         self.protocol: dict[str, Any] = {}
+
+    @property
+    def ann_file(self) -> str:
+        """The annotation file, given or the data set's.
+
+        Raises:
+            DataError: If neither names one.
+        """
+        named = self._ann_file or (self.dataset_meta or {}).get("ann_file")
+        if not named:
+            raise DataError("the metric needs ann_file, or 'ann_file' in dataset_meta, which CocoDataset provides")
+        return named
+
+    @property
+    def ground_truth(self) -> dict[str, list[dict]]:
+        """Content of the annotation file, read once."""
+        if self._ground_truth is None:
+            self._ground_truth = read_ground_truth(self.ann_file)
+        return self._ground_truth
 
     @property
     def headline(self) -> str:

@@ -1,0 +1,30 @@
+"""The nano model: a LLaVA small enough to train from nothing on a CPU, with the aligner that goes with it.
+
+``data/nano`` is made by ``python tools/make_nano.py``.
+"""
+
+from lumen.aligner import DenseAligner
+from lumen.lmm.hf import HFAdapter
+
+_lmm = dict(
+    type=HFAdapter,
+    name_or_path="data/nano",
+    template="compact",
+    attention="eager",  # at this size plain products beat the fused kernel on a CPU
+    add_phrase_state=True,  # departs from the paper; from scratch, [LOC] alone learns the class word too late
+    recall=True,
+)
+_aligner = dict(
+    type=DenseAligner,
+    channels=96,
+    num_heads=4,
+    mlp_channels=256,
+    fine_levels=1,  # stride 8
+    target="ttfnet",
+)
+_loss_weights = {
+    "lmm/loss_recall": 0.5,
+    "aligner/loss_heat": 1.0,
+    "aligner/loss_presence": 0.5,
+    "detection/loss_box": 2.0,
+}
