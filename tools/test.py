@@ -11,8 +11,8 @@ sys.path.insert(0, str(ROOT))
 from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
 
 EXAMPLES = """examples:
-  python tools/test.py configs/nano/detection.py work_dirs/detection/best.pth
-  python tools/test.py configs/nano/detection.py work_dirs/detection/best.pth --out results.json
+  python tools/test.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes
+  python tools/test.py configs/detection/detection_nano_shapes.py best.pth --out results.json
 """
 
 
@@ -22,7 +22,7 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common_options(parser)
-    parser.add_argument("checkpoint", type=Path, help="checkpoint to evaluate")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
@@ -30,7 +30,13 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
-    config.load_from, config.resume = str(options.checkpoint), False
+    from lumen.engine.checkpoint import find_checkpoint
+    from lumen.errors import CheckpointError
+
+    checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
+    if checkpoint is None:
+        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
+    config.load_from, config.resume = str(checkpoint), False
     from lumen.engine.runner import LumenRunner
 
     figures = LumenRunner.from_cfg(config).test()
