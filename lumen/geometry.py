@@ -19,7 +19,7 @@ _NMS_BLOCK = 512
 class ImageFrame:
     """Where an original image lies in the network input: ``input = original * scale + shift``, per axis.
 
-    A negative ``scale_xy[0]`` means that the image is flipped. Parts of the input that the image does not cover are
+    A negative scale means that the image is mirrored along that axis. Parts of the input that the image does not cover are
     padding. Build one with ``stretch``, ``letterbox`` or ``crop``.
 
     Args:
@@ -29,7 +29,7 @@ class ImageFrame:
         shift_xy: Where the original's corner (0, 0) lies, in input pixels.
 
     Raises:
-        ValueError: If a size is not positive or a scale is zero, infinite, or negative along y.
+        ValueError: If a size is not positive or a scale is zero or not finite.
     """
 
     ori_hw: tuple[int, int]
@@ -44,10 +44,9 @@ class ImageFrame:
     def __post_init__(self) -> None:
         _check_size("ori_hw", self.ori_hw)
         _check_size("input_hw", self.input_hw)
-        scale_x, scale_y = self.scale_xy
-        if not all(map(math.isfinite, (*self.scale_xy, *self.shift_xy))) or scale_x == 0 or scale_y <= 0:
+        if not all(map(math.isfinite, (*self.scale_xy, *self.shift_xy))) or 0 in self.scale_xy:
             raise ValueError(
-                f"expected finite scales, scale_x other than 0 and scale_y above 0, "
+                f"expected finite numbers and scales other than 0, "
                 f"got scale_xy={self.scale_xy}, shift_xy={self.shift_xy}"
             )
 
@@ -92,6 +91,11 @@ class ImageFrame:
         (scale_x, scale_y), (shift_x, shift_y) = self.scale_xy, self.shift_xy
         return replace(self, scale_xy=(-scale_x, scale_y), shift_xy=(self.input_hw[1] - shift_x, shift_y))
 
+    def flip_vertical(self) -> "ImageFrame":
+        """Return the frame of the same input, mirrored top to bottom."""
+        (scale_x, scale_y), (shift_x, shift_y) = self.scale_xy, self.shift_xy
+        return replace(self, scale_xy=(scale_x, -scale_y), shift_xy=(shift_x, self.input_hw[0] - shift_y))
+
     @property
     def is_flipped(self) -> bool:
         """Whether left and right are swapped."""
@@ -129,8 +133,7 @@ class ImageFrame:
         return scale, torch.tensor(self.shift_xy, dtype=torch.float64, device=like.device)
 
     def _in_order(self, corners: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 4"]:
-        boxes = corners.reshape(-1, 4)
-        return boxes[:, [2, 1, 0, 3]] if self.is_flipped else boxes
+        return torch.cat([corners.amin(1), corners.amax(1)], 1)
 
 
 def cxcywh_to_xyxy(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

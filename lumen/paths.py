@@ -1,4 +1,4 @@
-"""Where relative paths lead: the current folder, the folder named by ``LUMEN_DATA``, or the checkout's root."""
+"""Where relative paths lead: the current folder, the folder that ``LUMEN_DATA`` names, or the checkout."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 def find_path(path: str | Path) -> str:
     """Return the first place that holds ``path``, so that tools run from any folder.
 
-    Tried in turn: the path itself, below ``$LUMEN_DATA``, below the checkout that this package lies in. A path that
-    exists nowhere is returned unchanged: it may be a model id, and whoever opens it says what is missing.
+    Tried in turn: the path itself, ``$LUMEN_DATA`` in place of a leading ``data``, below the checkout that this package
+    lies in. A path that exists nowhere is returned unchanged: it may be a model id, and whoever opens it says what is
+    missing.
     """
-    roots = [Path(), CHECKOUT]
+    path = Path(path)
+    tried = [path, CHECKOUT / path]
     if os.environ.get("LUMEN_DATA"):
-        roots.insert(1, Path(os.environ["LUMEN_DATA"]))
-    for root in roots:
-        if (root / path).exists():
-            return str(root / path)
-    return str(path)
+        below = path.relative_to("data") if path.parts[:1] == ("data",) else path
+        tried.insert(1, Path(os.environ["LUMEN_DATA"]) / below)
+    return next((str(place) for place in tried if place.exists()), str(path))

@@ -137,6 +137,13 @@ def test_a_frame_accepts_no_boxes_and_keeps_the_shape_of_points():
     assert frame.points_to_input(torch.zeros(3, 17, 2)).shape == (3, 17, 2)
 
 
+def test_vertical_flips_keep_boxes_in_order():
+    frame = ImageFrame.stretch((10, 20), (20, 40)).flip_vertical()
+    boxes = torch.tensor([[2.0, 2.0, 8.0, 6.0]])
+    assert frame.boxes_to_input(boxes).tolist() == [[4, 8, 16, 16]]
+    assert torch.equal(frame.boxes_to_original(frame.boxes_to_input(boxes)), boxes)
+
+
 def test_a_frame_survives_pickling():
     frame = ImageFrame.letterbox((100, 200), (50, 50))
     assert pickle.loads(pickle.dumps(frame)) == frame
@@ -151,8 +158,8 @@ def test_a_frame_survives_pickling():
         (lambda: ImageFrame.crop((5, 5), (2, 2, 2, 4), (5, 5)), "must hold a part"),
         (lambda: ImageFrame.crop((5, 5), (6, 0, 9, 4), (5, 5)), "must hold a part"),
         (lambda: ImageFrame.crop((5, 5), (0, 0, float("nan"), 4), (5, 5)), "must hold a part"),
-        (lambda: ImageFrame((5, 5), (5, 5), (0.0, 1.0), (0.0, 0.0)), "expected finite scales"),
-        (lambda: ImageFrame((5, 5), (5, 5), (1.0, -1.0), (0.0, 0.0)), "expected finite scales"),
+        (lambda: ImageFrame((5, 5), (5, 5), (0.0, 1.0), (0.0, 0.0)), "scales other than 0"),
+        (lambda: ImageFrame((5, 5), (5, 5), (1.0, 1.0), (float("inf"), 0.0)), "expected finite numbers"),
     ],
 )
 def test_an_impossible_frame_is_an_error(make, message):

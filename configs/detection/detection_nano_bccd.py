@@ -23,9 +23,7 @@ with read_base():
 _input_hw = (240, 320)
 _num_iters = 3000
 
-model = dict(
-    type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights
-)
+model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights)
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -42,6 +40,7 @@ train_dataloader = dict(
                 type=FrameImage,
                 input_hw=_input_hw,
                 flip_probability=0.5,
+                vertical_flip_probability=0.5,
                 scale_range=(0.7, 1.5),
                 aspect_range=(0.8, 1.25),
             ),

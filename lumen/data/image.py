@@ -98,6 +98,8 @@ def render_image(image: np.ndarray, frame: ImageFrame, *, pad_value: int = PAD_V
     drawn = _resample(image, box, (right - left, bottom - top))
     if frame.scale_xy[0] < 0:
         drawn = drawn[:, ::-1]
+    if frame.scale_xy[1] < 0:
+        drawn = drawn[::-1]
     if drawn.shape[:2] == tuple(frame.input_hw):
         return np.array(drawn)
     canvas = np.full((*frame.input_hw, 3), pad_value, dtype=np.uint8)

@@ -67,6 +67,7 @@ class FrameImage:
         input_hw: Height and width of the network input.
         mode: ``letterbox`` keeps the ratio, ``stretch`` fills the input.
         flip_probability: How often left and right are swapped. Leave at 0 where a phrase may name a side.
+        vertical_flip_probability: How often top and bottom are swapped; for images without an upside, such as cells.
         scale_range: Smallest and largest random zoom, such as (0.7, 1.4), drawn log-uniformly and placed at random:
             a larger image is cropped, a smaller one padded. ``None`` gives the plain view.
         aspect_range: Smallest and largest random ratio of the horizontal to the vertical zoom.
@@ -80,6 +81,7 @@ class FrameImage:
         input_hw: Sequence[int],
         mode: str = "letterbox",
         flip_probability: float = 0.0,
+        vertical_flip_probability: float = 0.0,
         scale_range: Sequence[float | int] | None = None,
         aspect_range: Sequence[float | int] = (1.0, 1.0),
         min_visible: float = 0.25,
@@ -93,6 +95,7 @@ class FrameImage:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         self.mode = mode
         self.flip_probability = flip_probability
+        self.vertical_flip_probability = vertical_flip_probability
         self.scale_range = scale_range
         self.aspect_range = aspect_range
         self.min_visible = min_visible
@@ -112,7 +115,9 @@ class FrameImage:
         frame = build(ori_hw, self.input_hw)
         if self.scale_range is not None:
             frame = self._zoom(frame)
-        return frame.flip_horizontal() if np.random.random() < self.flip_probability else frame
+        if np.random.random() < self.flip_probability:
+            frame = frame.flip_horizontal()
+        return frame.flip_vertical() if np.random.random() < self.vertical_flip_probability else frame
 
     def _zoom(self, frame: ImageFrame) -> ImageFrame:
         zoom = np.exp(np.random.uniform(*np.log(self.scale_range)))

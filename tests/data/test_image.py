@@ -158,6 +158,12 @@ FRAMES = {
 }
 
 
+def test_drawing_a_vertical_flip_is_exact():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    drawn = render_image(pixels, ImageFrame.stretch((10, 14), (10, 14)).flip_vertical())
+    assert np.array_equal(drawn, pixels[::-1])
+
+
 @pytest.mark.parametrize("is_flipped", [False, True])
 @pytest.mark.parametrize("name", FRAMES)
 def test_marks_in_the_corners_are_drawn_where_the_frame_says(name, is_flipped):
