@@ -19,7 +19,7 @@ _NMS_BLOCK = 512
 class ImageFrame:
     """Where an original image lies in the network input: ``input = original * scale + shift``, per axis.
 
-    A negative scale means that the image is mirrored along that axis. Parts of the input that the image does not cover are
+    A negative scale means that the image is mirrored along that axis. Parts of the input that it does not cover are
     padding. Build one with ``stretch``, ``letterbox`` or ``crop``.
 
     Args:

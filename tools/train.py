@@ -12,7 +12,7 @@ from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # 
 EXAMPLES = """examples:
   python tools/train.py configs/detection/detection_nano_shapes.py
   python tools/train.py configs/detection/detection_nano_shapes.py --resume
-  python tools/train.py configs/detection/detection_nano_shapes.py --cfg-options train_cfg.max_iters=100 optim_wrapper.optimizer.lr=1e-4
+  python tools/train.py configs/detection/detection_nano_shapes.py --cfg-options optim_wrapper.optimizer.lr=1e-4
   torchrun --nproc-per-node 8 tools/train.py configs/detection/detection_nano_shapes.py --launcher pytorch --amp
 """
 
