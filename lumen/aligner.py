@@ -9,15 +9,24 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lumen.attention import Attention, TwoWayLayer, mlp
 from lumen.errors import ConfigError
 from lumen.geometry import sine_positions
-from lumen.heatmap import detection_targets, elliptic_targets, gaussian_focal_loss, ignore_weight
+from lumen.heatmap import cells_around, detection_targets, elliptic_targets, gaussian_focal_loss, ignore_weight
 from lumen.registry import MODELS
-from lumen.structures import LocFeatures, PerceptionSample, SharedRepresentation, targets_per_pair
+from lumen.structures import (
+    NO_LABEL,
+    LocFeatures,
+    PerceptionSample,
+    SharedRepresentation,
+    pairs_by_image,
+    place_in_image,
+    targets_per_pair,
+)
 
 _TARGETS = {"centernet": detection_targets, "ttfnet": elliptic_targets}
 _SHARED_TOKENS = 2
@@ -89,6 +98,8 @@ class DenseAligner(nn.Module):
         self.fine = _FinePath(channels, levels)
         if fine_levels:
             self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
+            # A straight way from the query to its kernel: phrases differ in the heatmap from the first step on.
+            self.query_kernel = nn.Linear(channels, channels)
 
     def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
         """Return the shared representation of all pairs; ``map_queries`` may have no rows."""
@@ -129,9 +140,11 @@ class DenseAligner(nn.Module):
         presence = functional.binary_cross_entropy_with_logits(
             shared.presence_logits.float(), present, weight=known, reduction="sum"
         )
+        logits = shared.heat_logits[:, 0].float()
         return {
-            "loss_heat": gaussian_focal_loss(shared.heat_logits[:, 0].float(), heat, weight=weight),
+            "loss_heat": gaussian_focal_loss(logits, heat, weight=weight),
             "loss_presence": presence,
+            "loss_contrast": _contrast(logits, shared, targets),
         }
 
     def _chunks(self, num_pairs: int, numbers_per_pair: int) -> list[slice]:
@@ -162,8 +175,8 @@ class DenseAligner(nn.Module):
         else:
             tokens, queries, cells = self._two_way(start, lent, cells, cell_position, image_index)
         coarse = torch.cat([self.heat_kernel(tokens[:, 1:2]), self.map_kernel(queries)], 1) @ cells.transpose(1, 2)
-        coarse = coarse.float().unflatten(2, (height, width)) / math.sqrt(self.channels)
-        maps = self._refine(coarse, tokens, queries, dense, image_index)
+        coarse = coarse.float().unflatten(2, (height, width))
+        maps = self._refine(coarse, query, tokens, queries, dense, image_index)
         heat = maps[:, :1] + self.heat_bias
         # The heatmap's height is evidence; without gradient, so that presence does not shape the heatmap.
         evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
@@ -190,14 +203,15 @@ class DenseAligner(nn.Module):
         return self.final_norm(tokens + self.final_attention(tokens + position, cells + cell_position, cells))
 
     def _refine(
-        self, coarse: Tensor, tokens: Tensor, queries: Tensor, dense: Tensor, image_index: Tensor
+        self, coarse: Tensor, query: Tensor, tokens: Tensor, queries: Tensor, dense: Tensor, image_index: Tensor
     ) -> Float[Tensor, "pairs maps fine_height fine_width"]:
         """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
         if not self.fine.num_levels:
             return coarse
         size_hw = dense.shape[-2:]
-        kernels = torch.cat([self.fine_heat_kernel(tokens[:, 1:2]), self.fine_map_kernel(queries)], 1)
-        fine = _product_by_image(kernels, dense.flatten(2), image_index).float() / math.sqrt(self.channels)
+        heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(query)[:, None]
+        kernels = torch.cat([heat_kernel, self.fine_map_kernel(queries)], 1)
+        fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
         coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
         return coarse + fine.unflatten(2, size_hw)
 
@@ -221,6 +235,25 @@ class _FinePath(nn.Module):
         return image
 
 
+def _contrast(
+    logits: Float[Tensor, "pairs height width"], shared: SharedRepresentation, targets: InstanceData
+) -> Float[Tensor, ""]:
+    """Return the sum over objects of minus the log share that an object's own prompts have among its image's prompts.
+
+    Read in the cells around the object's centre. The Gaussian focal loss asks each heatmap for itself; this asks the
+    prompts of an image which of them is meant, in several cells an object.
+    """
+    owner, cells_xy, weight = cells_around(targets.bboxes, logits.shape[-2:], shared.stride)
+    pair = targets.pair_index[owner]
+    rivals, is_pair = pairs_by_image(shared.image_index)
+    rivals, is_pair = rivals[shared.image_index[pair]], is_pair[shared.image_index[pair]]
+    at_cell = logits[rivals, cells_xy[:, 1:], cells_xy[:, :1]].masked_fill(~is_pair, -torch.inf)
+    labels = torch.full_like(shared.image_index, NO_LABEL).index_put_((targets.pair_index,), targets.labels)
+    own = (rivals == pair[:, None]) | ((labels[rivals] == labels[pair][:, None]) & (labels[pair][:, None] != NO_LABEL))
+    share = at_cell.masked_fill(~(own & is_pair), -torch.inf).logsumexp(1) - at_cell.logsumexp(1)
+    return -(share * weight).sum()
+
+
 def _mix(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.SiLU(inplace=True)
@@ -238,12 +271,8 @@ def _product_by_image(
     """
     if len(image_index) == 0:
         return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum()
-    per_image = torch.bincount(image_index, minlength=len(dense))
-    order = image_index.argsort(stable=True)
-    first = per_image.cumsum(0) - per_image
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device) - first[image_index[order]]
-    most, num_maps, channels = int(per_image.max()), *kernels.shape[1:]
+    place = place_in_image(image_index)
+    most, num_maps, channels = int(place.max()) + 1, *kernels.shape[1:]
     slots = kernels.new_zeros(len(dense), most, num_maps, channels).index_put((image_index, place), kernels)
     product = slots.flatten(1, 2) @ dense
     return product.unflatten(1, (most, num_maps))[image_index, place]

@@ -6,7 +6,7 @@ All objects of all pairs come in one flat table; ``pair_index`` names the pair, 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _CELLS_AT_ONCE = 2**22
+_REACH = 1
 _SIGMAS_TO_NOTHING = math.sqrt(-2 * math.log(torch.finfo(torch.float32).eps))  # 5.6: beyond, a bump is below 1.2e-7
 
 
@@ -141,6 +142,27 @@ def elliptic_targets(
     """
     sigmas = (_sizes(boxes) * (alpha / (6 * stride))).clamp(min=min_sigma)
     return paint_gaussians(_centers(boxes), sigmas, pair_index, num_pairs, size_hw, stride=stride)
+
+
+def cells_around(
+    boxes: Float[Tensor, "n 4"], size_hw: Sequence[int], stride: int
+) -> tuple[Int[Tensor, " m"], Int[Tensor, "m 2"], Float[Tensor, " m"]]:
+    """Return the cells that learn each box: its centre cell and those of the eight neighbours whose centre is inside.
+
+    Returns:
+        Box of each cell, the cell (x, y), and a weight; the weights of one box add up to one.
+    """
+    centre = ((boxes[:, :2] + boxes[:, 2:]) / (2 * stride)).floor().long()
+    step = torch.arange(-_REACH, _REACH + 1, device=boxes.device)
+    offset = torch.cartesian_prod(step, step)
+    cells = centre[:, None] + offset
+    points = (cells + 0.5) * stride
+    inside = ((points > boxes[:, None, :2]) & (points < boxes[:, None, 2:])).all(-1) | (offset == 0).all(-1)
+    limit = torch.tensor([size_hw[1], size_hw[0]], device=boxes.device)
+    inside &= ((cells >= 0) & (cells < limit)).all(-1)
+    weight = inside / inside.sum(1, keepdim=True).clamp(min=1)
+    owner, which = inside.nonzero(as_tuple=True)
+    return owner, cells[owner, which], weight[owner, which]
 
 
 def ignore_weight(

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.heatmap import cells_around
 from lumen.losses import giou_loss
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
-
-_REACH = 1
 
 
 @DECODERS.register_module()
@@ -82,27 +81,6 @@ class DetectionDecoder(Decoder):
         boxes = boxes_at(self(shared), shared.image_index[pair], cells_xy, shared.stride)
         table = InstanceData(bboxes=boxes, scores=scores, peak_scores=peak_scores, pair_index=pair)
         return best_boxes(table, samples, shared, iou_threshold=self.iou_threshold, max_per_image=self.max_per_image)
-
-
-def cells_around(
-    boxes: Float[Tensor, "n 4"], size_hw: Sequence[int], stride: int
-) -> tuple[Int[Tensor, " m"], Int[Tensor, "m 2"], Float[Tensor, " m"]]:
-    """Return the cells that learn each box: its centre cell and those of the eight neighbours whose centre is inside.
-
-    Returns:
-        Box of each cell, the cell (x, y), and a weight; the weights of one box add up to one.
-    """
-    centre = ((boxes[:, :2] + boxes[:, 2:]) / (2 * stride)).floor().long()
-    step = torch.arange(-_REACH, _REACH + 1, device=boxes.device)
-    offset = torch.cartesian_prod(step, step)
-    cells = centre[:, None] + offset
-    points = (cells + 0.5) * stride
-    inside = ((points > boxes[:, None, :2]) & (points < boxes[:, None, 2:])).all(-1) | (offset == 0).all(-1)
-    limit = torch.tensor([size_hw[1], size_hw[0]], device=boxes.device)
-    inside &= ((cells >= 0) & (cells < limit)).all(-1)
-    weight = inside / inside.sum(1, keepdim=True).clamp(min=1)
-    owner, which = inside.nonzero(as_tuple=True)
-    return owner, cells[owner, which], weight[owner, which]
 
 
 def boxes_at(
