@@ -19,7 +19,7 @@ class CocoDataset(BaseDataset):
     """Images and boxes of a COCO-format file; a sample is one image.
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
-    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, and ``ann_file``. ``report`` maps the reason of
+    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, and in test mode ``ann_file``. ``report`` maps the reason of
     each skip to the
     ids it concerns; a worker of a data loader counts unusable images in its own copy.
 
@@ -75,7 +75,9 @@ class CocoDataset(BaseDataset):
             classes=self._asked_classes,
             skip_budget=self.skip_budget,
         )
-        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids, ann_file=self.ann_file)
+        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
+        if self.test_mode:  # only there: MMEngine joins training sets of equal metainfo alone
+            self._metainfo["ann_file"] = self.ann_file
         self.report = dict(content.report)
         if self.report:
             print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")

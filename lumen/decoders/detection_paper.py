@@ -18,7 +18,7 @@ class PaperDetectionDecoder(Decoder):
     """The paper's box decoder: no network of its own, two learnable queries in the aligner.
 
     The maps are read as sizes in cells. The paper names no unit and no centre offset, so centres stay on the grid: the
-    middle of the peak's cell.
+    middle of the peak's cell. The score is the peak alone.
 
     Args:
         channels: Width of the shared representation.
@@ -68,8 +68,10 @@ class PaperDetectionDecoder(Decoder):
         return {"loss_size": (read - sizes_hw).abs().sum() + shared.maps.sum() * 0}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return boxes in input pixels; ``peak_scores`` are the scores without presence."""
-        pair, cells_xy, scores, peak_scores = pick_peaks(shared, num_peaks=self.num_peaks, min_score=self.min_score)
+        """Return boxes in input pixels; ``peak_scores`` equal the scores."""
+        pair, cells_xy, scores, peak_scores = pick_peaks(
+            shared, num_peaks=self.num_peaks, min_score=self.min_score, with_presence=False
+        )
         half = self(shared)[pair, :, cells_xy[:, 1], cells_xy[:, 0]].flip(1).clamp(min=0) / 2
         centre = (cells_xy + 0.5) * shared.stride
         boxes = torch.cat([centre - half, centre + half], 1)

@@ -13,15 +13,17 @@ from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, g
 
 
 def pick_peaks(
-    shared: SharedRepresentation, *, num_peaks: int, min_score: float
+    shared: SharedRepresentation, *, num_peaks: int, min_score: float, with_presence: bool = True
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, "n 2"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Find the peaks of every pair's heatmap that score at least ``min_score``.
 
     Returns:
-        Pair of each peak, its cell (x, y), its score (presence times peak), and the peak's height alone.
+        Pair of each peak, its cell (x, y), its score (presence times peak, or the peak alone without
+        ``with_presence``), and the peak's height.
     """
     peaks = find_peaks(shared.heat_logits[:, 0].float().sigmoid(), num_peaks)
-    scores = peaks.scores * shared.presence_logits.float().sigmoid()[:, None]
+    presence = shared.presence_logits.float().sigmoid()[:, None]
+    scores = peaks.scores * presence if with_presence else peaks.scores
     pair, rank = (peaks.is_peak & (scores >= min_score)).nonzero(as_tuple=True)
     return pair, peaks.cells_xy[pair, rank], scores[pair, rank], peaks.scores[pair, rank]
 

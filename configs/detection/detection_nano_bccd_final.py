@@ -1,0 +1,20 @@
+"""Nano from nothing on BCCD's training and val splits, tested on its test split. Nothing is chosen here.
+
+    python tools/train.py configs/detection/detection_nano_bccd_final.py
+    python tools/test.py configs/detection/detection_nano_bccd_final.py work_dirs/detection_nano_bccd_final
+"""
+
+from mmengine.config import read_base
+from mmengine.dataset import ConcatDataset
+
+with read_base():
+    from .detection_nano_bccd import *
+
+_train = train_dataloader["dataset"]
+train_dataloader["dataset"] = dict(
+    type=ConcatDataset, datasets=[_train, dict(_train, ann_file="annotations/instances_val.json")]
+)
+val_dataloader = None  # the test split is looked at once, after training
+val_evaluator = None
+val_cfg = None
+test_dataloader["dataset"]["ann_file"] = "annotations/instances_test.json"
