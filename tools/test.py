@@ -30,7 +30,7 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
-    from lumen.engine.checkpoint import find_checkpoint
+    from lumen.checkpoint import find_checkpoint
     from lumen.errors import CheckpointError
 
     checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint

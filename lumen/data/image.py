@@ -55,7 +55,7 @@ def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
-            return np.array(_to_rgb(image))
+            return np.array(to_rgb(image))
     except DataError:
         raise
     except _DECODE_ERRORS as error:
@@ -128,7 +128,12 @@ def _resample(image: np.ndarray, box: tuple[float, ...], size_wh: tuple[int, int
     return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB: transparent pixels on white, 16-bit grey scaled to 8 bits.
+
+    Raises:
+        ValueError: The pixels are floating-point numbers, which have no fixed range.
+    """
     if image.mode == "RGB":
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -7,7 +7,6 @@ errors, as is a keyword that the class of a ``dict(type=...)`` does not take.
 import ast
 import difflib
 import inspect
-import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
@@ -25,6 +24,7 @@ from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from lumen import registry as lumen_registry
+from lumen.config import read_config
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.errors import ConfigError
 
@@ -66,12 +66,9 @@ def load_config(
     Raises:
         ConfigError: The file is missing, not pure Python, or holds an unknown name.
     """
-    path = Path(path).resolve()
-    _refuse_other_kinds(path)
-    _add_import_path(tool_root.resolve())
-    _add_import_path(plugin_dir.resolve() if plugin_dir else _plugin_folder(path))
+    path = Path(path)
+    config = read_config(path, import_roots=[tool_root, *([plugin_dir] if plugin_dir else [])])
     try:
-        config = Config.fromfile(path, lazy_import=True)
         for key, value in (overrides or {}).items():
             _override(config, key, value)
         check_config(config)
@@ -227,31 +224,6 @@ def _popped(target: Callable) -> frozenset[str]:
     if issubclass(target, OptimWrapper):
         return frozenset({"constructor", "paramwise_cfg"})
     return frozenset({"convert_to_iter_based"}) if issubclass(target, _ParamScheduler) else frozenset()
-
-
-def _refuse_other_kinds(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"there is no config {path}")
-    if path.suffix != ".py":
-        raise ConfigError(f"{path.name}: a config is a Python file; YAML and JSON are not read")
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: {error}") from error
-    names = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
-             if isinstance(target, ast.Name)}  # fmt: skip
-    if "_base_" in names:
-        raise ConfigError(f"{path.name}: write `with read_base(): from ._base_.x import y` instead of a text _base_")
-
-
-def _plugin_folder(path: Path) -> Path:
-    return next(folder for folder in path.parents if not (folder / "__init__.py").exists())
-
-
-def _add_import_path(folder: Path) -> None:
-    # At the end, so that a file of a plug-in never hides a module of the standard library.
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def _literal(text: str) -> Any:

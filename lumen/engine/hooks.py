@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from lumen.engine.checkpoint import TEMPORARY, find_checkpoint, numbered_checkpoints, write_pointer
+from lumen.checkpoint import TEMPORARY, find_checkpoint, numbered_checkpoints, write_pointer
 from lumen.engine.clock import process_tree_seconds
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS

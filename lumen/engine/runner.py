@@ -15,7 +15,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from lumen import __version__
-from lumen.engine.checkpoint import (
+from lumen.checkpoint import (
     describe,
     find_checkpoint,
     load_checkpoint,

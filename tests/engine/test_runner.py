@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import CheckpointHook
 from toy import ToyModel, make_runner
 
-from lumen.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from lumen.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
 from lumen.errors import CheckpointError, ConfigError
 

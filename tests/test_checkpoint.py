@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lumen.engine.checkpoint import (
+from lumen.checkpoint import (
     POINTER,
     find_checkpoint,
     load_checkpoint,

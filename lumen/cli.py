@@ -1,0 +1,290 @@
+"""The ``lumen`` command. Nothing heavy is imported before it is known what to do."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lumen import __version__
+from lumen.errors import CheckpointError, ConfigError, DataError, LumenError
+
+if TYPE_CHECKING:
+    from lumen.predictor import LumenPredictor
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_POINTER = "last_checkpoint"
+_BEST = "best.pth"
+
+app = typer.Typer(
+    help="Find anything you can name: one multimodal model pass, any number of phrases.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A trained model on disk: the config of its run and a checkpoint."""
+
+    config: Path
+    checkpoint: Path
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line and exit code 2."""
+    with one_line_errors():
+        app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Examples: lumen predict photo.jpg star 'red ring' --out out/ | lumen predict photos/ 'stop sign' -t 0.4"
+)
+def predict(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Images or folders of images, then the phrases to look for.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")] = Path("out"),
+    model: Annotated[Path | None, typer.Option(help="Work folder of a training run. [newest in work_dirs]")] = None,
+    config: Annotated[Path | None, typer.Option(help="Config, together with --checkpoint.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Lowest score that is shown.")] = 0.3,
+    task: Annotated[str, typer.Option(help="Task of the decoder that answers.")] = "detection",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [a GPU where there is one]")] = None,
+    heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = True,
+) -> None:
+    """Look for phrases in images: writes NAME.png, NAME_heat_N_PHRASE.png and NAME.json per image.
+
+    Arguments that are files or folders are images; the first one that is not, and all after it, are phrases.
+    """
+    warn_about_namesake()
+    paths, phrases = split_inputs(inputs)
+    if not phrases:
+        raise DataError("name at least one phrase to look for, such as: lumen predict photo.jpg star 'red ring'")
+    files = find_model(model, config, checkpoint)
+    print(f"model: {files.checkpoint} ({files.config})")
+    _set_up_torch()
+    from lumen.predictor import LumenPredictor
+
+    predictor = LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
+    failed = predict_files(predictor, paths, phrases, out, threshold=threshold, task=task, heatmaps=heatmaps)
+    if failed:
+        raise typer.Exit(2)
+
+
+def predict_files(
+    predictor: "LumenPredictor",
+    paths: Sequence[Path],
+    phrases: Sequence[str],
+    out: Path,
+    *,
+    threshold: float = 0.3,
+    task: str = "detection",
+    heatmaps: bool = True,
+) -> int:
+    """Answer phrases about image files and write pictures and JSON; an unreadable file is reported and passed over.
+
+    Args:
+        predictor: The model.
+        paths: Image files.
+        phrases: What to look for.
+        out: Folder to write to; made if missing.
+        threshold: Lowest score that is kept.
+        task: Task of the decoder that answers.
+        heatmaps: Whether to write a picture per phrase.
+
+    Returns:
+        How many files could not be read.
+    """
+    from lumen.data.image import read_image
+
+    out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for path, stem in zip(paths, unique_stems(paths), strict=True):
+        try:
+            image = read_image(path)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        predictor.set_image(image)
+        result = predictor.predict(phrases, task=task, score_threshold=threshold)
+        _write_report(out / f"{stem}.json", path, image.shape[:2], phrases, result, predictor.description)
+        _draw(out, stem, image, phrases, result)
+        if heatmaps:
+            _draw_heatmaps(out, stem, image, phrases, predictor.heatmaps(phrases, task=task).numpy())
+        print(f"{path}: {len(result)} found -> {out / stem}.png")
+    return failed
+
+
+def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Split command-line words into image files and phrases; folders stand for the images in them.
+
+    Raises:
+        DataError: The first word is no file or folder, or a folder holds no image.
+    """
+    number = next((at for at, word in enumerate(inputs) if not Path(word).exists()), len(inputs))
+    # A missing photo.jpg is more likely a slip than a phrase.
+    missing = [word for word in inputs[number:] if Path(word).suffix.lower() in SUFFIXES]
+    if number == 0 or missing:
+        raise DataError(f"there is no image {(missing or inputs)[0]!r}; give files or folders, then phrases")
+    return list_images([Path(word) for word in inputs[:number]]), list(inputs[number:])
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, with each folder replaced by the images in it, in order of their names.
+
+    Raises:
+        DataError: A path does not exist, or a folder holds no image.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is no image {str(path)!r}")
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"the folder {path} holds no image; known endings are {', '.join(SUFFIXES)}")
+        images += found
+    return images
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """Return a name per file without its ending; equal names get a number."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in taken:
+            stem, number = f"{path.stem}-{number}", number + 1
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def find_model(model: Path | None, config: Path | None, checkpoint: Path | None) -> ModelFiles:
+    """Return the files of the model that the options name; the newest run where they name none.
+
+    Raises:
+        ConfigError: The options do not fit each other.
+        CheckpointError: There is no such run, or it holds no config or checkpoint.
+    """
+    if (config is None) != (checkpoint is None) or (model is not None and config is not None):
+        raise ConfigError("give --config and --checkpoint together, or --model alone, or none of them")
+    if config is not None and checkpoint is not None:
+        return ModelFiles(config, checkpoint)
+    return _files_of_run(model or _newest_run())
+
+
+def warn_about_namesake() -> None:
+    """Say that another distribution with the import name ``lumen`` is installed, if one is."""
+    try:
+        other = metadata.distribution("lumen")
+    except metadata.PackageNotFoundError:
+        return
+    print(
+        f"warning: the distribution 'lumen' {other.version} is installed too; it has the same import name as "
+        "'lumen-perception', and one hides the other. Uninstall it, or use another environment",
+        file=sys.stderr,
+    )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error of Lumen into one line and exit code 2."""
+    try:
+        yield
+    except LumenError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _newest_run() -> Path:
+    from lumen.paths import find_path
+
+    pointers = list(Path(find_path("work_dirs")).glob(f"*/{_POINTER}"))
+    if not pointers:
+        raise CheckpointError(
+            "there is no trained model in work_dirs; train one with `make demo` (ten minutes on a CPU), or name one "
+            "with --model, or with --config and --checkpoint"
+        )
+    return max(pointers, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def _files_of_run(folder: Path) -> ModelFiles:
+    pointer, best = folder / _POINTER, folder / _BEST
+    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
+    if not configs:
+        raise CheckpointError(f"{folder} holds no config; give the work folder of a training run, or --config")
+    if best.is_file():
+        return ModelFiles(configs[-1], best)
+    if not pointer.is_file():
+        raise CheckpointError(f"{folder} holds neither {_BEST} nor {_POINTER}; has its training saved anything yet?")
+    return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
+
+
+def _set_up_torch() -> None:
+    """Keep the terminal for results."""
+    import os
+
+    # Read by transformers when it is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _write_report(
+    path: Path,
+    image_path: Path,
+    size_hw: tuple[int, ...],
+    phrases: Sequence[str],
+    result: Any,
+    description: Mapping[str, str],
+) -> None:
+    report = {
+        "image": str(image_path),
+        "height": size_hw[0],
+        "width": size_hw[1],
+        "phrases": list(phrases),
+        "labels": result.labels.tolist(),
+        "scores": [round(score, 5) for score in result.scores.tolist()],
+        "bboxes_xyxy": [[round(edge, 3) for edge in box] for box in result.bboxes.tolist()],
+        "model": dict(description),
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _draw(out: Path, stem: str, image: Any, phrases: Sequence[str], result: Any) -> None:
+    from lumen.visualization import draw_boxes, save_png
+
+    picture = draw_boxes(image, result.bboxes.numpy(), result.labels.tolist(), phrases, result.scores.tolist())
+    save_png(out / f"{stem}.png", picture)
+
+
+def _draw_heatmaps(out: Path, stem: str, image: Any, phrases: Sequence[str], heat: Any) -> None:
+    from lumen.visualization import draw_heatmap, save_png
+
+    for number, (phrase, values) in enumerate(zip(phrases, heat, strict=True), start=1):
+        save_png(out / f"{stem}_heat_{number}_{slug(phrase)}.png", draw_heatmap(image, values, phrase))
+
+
+def slug(phrase: str) -> str:
+    """Return a phrase as a part of a file name: letters, digits and hyphens, at most 40."""
+    words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in phrase.lower()).split()
+    return "-".join(words)[:40].rstrip("-") or "phrase"
+
+
+if __name__ == "__main__":
+    main()
