@@ -1,6 +1,8 @@
 """The ``lumen`` command. Nothing heavy is imported before it is known what to do."""
 
+import gc
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,31 +62,46 @@ def predict(
         list[str], typer.Argument(help="Images or folders of images, then the phrases to look for.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")] = Path("out"),
-    model: Annotated[Path | None, typer.Option(help="Work folder of a training run. [newest in work_dirs]")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Work folder of a run; by default the newest in work_dirs.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Config, together with --checkpoint.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Lowest score that is shown.")] = 0.3,
     task: Annotated[str, typer.Option(help="Task of the decoder that answers.")] = "detection",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [a GPU where there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")] = None,
     heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = True,
 ) -> None:
     """Look for phrases in images: writes NAME.png, NAME_heat_N_PHRASE.png and NAME.json per image.
 
-    Arguments that are files or folders are images; the first one that is not, and all after it, are phrases.
+    The first argument is an image or a folder, and so are those behind it that exist and end like an image or hold a
+    slash; the rest are phrases.
     """
     warn_about_namesake()
     paths, phrases = split_inputs(inputs)
     if not phrases:
         raise DataError("name at least one phrase to look for, such as: lumen predict photo.jpg star 'red ring'")
     files = find_model(model, config, checkpoint)
-    print(f"model: {files.checkpoint} ({files.config})")
-    _set_up_torch()
-    from lumen.predictor import LumenPredictor
-
-    predictor = LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
-    failed = predict_files(predictor, paths, phrases, out, threshold=threshold, task=task, heatmaps=heatmaps)
+    failed = predict_with(files, paths, phrases, out, threshold=threshold, task=task, device=device, heatmaps=heatmaps)
     if failed:
         raise typer.Exit(2)
+
+
+def predict_with(
+    files: ModelFiles,
+    paths: Sequence[Path],
+    phrases: Sequence[str],
+    out: Path,
+    *,
+    threshold: float,
+    task: str,
+    device: str | None,
+    heatmaps: bool,
+) -> int:
+    """Load a model and run ``predict_files``, whose arguments and result these are."""
+    print(f"model: {files.checkpoint} ({files.config})")
+    predictor = _load_predictor(files, device)
+    return predict_files(predictor, paths, phrases, out, threshold=threshold, task=task, heatmaps=heatmaps)
 
 
 def predict_files(
@@ -135,15 +152,22 @@ def predict_files(
 def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Split command-line words into image files and phrases; folders stand for the images in them.
 
+    The first word is an image; a word behind it only if it exists and ends like one or holds a slash, so that a folder
+    called ``star`` does not hide the phrase.
+
     Raises:
         DataError: The first word is no file or folder, or a folder holds no image.
     """
-    number = next((at for at, word in enumerate(inputs) if not Path(word).exists()), len(inputs))
+    number = next((at for at, word in enumerate(inputs) if at and not _is_image(word)), len(inputs))
     # A missing photo.jpg is more likely a slip than a phrase.
     missing = [word for word in inputs[number:] if Path(word).suffix.lower() in SUFFIXES]
-    if number == 0 or missing:
-        raise DataError(f"there is no image {(missing or inputs)[0]!r}; give files or folders, then phrases")
+    if missing:
+        raise DataError(f"there is no image {missing[0]!r}; give files or folders first, then phrases")
     return list_images([Path(word) for word in inputs[:number]]), list(inputs[number:])
+
+
+def _is_image(word: str) -> bool:
+    return Path(word).exists() and (Path(word).suffix.lower() in SUFFIXES or "/" in word)
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -237,12 +261,22 @@ def _files_of_run(folder: Path) -> ModelFiles:
     return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
 
 
-def _set_up_torch() -> None:
-    """Keep the terminal for results."""
-    import os
+def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
+    """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
 
-    # Read by transformers when it is imported.
+    Imports make millions of objects that stay: looking through them again and again costs a fifth of the start.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # MMEngine imports torch's distributed optimizers, whose scripts take 0.15 s to compile and are of no use here.
+    os.environ.setdefault("PYTORCH_JIT", "0")
+    gc.disable()
+    try:
+        from lumen.predictor import LumenPredictor
+
+        return LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _write_report(
@@ -263,7 +297,8 @@ def _write_report(
         "bboxes_xyxy": [[round(edge, 3) for edge in box] for box in result.bboxes.tolist()],
         "model": dict(description),
     }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
+    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def _draw(out: Path, stem: str, image: Any, phrases: Sequence[str], result: Any) -> None:

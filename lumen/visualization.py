@@ -181,8 +181,13 @@ def _draw_box(
     line: int,
 ) -> None:
     left, top, right, bottom = box
-    draw.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=colour, width=line)
+    corners = [left, top, max(left, right - 1), max(top, bottom - 1)]
+    # A dark line on either side keeps the box visible on a background of its own colour.
+    dark = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
+    draw.rectangle(dark, outline=(0, 0, 0), width=line + 2)
+    draw.rectangle(corners, outline=colour, width=line)
     # Above the box; inside it where the picture ends.
+    text = _shortened(text, font, draw.im.size[0] - 8)
     _, _, text_right, text_bottom = font.getbbox(text)
     width, height = text_right + 8, text_bottom + 6
     x = min(max(0, left), max(0, draw.im.size[0] - width))

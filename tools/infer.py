@@ -1,0 +1,55 @@
+"""Look for phrases in images with a given config and checkpoint; writes the same files as ``lumen predict``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.cli import ModelFiles, list_images, one_line_errors, predict_with, warn_about_namesake  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/infer.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/best.pth \\
+      data/shapes/val/000000.jpg --phrases star "red ring" --out out/
+  python tools/infer.py CONFIG CHECKPOINT photos/ --phrases "stop sign" --threshold 0.4 --no-heatmaps
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="config of the run, or the one in its work folder")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of that run")
+    parser.add_argument("images", type=Path, nargs="+", help="images or folders of images")
+    parser.add_argument("--phrases", nargs="+", required=True, help="what to look for")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for pictures and JSON (default: out)")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown (default: 0.3)")
+    parser.add_argument("--task", default="detection", help="task of the decoder that answers (default: detection)")
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    parser.add_argument("--no-heatmaps", action="store_true", help="write no heatmap pictures")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Answer, or say in one line why not."""
+    args = parse_args()
+    with one_line_errors():
+        warn_about_namesake()
+        failed = predict_with(
+            ModelFiles(args.config, args.checkpoint),
+            list_images(args.images),
+            args.phrases,
+            args.out,
+            threshold=args.threshold,
+            task=args.task,
+            device=args.device,
+            heatmaps=not args.no_heatmaps,
+        )
+    sys.exit(2 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
