@@ -141,7 +141,7 @@ class LumenPredictor:
         phrases: Sequence[str] | None = None,
         *,
         task: str = "detection",
-        score_threshold: float = DEFAULT_THRESHOLD,
+        score_threshold: float | int = DEFAULT_THRESHOLD,
     ) -> InstanceData:
         """Answer phrases about the image that was set.
 
@@ -191,7 +191,7 @@ class LumenPredictor:
         phrases: Sequence[str] | None = None,
         *,
         task: str = "detection",
-        score_threshold: float = DEFAULT_THRESHOLD,
+        score_threshold: float | int = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> list[InstanceData]:
         """Answer the same phrases about many images; the image that was set stays.
@@ -219,7 +219,7 @@ class LumenPredictor:
         return answers
 
     def _answer(
-        self, encoded: Any, frames: Sequence[ImageFrame], question: "_Question", score_threshold: float
+        self, encoded: Any, frames: Sequence[ImageFrame], question: "_Question", score_threshold: float | int
     ) -> list[InstanceData]:
         samples = [question.sample(frame) for frame in frames]
         with self._inference():
@@ -327,7 +327,7 @@ class _Question:
             metainfo={"prompts": self.prompts, "frame": frame, "ori_shape": frame.ori_hw, "img_shape": frame.input_hw}
         )
 
-    def table(self, answer: InstanceData, score_threshold: float) -> InstanceData:
+    def table(self, answer: InstanceData, score_threshold: float | int) -> InstanceData:
         """Turn rows per wording into rows per phrase, best first; rows keep their order where scores are equal."""
         is_asked = self.unique_of[:, None] == answer.prompt_index
         phrase, row = (is_asked & (answer.scores >= score_threshold)).nonzero(as_tuple=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-RgbImage = UInt8[np.ndarray, "height width 3"]
+RgbImage = UInt8[np.ndarray, "_ _ 3"]
 Colour = tuple[int, int, int]
 
 _SMALLEST_SIDE = 640
@@ -70,7 +70,7 @@ def draw_boxes(
 
 
 def draw_heatmap(
-    image: RgbImage, heat: Float[np.ndarray, "height width"], title: str = "", *, strength: float = 0.75
+    image: RgbImage, heat: Float[np.ndarray, "rows cols"], title: str = "", *, strength: float = 0.75
 ) -> RgbImage:
     """Lay a heatmap over its image: grey where it is 0, bright where it is 1.
 
@@ -227,7 +227,7 @@ def _fitted(image: Image.Image, cell_wh: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Cut a text so that it fits, with dots at its end."""
     if font.getlength(text) <= width:
         return text

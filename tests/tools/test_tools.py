@@ -1,0 +1,95 @@
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from lumen.errors import ConfigError, DataError
+from lumen.structures import PerceptionSample, Prompt
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ("infer.py", "browse_dataset.py", "list_decoders.py", "benchmarks/predict_startup.py")
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "tools" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(name, *words, cwd):
+    # Without PYTHONPATH: a tool must find the package from any folder.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tools" / name), *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_shows_examples_from_any_folder(name, tmp_path):
+    done = _run(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"python tools/{name}" in done.stdout
+
+
+def test_the_table_of_decoders_names_each():
+    list_decoders = _load("list_decoders.py")
+    rows = list_decoders.decoder_rows()
+    assert ("detection", "DetectionDecoder") in [row[:2] for row in rows]
+    table = list_decoders.markdown(rows).splitlines()
+    assert len(table) == 2 + len(rows)
+    assert {line.count("|") for line in table} == {len(list_decoders.COLUMNS) + 1}
+
+
+def test_infer_says_in_one_line_what_is_missing(tmp_path):
+    done = _run("infer.py", "gone.py", "gone.pth", "gone.jpg", "--phrases", "star", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no image 'gone.jpg'\n"
+
+
+def _packed(num_objects):
+    sample = PerceptionSample(
+        gt_instances=InstanceData(
+            bboxes=torch.tensor([[8.0, 8.0, 24.0, 24.0], [32.0, 40.0, 48.0, 56.0]])[:num_objects],
+            prompt_index=torch.tensor([0, 2])[:num_objects],
+        ),
+        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4), prompt_index=torch.zeros(0, dtype=torch.long)),
+    )
+    prompts = tuple(Prompt(text) for text in ("a", "b", "c"))
+    sample.set_metainfo({"prompts": prompts, "img_shape": (64, 64), "img_id": 7, "img_path": "x/y.png"})
+    return {"inputs": torch.zeros(3, 64, 64, dtype=torch.uint8), "data_samples": sample}
+
+
+@pytest.mark.parametrize("num_objects", [0, 2])
+@pytest.mark.parametrize("target", ["centernet", "ttfnet"])
+def test_a_sample_is_drawn_with_its_target(num_objects, target):
+    browse = _load("browse_dataset.py")
+    packed = _packed(num_objects)
+    heat = browse.target_heat(packed["data_samples"], target, 8)
+    assert heat.shape == (64, 64)
+    # The first box has its centre at (16, 16): the corner of cell (2, 2), which covers pixels 16 to 24.
+    assert (heat[16:24, 16:24] == float(num_objects > 0)).all()
+    assert browse.draw_sample(packed, target, 8).shape[2] == 3
+
+
+def test_samples_are_spread_over_the_data_set():
+    browse = _load("browse_dataset.py")
+    assert browse.chosen_indices(100, 3, None) == [0, 49, 99]
+    assert browse.chosen_indices(2, 12, None) == [0, 1]
+    assert browse.chosen_indices(100, 3, [5, 4]) == [5, 4]
+    with pytest.raises(DataError, match="no sample 100"):
+        browse.chosen_indices(100, 3, [100])
+    with pytest.raises(ConfigError, match="no test_dataloader"):
+        browse.build_dataset({}, "test")
+
+
+def test_a_failing_command_stops_the_benchmark():
+    startup = _load("benchmarks/predict_startup.py")
+    wall, cpu = startup.seconds_of([sys.executable, "-c", "pass"])
+    assert wall > 0 and cpu > 0
+    with pytest.raises(SystemExit, match="failed"):
+        startup.seconds_of([sys.executable, "-c", "raise SystemExit(1)"])
