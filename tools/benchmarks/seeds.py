@@ -35,7 +35,7 @@ def parse_options() -> argparse.Namespace:
 
 def run_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Train and test one seed; return its figures and its clock."""
-    from lumen.engine.checkpoint import find_checkpoint, load_checkpoint
+    from lumen.checkpoint import find_checkpoint, load_checkpoint
 
     from lumen.lmm.nano import make_nano
 
