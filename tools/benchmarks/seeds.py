@@ -36,7 +36,6 @@ def parse_options() -> argparse.Namespace:
 def run_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Train and test one seed; return its figures and its clock."""
     from lumen.checkpoint import find_checkpoint, load_checkpoint
-
     from lumen.lmm.nano import make_nano
 
     nano = make_nano(folder / "nano", seed=seed).resolve()
