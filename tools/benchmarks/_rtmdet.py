@@ -28,9 +28,7 @@ class Detector(nn.Module):
         self.backbone = CSPNeXt(
             "P5", deepen_factor=0.167, widen_factor=0.375, channel_attention=True, norm_cfg=norm, act_cfg=act
         )
-        self.neck = CSPNeXtPAFPN(
-            [96, 192, 384], 96, num_csp_blocks=1, expand_ratio=0.5, norm_cfg=norm, act_cfg=act
-        )
+        self.neck = CSPNeXtPAFPN([96, 192, 384], 96, num_csp_blocks=1, expand_ratio=0.5, norm_cfg=norm, act_cfg=act)
         self.head = RTMDetSepBNHead(
             num_classes,
             96,
@@ -79,7 +77,7 @@ class Specialist:
     def __init__(self, classes: Sequence[str], *, seed: int) -> None:
         torch.manual_seed(seed)
         self.network = Detector(len(classes)).train()
-        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.averaged: Detector = copy.deepcopy(self.network).eval().requires_grad_(False)
         parameters = list(self.network.parameters())
         groups = [
             {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": 0.05},

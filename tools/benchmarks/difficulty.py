@@ -20,11 +20,11 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages; torch reads it
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from _rtmdet import Specialist
+from _rtmdet import Detector, Specialist
 from _timing import cpu_clock, print_table
 
 from lumen.data.coco import CocoDataset
@@ -32,7 +32,7 @@ from lumen.data.transforms import FrameImage, LoadImage
 from lumen.metrics.coco import CocoMetric
 from lumen.paths import find_path
 
-CALIBRATION = 40
+WARM_UP, CALIBRATION = 5, 40
 FIGURES = {"AP": "coco/bbox_mAP", "AP50": "coco/bbox_mAP_50", "AP75": "coco/bbox_mAP_75"}
 EXAMPLES = """examples:
   OMP_NUM_THREADS=1 python tools/benchmarks/difficulty.py --budget 300 --select 5e-4 1e-3 2e-3 4e-3
@@ -92,7 +92,9 @@ def open_data(
     arguments: argparse.Namespace, split: str, indices: Sequence[int] | None = None, *, flip: float = 0.0
 ) -> CocoDataset:
     """Open ``train`` or ``val``, or some of its images; an item is a dict with ``image``, ``frame``, ``instances``."""
-    file, images = (arguments.train, arguments.train_images) if split == "train" else (arguments.val, arguments.val_images)
+    file, images = (
+        (arguments.train, arguments.train_images) if split == "train" else (arguments.val, arguments.val_images)
+    )
     frame = FrameImage(input_hw=arguments.input_hw, flip_probability=flip)
     return CocoDataset(
         ann_file=file,
@@ -120,6 +122,9 @@ def calibrate(arguments: argparse.Namespace) -> Callable[[float], int]:
     """
     data = open_data(arguments, "train", flip=0.5)
     trainer = Specialist(data.metainfo["classes"], seed=arguments.seed)
+    other = batches(data, arguments.batch, arguments.seed + 1)
+    for _ in range(WARM_UP):
+        trainer.step(next(other), lr=1e-5, clip=arguments.clip, decay=arguments.ema)
     clocks = []
     for _ in range(2):
         stream, start = batches(data, arguments.batch, arguments.seed), cpu_clock()
@@ -145,7 +150,7 @@ def train(
     budget: float,
     *,
     held_out: int = 0,
-) -> tuple[nn.Module, float, int]:
+) -> tuple[Detector, float, int]:
     """Train from nothing on all but the last ``held_out`` images; return averaged network, clock, iterations."""
     np.random.seed(arguments.seed)
     data = open_data(arguments, "train", flip=0.5)
@@ -177,7 +182,7 @@ def select_lr(arguments: argparse.Namespace, plan: Callable[[float], int]) -> fl
 
 @torch.no_grad()
 def evaluate(
-    arguments: argparse.Namespace, network: nn.Module, data: CocoDataset, ann_file: str, *, is_partial: bool = False
+    arguments: argparse.Namespace, network: Detector, data: CocoDataset, ann_file: str, *, is_partial: bool = False
 ) -> dict[str, float]:
     """Return COCO's figures of the network on the images of ``data``."""
     metric = CocoMetric(ann_file=str(Path(find_path(arguments.data)) / ann_file), is_partial=is_partial)

@@ -3,10 +3,10 @@
 One by one is a code path of its own: transformers' plain forward with pixels, a 2-D attention mask and no position
 ids, one prompt per pass, transformers' own loss of the answer; gradients add up over one backward pass per prompt.
 A figure is the largest absolute difference of a tensor over its largest absolute value, in float32, without dropout,
-batch normalisation frozen. A gradient below a thousandth of the model's largest is measured against that thousandth: of
-random attention, almost uniform, only rounding is left of the gradients of queries and keys. In float64, where that
-plays no part, every gradient is compared again, on its own scale. To show that the comparison sees faults, positions that run on and a mask that lets a
-prompt see earlier prompts must both differ by more than 1e-2.
+batch normalisation frozen. A gradient below a thousandth of the model's largest is measured against that thousandth:
+random attention is almost uniform, and of the gradients of its queries and keys only rounding is left. In float64,
+where that plays no part, every gradient is compared again, on its own scale. To show that the comparison sees faults,
+positions that run on and a mask that lets a prompt see earlier prompts must both differ by more than 1e-2.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def compare(model: Lumen, images: Tensor, samples: Sequence[PerceptionSample]) -
         features = model.lmm(images, [sample.prompts for sample in samples])
         heat = model.align(features).heat_logits
 
-    alone = Lumen(OneByOne(model.lmm), model.aligner, model.decoders.values()).eval()
+    alone = Lumen(OneByOne(model.lmm), model.aligner, list(model.decoders.values())).eval()
     model.zero_grad()
     losses = dict.fromkeys(packed, torch.zeros(()))
     states, heats = [], []

@@ -108,7 +108,9 @@ def measure(adapter: HFAdapter, count: int, suffix_tokens: int, turns: dict[str,
         ("share of the token ratio", share, bars.token_share),
         ("expanded cache to packed", ratios["expanded cache"], bars.expanded_cache),
     ]
-    failures = [f"{count} prompts, {name}: {value:.2f}, the bar is {bar:g}" for name, value, bar in checks if value < bar]
+    failures = [
+        f"{count} prompts, {name}: {value:.2f}, the bar is {bar:g}" for name, value, bar in checks if value < bar
+    ]
     return failures + [
         f"{count} prompts: the states of {name} differ by {value:.1e}, expected at most {TOLERANCE:g}"
         for name, value in differences.items()
@@ -191,7 +193,10 @@ class Ways:
 
 def make_prompts(adapter: HFAdapter, count: int, suffix_tokens: int) -> list[Prompt]:
     """Return different prompts whose suffix has so many tokens; the last one is [LOC]."""
-    words = [word for word in dict.fromkeys(WORDS) if len(adapter.encoder.suffix(word, "detection").ids) == 2]
+    encode = adapter.encoder.tokenizer
+    words = [
+        word for word in dict.fromkeys(WORDS) if len(encode(f" {word}", add_special_tokens=False)["input_ids"]) == 1
+    ]
     generator = torch.Generator().manual_seed(0)
     picks = torch.randint(len(words), (count, suffix_tokens - 1), generator=generator).tolist()
     prompts = [Prompt(" ".join(words[pick] for pick in row)) for row in picks]
