@@ -7,14 +7,14 @@ information. Needs the ``train`` extra.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from _timing import print_table, time_in_turns
 
 from lumen.geometry import clip_boxes, cxcywh_to_xyxy
 from lumen.heatmap import detection_targets
@@ -45,9 +45,9 @@ def main() -> None:
     share = (painted["lumen"] > 0).float().mean().item()
     print(f"{arguments.images} maps of {SIDE} x {SIDE}, {len(boxes)} boxes, {share:.0%} of the cells painted")
     print(f"largest difference {difference:.1e}; least process CPU time of {arguments.rounds} rounds, 1 thread:")
-    seconds = time_in_turns(ways, arguments.rounds)
-    for name, value in seconds.items():
-        print(f"{name:>12} {value * 1e3:8.2f} ms, ratio {value / seconds['lumen']:6.1f}")
+    seconds = time_in_turns(ways, arguments.rounds, repeats=5)
+    rows = [[name, f"{value * 1e3:.2f}", f"{value / seconds['lumen']:.1f}"] for name, value in seconds.items()]
+    print_table(["", "ms", "ratio"], rows)
     if seconds["mmdet"] / seconds["lumen"] < arguments.bar:
         raise SystemExit(f"the ratio to mmdet is below the bar of {arguments.bar:g}")
 
@@ -102,18 +102,6 @@ def tuned_loop(boxes: Tensor, pair_index: Tensor, num_pairs: int) -> Tensor:
         center = [int((x1 + x2) / 2 / STRIDE), int((y1 + y2) / 2 / STRIDE)]
         gen_gaussian_target(heat[pair], center, radius)
     return heat
-
-
-def time_in_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, float]:
-    """Return the least process CPU time of each way; a round runs each of them five times."""
-    seconds = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.process_time()
-            for _ in range(5):
-                way()
-            seconds[name] = min(seconds[name], (time.process_time() - start) / 5)
-    return seconds
 
 
 if __name__ == "__main__":

@@ -1,0 +1,298 @@
+"""Packed prompts against prompts one by one: states, heat logits, losses and gradients must be equal.
+
+One by one is a code path of its own: transformers' plain forward with pixels, a 2-D attention mask and no position
+ids, one prompt per pass, transformers' own loss of the answer; gradients add up over one backward pass per prompt.
+A figure is the largest absolute difference of a tensor over its largest absolute value, in float32, without dropout,
+batch normalisation frozen. A gradient below a thousandth of the model's largest is measured against that thousandth:
+random attention is almost uniform, and of the gradients of its queries and keys only rounding is left. In float64,
+where that plays no part, every gradient is compared again, on its own scale. To show that the comparison sees faults,
+positions that run on and a mask that lets a prompt see earlier prompts must both differ by more than 1e-2.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from _llava import LlavaSizes, hide_progress_bars, make_llava
+from _timing import print_table, relative_difference
+
+from lumen.aligner import DenseAligner
+from lumen.decoders.detection import DetectionDecoder
+from lumen.lmm import hf
+from lumen.lmm.hf import HFAdapter
+from lumen.lmm.nano import make_nano
+from lumen.lmm.packing import IGNORE, PackedRows, pack_rows
+from lumen.model import Lumen
+from lumen.structures import LocFeatures, PerceptionSample, Prompt
+
+TOLERANCE = 1e-5
+FAULT = 1e-2
+SMALL_GRADIENT = 1e-3
+LLAVA = LlavaSizes(layers=6, width=384, mlp_width=1024, vision_layers=6, vision_width=256, image_side=224)
+PHRASES = (
+    ("circle", "a large red square", "the small star to the left of the ring", "arrow", "blue heart", "person"),
+    ("ring", "the cross", "a dog"),
+    ("triangle under the green circle", "heart", "traffic light", "cup", "left wrist"),
+)
+EXAMPLES = """examples:
+  OMP_NUM_THREADS=1 python tools/benchmarks/packing_equality.py
+  OMP_NUM_THREADS=1 python tools/benchmarks/packing_equality.py --models nano --attention eager
+"""
+
+
+def main() -> None:
+    """Compare every model and template, print the worst tensor of each kind, stop at a difference."""
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    hide_progress_bars()
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.models:
+            path = arguments.nano or make_nano(f"{folder}/nano")
+            if name == "llava":
+                path = make_llava(f"{folder}/llava", LLAVA)
+            for template in ("compact", "paper"):
+                print(f"{name}, template {template}, attention {arguments.attention}")
+                model = build_model(path, template, attention=arguments.attention)
+                failures += [f"{name}, {template}: {failure}" for failure in report(model)]
+    if failures:
+        raise SystemExit("\n".join(failures))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=("nano", "llava"), default=["nano", "llava"], help="default: both"
+    )
+    parser.add_argument("--nano", type=Path, help="folder of a nano model (default: one with random weights)")
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="default: %(default)s")
+    return parser.parse_args()
+
+
+def report(model: Lumen) -> list[str]:
+    """Compare, print a table, return what failed."""
+    images, samples = make_batch(model.lmm.input_spec.fixed_hw or (160, 160))
+    found = compare(model, images, samples)
+    own_scale = found.pop("gradients, own scale")
+    faults = compare_faults(model.lmm, images, samples)
+    found["gradients, float64"] = compare(model.double(), images, samples)["gradients, own scale"]
+    rows = [[kind, f"{len(values)}", *worst(values)] for kind, values in found.items()]
+    rows.append(["float32, own scale", f"{len(own_scale)}", *worst(own_scale)[:1], "for information"])
+    rows += [[f"states, {fault}", "1", f"{value:.1e}", "a fault, to be seen"] for fault, value in faults.items()]
+    print_table(["", "tensors", "worst", "in"], rows)
+    print()
+    unequal = [
+        f"{kind}: {worst(values)}, expected at most {TOLERANCE:g}"
+        for kind, values in found.items()
+        if not all(value <= TOLERANCE for value in values.values())
+    ]
+    return unequal + [f"{fault} was not seen: {value:.1e}" for fault, value in faults.items() if not value > FAULT]
+
+
+def worst(differences: dict[str, float]) -> tuple[str, str]:
+    """Return the largest difference and its tensor's name, as text."""
+    name = max(differences, key=differences.get)
+    return f"{differences[name]:.1e}", name
+
+
+def build_model(path: str | Path, template: str, *, attention: str = "sdpa", channels: int = 64) -> Lumen:
+    """Return a model that packs, with a random aligner and detection decoder; it has every loss there is."""
+    torch.manual_seed(0)
+    adapter = HFAdapter(str(path), template=template, add_phrase_state=True, recall=True, attention=attention)
+    if adapter.packing != "packed":
+        raise ValueError(f"{path} does not pack prompts, so there is nothing to compare")
+    aligner = DenseAligner(
+        dim=adapter.dim,
+        vision_dim=adapter.vision_dim,
+        lateral_channels=adapter.lateral_channels,
+        channels=channels,
+        fine_levels=len(adapter.lateral_channels),
+        mlp_channels=2 * channels,
+    )
+    return Lumen(adapter, aligner, [DetectionDecoder(channels)]).eval()
+
+
+def make_batch(
+    input_hw: Sequence[int], phrases: Sequence[Sequence[str]] = PHRASES
+) -> tuple[Tensor, list[PerceptionSample]]:
+    """Return images of coloured tiles and samples; prompt k of a sample asks for k % 3 objects."""
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.randint(0, 256, (len(phrases), 3, 6, 6), generator=generator).float()
+    images = functional.interpolate(tiles, tuple(input_hw)).byte()
+    samples = []
+    for own in phrases:
+        prompts = tuple(Prompt(text, label=label) for label, text in enumerate(own))
+        owner = torch.arange(len(own)).repeat_interleave(torch.arange(len(own)) % 3)
+        corner = torch.rand(len(owner), 2, generator=generator) * 0.6
+        box = torch.cat([corner, corner + 0.1 + torch.rand(len(owner), 2, generator=generator) * 0.3], 1)
+        bboxes = box * torch.tensor([input_hw[1], input_hw[0]]).repeat(2)
+        table = InstanceData(bboxes=bboxes, labels=owner, prompt_index=owner.clone())
+        samples.append(make_sample(prompts, table))
+    return images, samples
+
+
+def make_sample(prompts: tuple[Prompt, ...], table: InstanceData) -> PerceptionSample:
+    """Return a sample with these prompts and targets."""
+    sample = PerceptionSample(gt_instances=table, ignored_instances=table[:0])
+    sample.set_field(prompts, "prompts", field_type="metainfo")
+    return sample
+
+
+def compare(model: Lumen, images: Tensor, samples: Sequence[PerceptionSample]) -> dict[str, dict[str, float]]:
+    """Return the relative difference of every tensor of each kind, packed against one by one."""
+    counts = model.count(samples)
+    model.zero_grad()
+    packed = model.normalised_losses(images, samples, counts)
+    sum(packed.values()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        features = model.lmm(images, [sample.prompts for sample in samples])
+        heat = model.align(features).heat_logits
+
+    alone = Lumen(OneByOne(model.lmm), model.aligner, list(model.decoders.values())).eval()
+    model.zero_grad()
+    losses = dict.fromkeys(packed, torch.zeros(()))
+    states, heats = [], []
+    for image, single in split(images, samples):
+        own = alone.normalised_losses(image, [single], counts)
+        sum(own.values()).backward()
+        losses = {name: total + own[name].detach() for name, total in losses.items()}
+        with torch.no_grad():
+            features_alone = alone.lmm(image, [single.prompts])
+            states.append(features_alone.query)
+            heats.append(alone.align(features_alone).heat_logits)
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {
+        "states": {"queries": relative_difference(features.query, torch.cat(states))},
+        "heat logits": {"heat logits": relative_difference(heat, torch.cat(heats))},
+        "losses": {name: relative_difference(value, losses[name]) for name, value in packed.items()},
+        "gradients": compare_gradients(gradients, expected, smallest=SMALL_GRADIENT),
+        "gradients, own scale": compare_gradients(gradients, expected),
+    }
+
+
+def compare_gradients(
+    found: dict[str, Tensor | None], expected: dict[str, Tensor | None], *, smallest: float = 0.0
+) -> dict[str, float]:
+    """Return the relative difference of each parameter's gradient; a parameter without one must have none twice.
+
+    A bias of attention keys moves all logits of a softmax alike: its gradient is zero but for rounding, so that it is
+    measured against the gradient of the weights beside it.
+
+    Args:
+        found: Gradients by name of the parameter.
+        expected: The same, one by one.
+        smallest: Least scale, as a share of the largest gradient of all.
+    """
+    largest = {name: gradient.abs().max().item() for name, gradient in expected.items() if _is_used(gradient)}
+    if set(largest) != {name for name, gradient in found.items() if _is_used(gradient)}:
+        raise ValueError("the same parameters must have gradients both ways")
+    least = max(smallest * max(largest.values()), 1e-30)
+    differences = {}
+    for name in largest:
+        scale = name.removesuffix("bias") + "weight" if name.endswith(("k_proj.bias", ".key.bias")) else name
+        difference = (found[name] - expected[name]).abs().max().item()
+        differences[name] = difference / max(largest[scale], least)
+    return differences
+
+
+def _is_used(gradient: Tensor | None) -> bool:
+    return gradient is not None and gradient.numel() > 0
+
+
+def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[PerceptionSample]) -> dict[str, float]:
+    """Return how far the states are off with running positions, and with a plain causal mask."""
+    with torch.no_grad():
+        states = [OneByOne(adapter)(image, [single.prompts]).query for image, single in split(images, samples)]
+        expected = torch.cat(states)
+        found = {}
+        for fault, name, wrong in (
+            ("positions run on", "pack_rows", rows_without_restart),
+            ("mask leaks", "block_mask", causal_mask),
+        ):
+            with mock.patch.object(hf, name, wrong):
+                query = adapter(images, [sample.prompts for sample in samples]).query
+            found[fault] = relative_difference(query, expected)
+    return found
+
+
+def rows_without_restart(*args: object, **options: object) -> PackedRows:
+    """Pack as ever, but number the positions of a row from its start to its end."""
+    rows = pack_rows(*args, **options)
+    running = torch.arange(rows.input_ids.shape[1]).expand_as(rows.position_ids)
+    return dataclasses.replace(rows, position_ids=running)
+
+
+def causal_mask(segments: Tensor) -> Tensor:
+    """Return a mask in which every prompt sees the prompts before it."""
+    length = segments.shape[1]
+    return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segments), 1, -1, -1)
+
+
+def split(images: Tensor, samples: Sequence[PerceptionSample]) -> list[tuple[Tensor, PerceptionSample]]:
+    """Return one image and sample per prompt."""
+    singles = []
+    for number, sample in enumerate(samples):
+        for index, prompt in enumerate(sample.prompts):
+            table = sample.gt_instances[sample.gt_instances.prompt_index == index]
+            table.prompt_index = torch.zeros_like(table.prompt_index)
+            singles.append((images[number : number + 1], make_sample((prompt,), table)))
+    return singles
+
+
+class OneByOne(nn.Module):
+    """One prompt on one image by transformers' plain forward, in the place of an adapter, whose weights it shares."""
+
+    def __init__(self, adapter: HFAdapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, images: Tensor, prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
+        """Return the features of the only prompt of the only image."""
+        adapter, lmm, stride = self.adapter, self.adapter.lmm, self.adapter.input_spec.multiple
+        grid_hw = (images.shape[2] // stride, images.shape[3] // stride)
+        prefix = adapter.encoder.prefix(grid_hw[0] * grid_hw[1])
+        suffix = adapter.encoder.suffix(prompts[0][0].text, prompts[0][0].task)
+        ids = torch.tensor([[*prefix, *suffix.ids]])
+        pixels = adapter.statistics.normalise(images).to(lmm.dtype)
+        states = lmm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).last_hidden_state
+        query = states[:, len(prefix) + suffix.loc]
+        phrase = slice(len(prefix) + suffix.phrase[0], len(prefix) + suffix.phrase[1])
+        losses = {}
+        if adapter.encoder.template.has_answer:
+            labels = ids.clone()
+            labels[:, : len(prefix) + suffix.answer] = IGNORE
+            mean = lmm.loss_function(lmm.lm_head(states), labels, vocab_size=lmm.lm_head.out_features)
+            losses["loss_answer"] = mean * suffix.num_answer_tokens
+        if torch.is_grad_enabled():
+            spoken = ids[0, phrase]
+            losses["loss_recall"] = functional.cross_entropy(lmm.lm_head(query).expand(len(spoken), -1), spoken)
+        encoded = lmm.model.get_image_features(pixels)
+        only = torch.zeros(1, dtype=torch.long)
+        return LocFeatures(
+            query=query + states[:, phrase].mean(1),
+            grid=adapter.family.grid(adapter.config, encoded, grid_hw),
+            laterals=adapter.family.laterals(encoded),
+            stride=stride,
+            image_index=only,
+            prompt_index=only,
+            text_losses=losses,
+        )
+
+
+if __name__ == "__main__":
+    main()
