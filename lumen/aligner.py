@@ -224,7 +224,7 @@ class _FinePath(nn.Module):
         self.num_levels = len(lateral_channels)
         self.laterals = nn.ModuleList(nn.Conv2d(own, channels, 1, bias=False) for own in lateral_channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in lateral_channels)
-        self.mixes = nn.ModuleList(_mix(channels) for _ in lateral_channels)
+        self.mixes = nn.ModuleList(nn.Sequential(_mix(channels), _mix(channels)) for _ in lateral_channels)
 
     def forward(self, image: Tensor, laterals: Sequence[Tensor]) -> Tensor:
         """Return the dense map: ``image`` itself where there are no levels. ``laterals`` come finest first."""

@@ -1,7 +1,11 @@
 """Nano from nothing on BCCD's training and val splits, tested on its test split. Nothing is chosen here.
 
+Run it with:
+
     python tools/train.py configs/detection/detection_nano_bccd_final.py
     python tools/test.py configs/detection/detection_nano_bccd_final.py work_dirs/detection_nano_bccd_final
+
+Expected: see README, "Results".
 """
 
 from mmengine.config import read_base

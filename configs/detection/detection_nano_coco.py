@@ -29,9 +29,7 @@ with read_base():
 _input_hw = (320, 320)
 _num_iters = 36000
 
-model = dict(
-    type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights
-)
+model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights)
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
