@@ -19,8 +19,8 @@ class CocoDataset(BaseDataset):
     """Images and boxes of a COCO-format file; a sample is one image.
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
-    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, and in test mode ``ann_file``. ``report`` maps the
-    reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in its own copy.
+    ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, in test mode also ``ann_file``. ``report`` maps
+    the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in its own copy.
 
     Args:
         ann_file: COCO-format json, relative to ``data_root``.
