@@ -5,6 +5,7 @@ this one extends it the transformers way: a config and a model class, registered
 """
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from lumen.geometry import sine_positions
 _FIRST_STRIDE = 4
 
 
+@no_type_check  # transformers makes configs data classes that take further keywords, which shape checks would refuse
 class NanoVisionConfig(PretrainedConfig):
     """Sizes of the tower. Input sides must be multiples of ``patch_size``, which is the stride of the token grid."""
 
