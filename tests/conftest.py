@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from lumen.aligner import DenseAligner
+from lumen.decoders.detection import DetectionDecoder
+from lumen.lmm.hf import HFAdapter
+from lumen.lmm.nano import NanoSizes, make_nano
+from lumen.model import Lumen
+
+TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
+
+
+@pytest.fixture(scope="session")
+def tiny_nano(tmp_path_factory):
+    """Return the folder of a two-layer nano model with random weights."""
+    return make_nano(tmp_path_factory.mktemp("nano"), sizes=TINY, seed=0)
+
+
+@pytest.fixture
+def tiny_lumen(tiny_nano):
+    """Return a whole tiny model with the box decoder, in evaluation mode."""
+    torch.manual_seed(0)
+    return Lumen(
+        lmm={
+            "type": HFAdapter,
+            "name_or_path": str(tiny_nano),
+            "attention": "eager",
+            "add_phrase_state": True,
+            "recall": True,
+        },
+        aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
+        decoders=[{"type": DetectionDecoder}],
+    ).eval()
+
+
+@pytest.fixture
+def make_adapter(tiny_nano):
+    """Return a function that loads the tiny nano model; eager attention and the compact template unless told."""
+
+    def make(**options):
+        torch.manual_seed(0)
+        return HFAdapter(str(tiny_nano), **({"attention": "eager"} | options)).eval()
+
+    return make
