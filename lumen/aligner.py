@@ -4,7 +4,6 @@ Frame: input pixels. Two-way attention runs on the coarse grid, as in the paper;
 ``dense`` map that is computed once per image. Legend: P pairs, I images, C channels.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -285,7 +284,7 @@ def _product_by_image(
     Pairs are laid out as (images, most pairs of an image), with empty places where an image has fewer.
     """
     if len(image_index) == 0:
-        return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum()
+        return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum() + dense[:0].sum()
     place = place_in_image(image_index)
     most, num_maps, channels = int(place.max()) + 1, *kernels.shape[1:]
     slots = kernels.new_zeros(len(dense), most, num_maps, channels).index_put((image_index, place), kernels)

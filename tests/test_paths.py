@@ -34,3 +34,10 @@ def test_an_absolute_path_is_kept(tmp_path):
 
 def test_a_name_that_is_nowhere_is_returned_as_it_came():
     assert find_path("someone/some-model") == "someone/some-model"
+
+
+def test_the_data_root_stands_for_a_leading_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUMEN_DATA", str(tmp_path / "root"))
+    (tmp_path / "root" / "shapes").mkdir(parents=True)
+    assert Path(find_path("data/shapes")) == tmp_path / "root" / "shapes"
+    assert find_path("data/nowhere") == "data/nowhere"
