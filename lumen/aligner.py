@@ -4,6 +4,7 @@ Frame: input pixels. Two-way attention runs on the coarse grid, as in the paper;
 ``dense`` map that is computed once per image. Legend: P pairs, I images, C channels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -254,7 +255,9 @@ def _mix(channels: int) -> nn.Sequential:
 
 
 def _product(
-    kernels: Float[Tensor, "pairs maps channels"], cells: Float[Tensor, "pairs cells channels"], size_hw: tuple[int, int]
+    kernels: Float[Tensor, "pairs maps channels"],
+    cells: Float[Tensor, "pairs cells channels"],
+    size_hw: tuple[int, int],
 ) -> Float[Tensor, "pairs maps height width"]:
     return (kernels @ cells.transpose(1, 2)).float().unflatten(2, size_hw)
 

@@ -105,7 +105,9 @@ def test_every_part_of_the_package_has_a_floor():
     assert parts <= set(FLOOR)
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.parent != PACKAGE or file.stem != "__init__"], ids=name_of)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.parent != PACKAGE or file.stem != "__init__"], ids=name_of
+)
 def test_imports_go_down_only(file):
     assert faults_of(file.read_text(), module_name(file)) == []
 
@@ -175,7 +177,9 @@ def test_a_misdeed_is_found(source):
 
 def test_importing_lumen_loads_neither_torch_nor_transformers():
     code = "import sys, lumen; print(sorted({'torch', 'transformers', 'mmengine', 'mmdet', 'mmcv'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -78,7 +78,10 @@ def gradients(model, losses):
 
 def test_counts_are_those_counted_by_hand(make):
     model = make((DetectionDecoder, CountingDecoder), lmm={"template": "paper"})
-    samples = [*some_samples(), make_sample([Prompt("a thing", task="grounding")], [[0, 0, 9, 9], [9, 9, 20, 20]], [0, 0])]
+    samples = [
+        *some_samples(),
+        make_sample([Prompt("a thing", task="grounding")], [[0, 0, 9, 9], [9, 9, 20, 20]], [0, 0]),
+    ]
     counts = {name: value.item() for name, value in model.count(samples).items()}
     suffixes = [model.lmm.encoder.suffix(p.text, p.task) for sample in samples for p in sample.prompts]
     assert counts == {
@@ -169,7 +172,9 @@ def test_loss_weights_scale_their_loss(make):
 
 
 def test_an_unknown_loss_weight_is_refused_with_the_known_ones(make):
-    with pytest.raises(ConfigError, match=r"unknown losses \['detection/loss_bbox'\]; known are \['aligner/loss_heat'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown losses \['detection/loss_bbox'\]; known are \['aligner/loss_contrast'"
+    ):
         make(loss_weights={"detection/loss_bbox": 1.0})
 
 
@@ -309,7 +314,9 @@ def test_one_sample_of_two_tasks_is_refused(make):
 
 
 def test_at_most_100_boxes_leave_an_image(make):
-    (answer,) = best(make(aligner={"fine_levels": 2}), make_images(), [make_sample([f"thing {at}" for at in range(40)])])
+    (answer,) = best(
+        make(aligner={"fine_levels": 2}), make_images(), [make_sample([f"thing {at}" for at in range(40)])]
+    )
     assert len(answer) == 100
 
 

@@ -1,8 +1,15 @@
 import pytest
 
 from lumen.errors import PromptError
-from lumen.prompts import MAX_PHRASE_CHARACTERS, PAPER_TASKS, TEMPLATES, TaskWording, Wordings, check_phrase
-from lumen.prompts import template_named
+from lumen.prompts import (
+    MAX_PHRASE_CHARACTERS,
+    PAPER_TASKS,
+    TEMPLATES,
+    TaskWording,
+    Wordings,
+    check_phrase,
+    template_named,
+)
 
 
 def test_the_paper_template_asks_and_answers_as_in_the_paper():

@@ -5,9 +5,10 @@ import pytest
 import torch
 from helpers import make_sample, make_shared
 
-from lumen.decoders.detection import DetectionDecoder, boxes_at, cells_around
+from lumen.decoders.detection import DetectionDecoder, boxes_at
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.heatmap import cells_around
 from lumen.structures import InstanceData, Prompt
 
 
@@ -108,7 +109,9 @@ def test_free_phrases_do_not_suppress_each_other(box_decoder):
 def test_boxes_of_one_phrase_suppress_each_other():
     shared = make_shared([0], [0])
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]])
-    table = InstanceData(bboxes=boxes, scores=torch.tensor([0.5, 0.6, 0.4]), pair_index=torch.zeros(3, dtype=torch.long))
+    table = InstanceData(
+        bboxes=boxes, scores=torch.tensor([0.5, 0.6, 0.4]), pair_index=torch.zeros(3, dtype=torch.long)
+    )
     (answer,) = best_boxes(table, [make_sample([Prompt("it")])], shared, iou_threshold=0.6, max_per_image=9)
     assert answer.scores.tolist() == pytest.approx([0.6, 0.4])
 
