@@ -103,9 +103,10 @@ class DenseAligner(nn.Module):
 
     def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
         """Return the shared representation of all pairs; ``map_queries`` may have no rows."""
-        image = self.to_image(features.grid)
-        dense = self.fine(image, features.laterals)
-        query = self.to_query(self.query_norm(features.query))
+        dtype = self.to_image.weight.dtype  # an LMM may run in bf16 where the aligner does not
+        image = self.to_image(features.grid.to(dtype))
+        dense = self.fine(image, [lateral.to(dtype) for lateral in features.laterals])
+        query = self.to_query(self.query_norm(features.query.to(dtype)))
         pieces = [
             self._match(query[part], image, dense, features.image_index[part], map_queries)
             for part in self._chunks(len(query), image[0].numel())
@@ -141,8 +142,10 @@ class DenseAligner(nn.Module):
             shared.presence_logits.float(), present, weight=known, reduction="sum"
         )
         logits = shared.heat_logits[:, 0].float()
+        focal = gaussian_focal_loss(logits, heat, weight=weight)
         return {
-            "loss_heat": gaussian_focal_loss(logits, heat, weight=weight),
+            # the kernels of the maps are parameters in use even where no decoder reads a map
+            "loss_heat": focal + shared.maps.sum() * 0,
             "loss_presence": presence,
             "loss_contrast": _contrast(logits, shared, targets),
         }
@@ -174,13 +177,17 @@ class DenseAligner(nn.Module):
             tokens, queries = tokens[:, :_SHARED_TOKENS], tokens[:, _SHARED_TOKENS:]
         else:
             tokens, queries, cells = self._two_way(start, lent, cells, cell_position, image_index)
-        coarse = torch.cat([self.heat_kernel(tokens[:, 1:2]), self.map_kernel(queries)], 1) @ cells.transpose(1, 2)
-        coarse = coarse.float().unflatten(2, (height, width))
-        maps = self._refine(coarse, query, tokens, queries, dense, image_index)
-        heat = maps[:, :1] + self.heat_bias
+        # Two products: how many map queries there are may decide how a joint one is summed, and so the heatmap's bits.
+        heat = _product(self.heat_kernel(tokens[:, 1:2]), cells, (height, width))
+        maps = _product(self.map_kernel(queries), cells, (height, width))
+        if self.fine.num_levels:
+            heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(query)[:, None]
+            heat = _refine(heat, heat_kernel, dense, image_index)
+            maps = _refine(maps, self.fine_map_kernel(queries), dense, image_index)
+        heat = heat + self.heat_bias
         # The heatmap's height is evidence; without gradient, so that presence does not shape the heatmap.
         evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
-        return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps[:, 1:]
+        return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps
 
     def _two_way(
         self, tokens: Tensor, queries: Tensor, cells: Tensor, cell_position: Tensor, image_index: Tensor
@@ -201,19 +208,6 @@ class DenseAligner(nn.Module):
 
     def _final(self, tokens: Tensor, position: Tensor, cells: Tensor, cell_position: Tensor) -> Tensor:
         return self.final_norm(tokens + self.final_attention(tokens + position, cells + cell_position, cells))
-
-    def _refine(
-        self, coarse: Tensor, query: Tensor, tokens: Tensor, queries: Tensor, dense: Tensor, image_index: Tensor
-    ) -> Float[Tensor, "pairs maps fine_height fine_width"]:
-        """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
-        if not self.fine.num_levels:
-            return coarse
-        size_hw = dense.shape[-2:]
-        heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(query)[:, None]
-        kernels = torch.cat([heat_kernel, self.fine_map_kernel(queries)], 1)
-        fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
-        coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
-        return coarse + fine.unflatten(2, size_hw)
 
 
 class _FinePath(nn.Module):
@@ -260,6 +254,29 @@ def _mix(channels: int) -> nn.Sequential:
     )
 
 
+def _product(
+    kernels: Float[Tensor, "pairs maps channels"],
+    cells: Float[Tensor, "pairs cells channels"],
+    size_hw: tuple[int, int],
+) -> Float[Tensor, "pairs maps height width"]:
+    return (kernels @ cells.transpose(1, 2)).float().unflatten(2, size_hw)
+
+
+def _refine(
+    coarse: Float[Tensor, "pairs maps height width"],
+    kernels: Float[Tensor, "pairs maps channels"],
+    dense: Float[Tensor, "images channels fine_height fine_width"],
+    image_index: Int[Tensor, " pairs"],
+) -> Float[Tensor, "pairs maps fine_height fine_width"]:
+    """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
+    size_hw = dense.shape[-2:]
+    fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
+    if coarse.numel():  # interpolation refuses maps that are none
+        coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
+        return coarse + fine.unflatten(2, size_hw)
+    return fine.unflatten(2, size_hw) + coarse.sum()
+
+
 def _product_by_image(
     kernels: Float[Tensor, "pairs maps channels"],
     dense: Float[Tensor, "images channels cells"],
@@ -270,7 +287,7 @@ def _product_by_image(
     Pairs are laid out as (images, most pairs of an image), with empty places where an image has fewer.
     """
     if len(image_index) == 0:
-        return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum()
+        return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum() + dense[:0].sum()
     place = place_in_image(image_index)
     most, num_maps, channels = int(place.max()) + 1, *kernels.shape[1:]
     slots = kernels.new_zeros(len(dense), most, num_maps, channels).index_put((image_index, place), kernels)

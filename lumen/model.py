@@ -225,6 +225,8 @@ def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:
     """Map an answer from input pixels to original pixels: the one place where that happens, by kind of field."""
     if "bboxes" in answer:
         answer.bboxes = sample.frame.boxes_to_original(answer.bboxes)
+    if "points" in answer:
+        answer.points = sample.frame.points_to_original(answer.points)
     return answer
 
 

@@ -189,13 +189,17 @@ def targets_per_pair(
             continue
         pair_index = slots[image, instances.prompt_index.cpu()]
         chosen = pair_index >= 0
+        if not bool(chosen.any()):
+            continue
         table = instances if bool(chosen.all()) else instances[chosen.to(instances.prompt_index.device)]
         table = InstanceData(**dict(table.items())).to(device)
         table.pair_index = pair_index[chosen].to(device)
         tables.append(table)
     if not tables:
-        return _no_instances(device)
-    return InstanceData.cat(tables)
+        return _no_instances(samples, shared, name)
+    # Samples of different tasks carry different fields; whoever reads pairs of several tasks gets what all have.
+    common = set.intersection(*(set(table.keys()) for table in tables))
+    return InstanceData.cat([InstanceData(**{key: table[key] for key in common}) for table in tables])
 
 
 def gather_pairs(
@@ -242,8 +246,13 @@ def _prompt_labels(samples: Sequence[PerceptionSample], shared: SharedRepresenta
     return torch.tensor(labels, dtype=torch.long, device=shared.image_index.device)
 
 
-def _no_instances(device: torch.device) -> InstanceData:
+def _no_instances(
+    samples: Sequence[PerceptionSample], shared: SharedRepresentation | LocFeatures, name: str
+) -> InstanceData:
+    """Return a table without rows, with the further fields of the first sample that is asked, where it has any."""
+    device = shared.image_index.device
+    asked = [samples[image].get(name) for image in shared.image_index[:1].tolist()]
+    further = dict(asked[0][:0].to(device).items()) if asked and asked[0] is not None else {}
     empty = torch.zeros(0, dtype=torch.long, device=device)
-    return InstanceData(
-        bboxes=torch.zeros(0, 4, device=device), labels=empty, prompt_index=empty.clone(), pair_index=empty.clone()
-    )
+    needed = {"bboxes": torch.zeros(0, 4, device=device), "labels": empty, "prompt_index": empty.clone()}
+    return InstanceData(**{**needed, **further, "pair_index": empty.clone()})

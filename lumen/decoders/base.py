@@ -36,7 +36,7 @@ class Decoder(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         if not isinstance(cls.__dict__.get("spec"), TaskSpec):
             raise TypeError(f"{cls.__name__} must declare `spec = TaskSpec(...)`")
-        if Decoder not in cls.__bases__:
+        if Decoder not in cls.__bases__ or any(Decoder in base.__bases__ for base in cls.__bases__):
             raise TypeError(f"{cls.__name__} must subclass Decoder directly; share code through plain functions")
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
-from lumen.lmm.packing import IGNORE, PackedRows, additive_mask, block_mask, pack_rows
+from lumen.lmm.packing import IGNORE, PackedRows, additive_mask, block_mask, pack_rows, prefix_row
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
 from lumen.lmm.selfcheck import packing_works
 from lumen.paths import find_path
@@ -34,7 +34,7 @@ class HFAdapter(nn.Module):
         name_or_path: Folder or model id, as ``from_pretrained`` takes it. A relative folder is looked up by
             ``lumen.paths.find_path``.
         template: ``compact`` or ``paper``.
-        tasks: Wordings of further tasks, beside the paper's.
+        tasks: Wordings of further tasks, beside the paper's; in a config, dicts of the fields of ``TaskWording``.
         position: Which state is the query: ``loc``, the state at ``[LOC]``, or ``before_loc``, the state that
             predicts it. The paper does not say; the same one serves training and inference.
         add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
@@ -55,7 +55,7 @@ class HFAdapter(nn.Module):
         name_or_path: str,
         *,
         template: str = "compact",
-        tasks: Sequence[TaskWording] = (),
+        tasks: Sequence[TaskWording | Mapping[str, str]] = (),
         position: str = "loc",
         add_phrase_state: bool = False,
         recall: bool = False,
@@ -83,7 +83,7 @@ class HFAdapter(nn.Module):
         self.encoder = PromptEncoder(
             tokenizer,
             template=template_named(template),
-            wordings=Wordings((*PAPER_TASKS, *tasks)),
+            wordings=Wordings((*PAPER_TASKS, *(_wording(task) for task in tasks))),
             image_token=image_token,
         )
         if len(tokenizer) > self.lmm.get_input_embeddings().num_embeddings:
@@ -170,15 +170,16 @@ class HFAdapter(nn.Module):
         grid_hw = (input_hw[0] // stride, input_hw[1] // stride)
         suffixes = [[self.encoder.suffix(prompt.text, prompt.task) for prompt in own] for own in prompts]
         flat = list(itertools.chain.from_iterable(suffixes))
+        prefix = self.encoder.prefix(grid_hw[0] * grid_hw[1])
         rows = pack_rows(
-            self.encoder.prefix(grid_hw[0] * grid_hw[1]),
+            prefix,
             suffixes,
             max_suffix_tokens=self.max_suffix_tokens if self.packing == "packed" else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
         )
         device = self.lmm.device
-        states = self._states(rows, encoded)
+        states = self._states(rows, encoded) if flat else self._no_states(prefix, encoded)
         starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
         at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
         query = states[row, at_loc - int(self.position == "before_loc")]
@@ -200,13 +201,17 @@ class HFAdapter(nn.Module):
 
     def _states(self, rows: PackedRows, encoded: BaseModelOutputWithPooling) -> Float[Tensor, "rows length dim"]:
         """Run the LLM over the rows: at once while training, in bounded pieces otherwise."""
-        if len(rows.row_image) == 0:
-            return torch.zeros(0, rows.input_ids.shape[1], self.dim, device=self.lmm.device)
         if torch.is_grad_enabled():
             return self._pass(rows, encoded, slice(None))
         step = max(1, self.max_pass_tokens // rows.input_ids.shape[1])
         pieces = [self._pass(rows, encoded, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
         return torch.cat(pieces)
+
+    def _no_states(self, prefix: Sequence[int], encoded: BaseModelOutputWithPooling) -> Float[Tensor, "0 length dim"]:
+        """Return no rows; while training, from a pass nobody reads, so that every parameter has a gradient of zero."""
+        if not torch.is_grad_enabled():
+            return torch.zeros(0, len(prefix), self.dim, dtype=self.lmm.dtype, device=self.lmm.device)
+        return self._pass(prefix_row(prefix), encoded, slice(None))[:0]
 
     def _pass(self, rows: PackedRows, encoded: BaseModelOutputWithPooling, part: slice) -> Tensor:
         device = self.lmm.device
@@ -249,6 +254,10 @@ class HFAdapter(nn.Module):
             picked = head(query).float().log_softmax(-1).gather(1, tokens)
             losses["loss_recall"] = -(picked * share).sum()
         return losses
+
+
+def _wording(task: TaskWording | Mapping[str, str]) -> TaskWording:
+    return task if isinstance(task, TaskWording) else TaskWording(**task)
 
 
 def _span_mean(

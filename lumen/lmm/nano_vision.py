@@ -19,7 +19,7 @@ from lumen.geometry import sine_positions
 _FIRST_STRIDE = 4
 
 
-@no_type_check  # transformers gives it an __init__ that takes more than its fields; shape checkers trip over that
+@no_type_check  # transformers makes configs data classes that take further keywords, which shape checks would refuse
 class NanoVisionConfig(PretrainedConfig):
     """Sizes of the tower. Input sides must be multiples of ``patch_size``, which is the stride of the token grid."""
 

@@ -92,6 +92,10 @@ class PromptEncoder:
         user, answer = self.wordings.suffix(self.template, phrase, task)
         spoken = " " + phrase.strip()
         phrase_ids = self._ids(spoken)
+        special = set(phrase_ids) & set(self.tokenizer.all_special_ids)
+        if special:
+            found = self.tokenizer.convert_ids_to_tokens(sorted(special))
+            raise PromptError(f"a prompt must not hold special tokens, got {found} in {phrase!r}")
         asked = phrase_ids + self._ids(user[len(spoken) :])
         answer_ids: list[int] = []
         if answer:

@@ -1,0 +1,55 @@
+"""Samples, images and shared representations made by hand."""
+
+import torch
+from mmengine.structures import InstanceData
+
+from lumen.geometry import ImageFrame
+from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
+
+
+def make_instances(boxes=(), prompt_index=(), labels=None, **fields):
+    """Return a table of boxes; labels are the prompts' numbers unless given."""
+    index = torch.as_tensor(prompt_index, dtype=torch.long).reshape(-1)
+    return InstanceData(
+        bboxes=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=index.clone() if labels is None else torch.as_tensor(labels, dtype=torch.long).reshape(-1),
+        prompt_index=index,
+        **fields,
+    )
+
+
+def make_sample(prompts=(), boxes=(), prompt_index=(), *, labels=None, ignored=(), ignored_index=(), frame=None):
+    """Return a sample; a text stands for a detection prompt whose label is its place in the list."""
+    asked = [Prompt(text, label=at) if isinstance(text, str) else text for at, text in enumerate(prompts)]
+    sample = PerceptionSample(
+        metainfo={"prompts": tuple(asked), "frame": frame or ImageFrame.stretch((64, 96), (64, 96)), "img_id": 0}
+    )
+    sample.gt_instances = make_instances(boxes, prompt_index, labels)
+    sample.ignored_instances = make_instances(ignored, ignored_index)
+    return sample
+
+
+def make_images(num_images=1, size_hw=(64, 96), seed=0):
+    """Return uint8 noise of shape (images, 3, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num_images, 3, *size_hw), dtype=torch.uint8, generator=generator)
+
+
+def make_shared(image_index=(), prompt_index=(), *, size_hw=(4, 6), channels=32, num_images=1, num_maps=0, stride=16):
+    """Return a representation with flat, cold heatmaps, sure presence and zeros elsewhere."""
+    num_pairs = len(image_index)
+    return SharedRepresentation(
+        heat_logits=torch.full((num_pairs, 1, *size_hw), -20.0, requires_grad=True),
+        presence_logits=torch.full((num_pairs,), 20.0, requires_grad=True),
+        query=torch.zeros(num_pairs, channels, requires_grad=True),
+        dense=torch.zeros(num_images, channels, *size_hw, requires_grad=True),
+        image_index=torch.as_tensor(image_index, dtype=torch.long).reshape(-1),
+        prompt_index=torch.as_tensor(prompt_index, dtype=torch.long).reshape(-1),
+        maps=torch.zeros(num_pairs, num_maps, *size_hw, requires_grad=True),
+        stride=stride,
+    )
+
+
+def relative_difference(actual, expected):
+    """Return the largest difference as a share of the largest expected number."""
+    return float((actual - expected).abs().max() / expected.abs().max())
