@@ -2,6 +2,8 @@
 
 One by one is a code path of its own: transformers' plain forward with pixels, a 2-D attention mask and no position
 ids, one prompt per pass, transformers' own loss of the answer; gradients add up over one backward pass per prompt.
+Contrast, which compares the prompts of an image, is left out of that; with it, the passes of an image are joined
+behind the LLM, and gradients add up over one backward pass per image.
 A figure is the largest absolute difference of a tensor over its largest absolute value, in float32, without dropout,
 batch normalisation frozen. A gradient below a thousandth of the model's largest is measured against that thousandth:
 random attention is almost uniform, and of the gradients of its queries and keys only rounding is left. In float64,
@@ -39,6 +41,7 @@ from lumen.structures import LocFeatures, PerceptionSample, Prompt
 TOLERANCE = 1e-5
 FAULT = 1e-2
 SMALL_GRADIENT = 1e-3
+COUPLED = "aligner/loss_contrast"
 LLAVA = LlavaSizes(layers=6, width=384, mlp_width=1024, vision_layers=6, vision_width=256, image_side=224)
 PHRASES = (
     ("circle", "a large red square", "the small star to the left of the ring", "arrow", "blue heart", "person"),
@@ -87,11 +90,12 @@ def report(model: Lumen) -> list[str]:
     """Compare, print a table, return what failed."""
     images, samples = make_batch(model.lmm.input_spec.fixed_hw or (160, 160))
     found = compare(model, images, samples)
-    own_scale = found.pop("gradients, own scale")
     faults = compare_faults(model.lmm, images, samples)
-    found["gradients, float64"] = compare(model.double(), images, samples)["gradients, own scale"]
+    noisy = {kind: found.pop(kind) for kind in [*found] if kind.endswith("own scale")}
+    exact = compare(model.double(), images, samples)
+    found |= {kind.replace("own scale", "float64"): exact[kind] for kind in noisy}
     rows = [[kind, f"{len(values)}", *worst(values)] for kind, values in found.items()]
-    rows.append(["float32, own scale", f"{len(own_scale)}", *worst(own_scale)[:1], "for information"])
+    rows += [[kind, f"{len(values)}", worst(values)[0], "for information"] for kind, values in noisy.items()]
     rows += [[f"states, {fault}", "1", f"{value:.1e}", "a fault, to be seen"] for fault, value in faults.items()]
     print_table(["", "tensors", "worst", "in"], rows)
     print()
@@ -154,35 +158,50 @@ def make_sample(prompts: tuple[Prompt, ...], table: InstanceData) -> PerceptionS
 
 def compare(model: Lumen, images: Tensor, samples: Sequence[PerceptionSample]) -> dict[str, dict[str, float]]:
     """Return the relative difference of every tensor of each kind, packed against one by one."""
-    counts = model.count(samples)
-    model.zero_grad()
-    packed = model.normalised_losses(images, samples, counts)
-    sum(packed.values()).backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    with torch.no_grad():
-        features = model.lmm(images, [sample.prompts for sample in samples])
-        heat = model.align(features).heat_logits
+    found = compare_states(model, images, samples)
+    singles = split(images, samples)
+    whole = [(images[number : number + 1], sample) for number, sample in enumerate(samples)]
+    for suffix, parts, weight in (("", singles, 0.0), (", contrast", whole, 1.0)):
+        model.loss_weights = {COUPLED: weight}
+        packed, gradients = add_up(model, model.lmm, [(images, samples)], model.count(samples))
+        parts = [(image, [sample]) for image, sample in parts]
+        losses, expected = add_up(model, OneByOne(model.lmm), parts, model.count(samples))
+        found |= {
+            f"losses{suffix}": {name: relative_difference(value, losses[name]) for name, value in packed.items()},
+            f"gradients{suffix}": compare_gradients(gradients, expected, smallest=SMALL_GRADIENT),
+            f"gradients{suffix}, own scale": compare_gradients(gradients, expected),
+        }
+    return found
 
-    alone = Lumen(OneByOne(model.lmm), model.aligner, list(model.decoders.values())).eval()
-    model.zero_grad()
-    losses = dict.fromkeys(packed, torch.zeros(()))
-    states, heats = [], []
-    for image, single in split(images, samples):
-        own = alone.normalised_losses(image, [single], counts)
-        sum(own.values()).backward()
-        losses = {name: total + own[name].detach() for name, total in losses.items()}
-        with torch.no_grad():
-            features_alone = alone.lmm(image, [single.prompts])
-            states.append(features_alone.query)
-            heats.append(alone.align(features_alone).heat_logits)
-    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+
+@torch.no_grad()
+def compare_states(model: Lumen, images: Tensor, samples: Sequence[PerceptionSample]) -> dict[str, dict[str, float]]:
+    """Return the relative difference of queries and heat logits, packed against one by one."""
+    features = model.lmm(images, [sample.prompts for sample in samples])
+    alone = [OneByOne(model.lmm)(image, [single.prompts]) for image, single in split(images, samples)]
+    heat = torch.cat([model.align(single).heat_logits for single in alone])
+    query = torch.cat([single.query for single in alone])
     return {
-        "states": {"queries": relative_difference(features.query, torch.cat(states))},
-        "heat logits": {"heat logits": relative_difference(heat, torch.cat(heats))},
-        "losses": {name: relative_difference(value, losses[name]) for name, value in packed.items()},
-        "gradients": compare_gradients(gradients, expected, smallest=SMALL_GRADIENT),
-        "gradients, own scale": compare_gradients(gradients, expected),
+        "states": {"queries": relative_difference(features.query, query)},
+        "heat logits": {"heat logits": relative_difference(model.align(features).heat_logits, heat)},
     }
+
+
+def add_up(
+    model: Lumen,
+    adapter: nn.Module,
+    parts: Sequence[tuple[Tensor, Sequence[PerceptionSample]]],
+    counts: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Return losses and gradients, summed over parts of a batch, with this adapter in the place of the model's."""
+    whole = Lumen(adapter, model.aligner, list(model.decoders.values()), loss_weights=model.loss_weights).eval()
+    model.zero_grad()
+    losses: dict[str, Tensor] = {}
+    for images, samples in parts:
+        own = whole.normalised_losses(images, samples, counts)
+        sum(own.values()).backward()
+        losses = {name: losses.get(name, 0) + value.detach() for name, value in own.items()}
+    return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def compare_gradients(
@@ -255,20 +274,37 @@ def split(images: Tensor, samples: Sequence[PerceptionSample]) -> list[tuple[Ten
 
 
 class OneByOne(nn.Module):
-    """One prompt on one image by transformers' plain forward, in the place of an adapter, whose weights it shares."""
+    """One pass of transformers' plain forward per prompt, in the place of an adapter, whose weights it shares."""
 
     def __init__(self, adapter: HFAdapter) -> None:
         super().__init__()
         self.adapter = adapter
+        self.dim, self.vision_dim, self.lateral_channels = adapter.dim, adapter.vision_dim, adapter.lateral_channels
 
     def forward(self, images: Tensor, prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
-        """Return the features of the only prompt of the only image."""
-        adapter, lmm, stride = self.adapter, self.adapter.lmm, self.adapter.input_spec.multiple
+        """Return the features of the prompts of one image."""
+        adapter, stride = self.adapter, self.adapter.input_spec.multiple
         grid_hw = (images.shape[2] // stride, images.shape[3] // stride)
+        pixels = adapter.statistics.normalise(images).to(adapter.lmm.dtype)
         prefix = adapter.encoder.prefix(grid_hw[0] * grid_hw[1])
-        suffix = adapter.encoder.suffix(prompts[0][0].text, prompts[0][0].task)
+        answers = [self._ask(pixels, prefix, prompt) for prompt in prompts[0]]
+        encoded = adapter.lmm.model.get_image_features(pixels)
+        losses = [own for _, own in answers]
+        return LocFeatures(
+            query=torch.cat([query for query, _ in answers]),
+            grid=adapter.family.grid(adapter.config, encoded, grid_hw),
+            laterals=adapter.family.laterals(encoded),
+            stride=stride,
+            image_index=torch.zeros(len(answers), dtype=torch.long),
+            prompt_index=torch.arange(len(answers)),
+            text_losses={name: sum(own[name] for own in losses) for name in losses[0]},
+        )
+
+    def _ask(self, pixels: Tensor, prefix: list[int], prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return query and text losses of one prompt, from a whole pass of its own."""
+        adapter, lmm = self.adapter, self.adapter.lmm
+        suffix = adapter.encoder.suffix(prompt.text, prompt.task)
         ids = torch.tensor([[*prefix, *suffix.ids]])
-        pixels = adapter.statistics.normalise(images).to(lmm.dtype)
         states = lmm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).last_hidden_state
         query = states[:, len(prefix) + suffix.loc]
         phrase = slice(len(prefix) + suffix.phrase[0], len(prefix) + suffix.phrase[1])
@@ -281,17 +317,7 @@ class OneByOne(nn.Module):
         if torch.is_grad_enabled():
             spoken = ids[0, phrase]
             losses["loss_recall"] = functional.cross_entropy(lmm.lm_head(query).expand(len(spoken), -1), spoken)
-        encoded = lmm.model.get_image_features(pixels)
-        only = torch.zeros(1, dtype=torch.long)
-        return LocFeatures(
-            query=query + states[:, phrase].mean(1),
-            grid=adapter.family.grid(adapter.config, encoded, grid_hw),
-            laterals=adapter.family.laterals(encoded),
-            stride=stride,
-            image_index=only,
-            prompt_index=only,
-            text_losses=losses,
-        )
+        return query + states[:, phrase].mean(1), losses
 
 
 if __name__ == "__main__":
