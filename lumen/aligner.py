@@ -9,21 +9,18 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lumen.attention import Attention, TwoWayLayer, mlp
 from lumen.errors import ConfigError
 from lumen.geometry import sine_positions
-from lumen.heatmap import cells_around, detection_targets, elliptic_targets, gaussian_focal_loss, ignore_weight
+from lumen.heatmap import detection_targets, elliptic_targets, gaussian_focal_loss, ignore_weight
 from lumen.registry import MODELS
 from lumen.structures import (
-    NO_LABEL,
     LocFeatures,
     PerceptionSample,
     SharedRepresentation,
-    pairs_by_image,
     place_in_image,
     targets_per_pair,
 )
@@ -147,7 +144,6 @@ class DenseAligner(nn.Module):
             # the kernels of the maps are parameters in use even where no decoder reads a map
             "loss_heat": focal + shared.maps.sum() * 0,
             "loss_presence": presence,
-            "loss_contrast": _contrast(logits, shared, targets),
         }
 
     def _chunks(self, num_pairs: int, numbers_per_pair: int) -> list[slice]:
@@ -227,25 +223,6 @@ class _FinePath(nn.Module):
             image = functional.interpolate(image, size=lateral.shape[-2:], mode="nearest")
             image = mix(functional.silu(image + norm(project(lateral))))
         return image
-
-
-def _contrast(
-    logits: Float[Tensor, "pairs height width"], shared: SharedRepresentation, targets: InstanceData
-) -> Float[Tensor, ""]:
-    """Return the sum over objects of minus the log share that an object's own prompts have among its image's prompts.
-
-    Read in the cells around the object's centre. The Gaussian focal loss asks each heatmap for itself; this asks the
-    prompts of an image which of them is meant, in several cells an object.
-    """
-    owner, cells_xy, weight = cells_around(targets.bboxes, logits.shape[-2:], shared.stride)
-    pair = targets.pair_index[owner]
-    rivals, is_pair = pairs_by_image(shared.image_index)
-    rivals, is_pair = rivals[shared.image_index[pair]], is_pair[shared.image_index[pair]]
-    at_cell = logits[rivals, cells_xy[:, 1:], cells_xy[:, :1]].masked_fill(~is_pair, -torch.inf)
-    labels = torch.full_like(shared.image_index, NO_LABEL).index_put_((targets.pair_index,), targets.labels)
-    own = (rivals == pair[:, None]) | ((labels[rivals] == labels[pair][:, None]) & (labels[pair][:, None] != NO_LABEL))
-    share = at_cell.masked_fill(~(own & is_pair), -torch.inf).logsumexp(1) - at_cell.logsumexp(1)
-    return -(share * weight).sum()
 
 
 def _mix(channels: int) -> nn.Sequential:

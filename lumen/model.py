@@ -214,7 +214,6 @@ class Lumen(BaseModel):
             "lmm/loss_recall": "pairs",
             "aligner/loss_heat": "objects",
             "aligner/loss_presence": "pairs",
-            "aligner/loss_contrast": "objects",
         }
         for task, decoder in self.decoders.items():
             counts |= {f"{task}/{name}": f"{task}/{count}" for name, count in decoder.spec.losses.items()}

@@ -225,21 +225,6 @@ def place_in_image(image_index: Int[Tensor, " pairs"]) -> Int[Tensor, " pairs"]:
     return torch.empty_like(order).index_put_((order,), torch.arange(len(order), device=order.device) - first)
 
 
-def pairs_by_image(image_index: Int[Tensor, " pairs"]) -> tuple[Int[Tensor, "images most"], Tensor]:
-    """List the pairs of each image in a row, and say which entries are pairs; the others are padding.
-
-    Only images up to the last one that has a pair get a row.
-    """
-    place = place_in_image(image_index)
-    num_rows = int(image_index.max()) + 1 if len(image_index) else 0
-    most = int(place.max()) + 1 if len(place) else 0
-    pairs = image_index.new_zeros(num_rows, most)
-    is_pair = torch.zeros(num_rows, most, dtype=torch.bool, device=image_index.device)
-    pairs[image_index, place] = torch.arange(len(image_index), device=image_index.device)
-    is_pair[image_index, place] = True
-    return pairs, is_pair
-
-
 def _prompt_labels(samples: Sequence[PerceptionSample], shared: SharedRepresentation) -> Tensor:
     pairs = zip(shared.image_index.tolist(), shared.prompt_index.tolist(), strict=True)
     labels = [samples[image].prompts[prompt].label for image, prompt in pairs]

@@ -7,7 +7,7 @@ from helpers import make_sample
 
 from lumen.aligner import DenseAligner
 from lumen.errors import ConfigError
-from lumen.structures import LocFeatures, Prompt
+from lumen.structures import LocFeatures
 
 SIZES = {"dim": 24, "vision_dim": 20, "lateral_channels": (6, 8), "channels": 32, "num_heads": 4, "mlp_channels": 48}
 IMAGE_INDEX, PROMPT_INDEX = (0, 0, 1, 1, 1), (0, 1, 0, 1, 2)
@@ -243,43 +243,9 @@ def test_packed_losses_are_the_sum_of_separate_ones(target):
         make_sample(["a", "b", "c"], [[10, 10, 20, 20]], [2], ignored=[[0, 0, 30, 30]], ignored_index=[0]),
     ]
     whole = aligner.loss(aligner(features, make_queries(0)), samples)
-    for name in ("loss_heat", "loss_presence"):  # the contrast is between the prompts of an image
+    for name in ("loss_heat", "loss_presence"):
         alone = sum(aligner.loss(aligner(some(features, [p]), make_queries(0)), samples)[name] for p in range(5))
         torch.testing.assert_close(whole[name], alone, rtol=1e-5, atol=1e-5)
-
-
-def contrast(prompts, logits, boxes=((16, 16, 32, 32),), prompt_index=(0,)):
-    """Return the contrast on one image whose prompts have these logits in every cell."""
-    shared = flat(len(prompts))
-    shared = dataclasses.replace(shared, heat_logits=torch.tensor(logits).view(-1, 1, 1, 1).expand(-1, 1, 4, 6))
-    return make_aligner().loss(shared, [make_sample(prompts, boxes, prompt_index)])["loss_contrast"].item()
-
-
-def test_the_contrast_is_the_log_share_of_the_prompt_that_is_meant():
-    assert contrast(["cat", "dog"], [0.0, 0.0]) == pytest.approx(math.log(2), rel=1e-5)
-    assert contrast(["cat", "dog", "cow"], [math.log(2), 0.0, 0.0]) == pytest.approx(math.log(2), rel=1e-5)
-    assert contrast(["cat"], [-3.0]) == pytest.approx(0, abs=1e-6)
-
-
-def test_two_wordings_of_a_class_are_no_rivals():
-    prompts = [Prompt("tv", label=4), Prompt("television", label=4), Prompt("cat", label=1)]
-    boxes, index = ((16, 16, 32, 32),) * 2, (0, 1)
-    sample = make_sample(prompts, boxes, index, labels=[4, 4])
-    shared = dataclasses.replace(flat(3), heat_logits=torch.zeros(3, 1, 4, 6))
-    loss = make_aligner().loss(shared, [sample])["loss_contrast"]
-    assert loss.item() == pytest.approx(2 * math.log(3 / 2), rel=1e-5)
-
-
-def test_prompts_of_other_images_are_no_rivals():
-    aligner, features = make_aligner(), make_features()
-    samples = [make_sample(["a", "b"], [[0, 0, 40, 30]], [0]), make_sample(["a", "b", "c"], [[10, 10, 20, 20]], [2])]
-    whole = aligner.loss(aligner(features, make_queries(0)), samples)["loss_contrast"]
-    alone = sum(
-        aligner.loss(aligner(some(features, pairs), make_queries(0)), samples)["loss_contrast"]
-        for pairs in ([0, 1], [2, 3, 4])
-    )
-    torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-5)
-    assert whole.item() > 0
 
 
 def test_the_heat_loss_pulls_the_centre_up_and_the_rest_down():

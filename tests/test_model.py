@@ -172,9 +172,7 @@ def test_loss_weights_scale_their_loss(make):
 
 
 def test_an_unknown_loss_weight_is_refused_with_the_known_ones(make):
-    with pytest.raises(
-        ConfigError, match=r"unknown losses \['detection/loss_bbox'\]; known are \['aligner/loss_contrast'"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown losses \['detection/loss_bbox'\]; known are \['aligner/loss_heat'"):
         make(loss_weights={"detection/loss_bbox": 1.0})
 
 

@@ -1,15 +1,15 @@
-"""How nano is trained from nothing: AdamW at a high rate, bfloat16, averaged weights."""
-
-from torch.optim import AdamW
+"""How nano is trained from nothing: Muon for matrices, AdamW for the rest, bfloat16, averaged weights."""
 
 from lumen.engine.hooks import EmaHook
+from lumen.engine.muon import MuonAdamW
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 
 optim_wrapper = dict(
     type=LumenOptimWrapper,
     dtype="bfloat16",
-    optimizer=dict(type=AdamW, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    optimizer=dict(type=MuonAdamW, lr=3e-3, muon_lr=0.02, betas=(0.9, 0.98), weight_decay=0.05),
     constructor=GroupedConstructor,
+    paramwise_cfg=dict(muon=True, adamw=["*embed_tokens*", "*lm_head*", "*map_queries*"]),
     clip_grad=dict(max_norm=5.0),
 )
 custom_hooks = [dict(type=EmaHook, decay=0.998)]

@@ -1,6 +1,6 @@
 """The paper's aligner and box head alone, on nano and shapes: coarse grid (stride 16), [H] and [W] read at the peaks.
 
-Map queries join the tokens, as in the paper; no finer strides, no presence in the score, no contrast. What departs from
+Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from
 the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC].
 
     python tools/train.py configs/detection/detection_paper_nano_shapes.py
@@ -37,7 +37,6 @@ model = dict(
     loss_weights={
         "lmm/loss_recall": 0.5,
         "aligner/loss_presence": 0.0,
-        "aligner/loss_contrast": 0.0,
         "detection/loss_size": 0.2,
     },
 )

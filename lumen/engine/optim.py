@@ -122,18 +122,21 @@ class GroupedConstructor:
     Args:
         optim_wrapper_cfg: The optimizer wrapper, with the optimizer.
         paramwise_cfg: ``lr_mult``: factors on the learning rate by glob pattern of parameter names; the last pattern
-            that matches counts.
+            that matches counts. ``muon``: with an optimizer that knows ``muon`` groups, put matrices and convolution
+            kernels there. ``adamw``: glob patterns of matrices that stay out of them, such as embeddings.
 
     Raises:
         ConfigError: If a pattern matches no trainable parameter, or ``paramwise_cfg`` holds anything else.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        unknown = set(paramwise_cfg or ()) - {"lr_mult"}
-        if unknown:
-            raise ConfigError(f"paramwise_cfg takes lr_mult, got {sorted(unknown)}")
+        settings = dict(paramwise_cfg or {})
         self._wrapper = dict(optim_wrapper_cfg)
-        self._lr_mult: dict[str, float] = dict((paramwise_cfg or {}).get("lr_mult", {}))
+        self._lr_mult: dict[str, float] = dict(settings.pop("lr_mult", {}))
+        self._with_muon: bool = settings.pop("muon", False)
+        self._adamw: list[str] = list(settings.pop("adamw", []))
+        if settings:
+            raise ConfigError(f"paramwise_cfg takes lr_mult, muon and adamw, got {sorted(settings)}")
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper."""
@@ -143,18 +146,23 @@ class GroupedConstructor:
         return OPTIM_WRAPPERS.build(wrapper)
 
     def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, str], list[nn.Parameter]] = {}
         used: set[str] = set()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matching = [pattern for pattern in self._lr_mult if fnmatchcase(name, pattern)]
-                used.update(matching)
+                kept_out = [pattern for pattern in self._adamw if fnmatchcase(name, pattern)]
+                used.update(matching, kept_out)
                 factor = self._lr_mult[matching[-1]] if matching else 1.0
-                groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-        unused = sorted(self._lr_mult.keys() - used)
+                groups.setdefault((factor, self._kind(parameter, bool(kept_out))), []).append(parameter)
+        unused = sorted({*self._lr_mult, *self._adamw} - used)
         if unused:
-            raise ConfigError(f"lr_mult patterns {unused} match no trainable parameter")
-        return [
-            {"params": params, "lr": lr * factor, **({} if decays else {"weight_decay": 0.0})}
-            for (factor, decays), params in groups.items()
-        ]
+            raise ConfigError(f"patterns {unused} match no trainable parameter")
+        settings = {"vector": {"weight_decay": 0.0}, "matrix": {}, "muon": {"muon": True}}
+        return [{"params": params, "lr": lr * factor, **settings[kind]} for (factor, kind), params in groups.items()]
+
+    def _kind(self, parameter: nn.Parameter, is_kept_out: bool) -> str:
+        if parameter.ndim < 2:
+            return "vector"
+        is_matrix = min(parameter.shape[0], parameter.flatten(1).shape[1]) > 1
+        return "muon" if self._with_muon and is_matrix and not is_kept_out else "matrix"

@@ -41,7 +41,6 @@ from lumen.structures import LocFeatures, PerceptionSample, Prompt
 TOLERANCE = 1e-5
 FAULT = 1e-2
 SMALL_GRADIENT = 1e-3
-COUPLED = "aligner/loss_contrast"
 LLAVA = LlavaSizes(layers=6, width=384, mlp_width=1024, vision_layers=6, vision_width=256, image_side=224)
 PHRASES = (
     ("circle", "a large red square", "the small star to the left of the ring", "arrow", "blue heart", "person"),
@@ -159,19 +158,15 @@ def make_sample(prompts: tuple[Prompt, ...], table: InstanceData) -> PerceptionS
 def compare(model: Lumen, images: Tensor, samples: Sequence[PerceptionSample]) -> dict[str, dict[str, float]]:
     """Return the relative difference of every tensor of each kind, packed against one by one."""
     found = compare_states(model, images, samples)
-    singles = split(images, samples)
-    whole = [(images[number : number + 1], sample) for number, sample in enumerate(samples)]
-    for suffix, parts, weight in (("", singles, 0.0), (", contrast", whole, 1.0)):
-        model.loss_weights = {COUPLED: weight}
-        packed, gradients = add_up(model, model.lmm, [(images, samples)], model.count(samples))
-        parts = [(image, [sample]) for image, sample in parts]
-        losses, expected = add_up(model, OneByOne(model.lmm), parts, model.count(samples))
-        found |= {
-            f"losses{suffix}": {name: relative_difference(value, losses[name]) for name, value in packed.items()},
-            f"gradients{suffix}": compare_gradients(gradients, expected, smallest=SMALL_GRADIENT),
-            f"gradients{suffix}, own scale": compare_gradients(gradients, expected),
-        }
-    return found
+    counts = model.count(samples)
+    packed, gradients = add_up(model, model.lmm, [(images, samples)], counts)
+    singles = [(image, [sample]) for image, sample in split(images, samples)]
+    losses, expected = add_up(model, OneByOne(model.lmm), singles, counts)
+    return found | {
+        "losses": {name: relative_difference(value, losses[name]) for name, value in packed.items()},
+        "gradients": compare_gradients(gradients, expected, smallest=SMALL_GRADIENT),
+        "gradients, own scale": compare_gradients(gradients, expected),
+    }
 
 
 @torch.no_grad()
