@@ -19,7 +19,7 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 4200
+_num_iters = 2700
 
 model = dict(
     type=Lumen,
