@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine import Config
 from mmengine.config.utils import ConfigParsingError
+from mmengine.utils import import_modules_from_strings
 
 from lumen.errors import ConfigError
 
@@ -17,7 +18,8 @@ from lumen.errors import ConfigError
 def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> Config:
     """Read a config file: a leaf that was written by hand, or what a runner dumped into its work folder.
 
-    Classes that it names are imported when they are looked at, not before.
+    Classes that it names are imported when they are looked at, not before; modules in ``custom_imports``, whose classes
+    are named by text, at once.
 
     Args:
         path: A pure-Python config.
@@ -32,9 +34,12 @@ def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) ->
     for folder in (*import_roots, plugin_folder(path)):
         add_import_path(Path(folder).resolve())
     try:
-        return Config.fromfile(path, lazy_import=True)
+        config = Config.fromfile(path, lazy_import=True)
+        if "custom_imports" in config:  # MMEngine reads it in text configs only
+            import_modules_from_strings(**config.custom_imports)
     except (SyntaxError, NameError, ImportError, ConfigParsingError, AttributeError) as error:
         raise ConfigError(f"{path.name}: {error}") from error
+    return config
 
 
 def refuse_other_kinds(path: Path) -> None:

@@ -32,6 +32,7 @@ RUNNER_SETTINGS = (frozenset(inspect.signature(Runner.__init__).parameters) - {"
     # MMEngine's runner reads these from the config itself.
     "activation_checkpointing",
     "compile",
+    "custom_imports",  # modules to import, so that their registered names are known
     "find_unused_parameters",
     "model_wrapper_cfg",
     "sync_bn",
