@@ -1,14 +1,14 @@
 import pytest
 import torch
+from helpers import TINY
 
 from lumen.aligner import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import NanoSizes, make_nano
+from lumen.lmm.nano import make_nano
 from lumen.model import Lumen
 
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
-TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,10 @@ import torch
 from mmengine.structures import InstanceData
 
 from lumen.geometry import ImageFrame
+from lumen.lmm.nano import NanoSizes
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
+
+TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
 
 
 def make_instances(boxes=(), prompt_index=(), labels=None, **fields):

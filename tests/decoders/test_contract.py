@@ -1,3 +1,7 @@
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import make_sample, make_shared
@@ -9,6 +13,9 @@ from lumen.registry import DECODERS
 from lumen.structures import COUNTS, Prompt, TaskSpec
 
 DECODERS.import_from_location()
+for file in sorted((Path(__file__).parents[2] / "projects").glob("*/*_decoder.py")):
+    sys.path.append(str(file.parent))  # as the tools do for the folder of a config
+    importlib.import_module(file.stem)
 ALL = sorted(DECODERS.module_dict.values(), key=lambda kind: kind.__name__)
 
 
@@ -73,6 +80,10 @@ def test_predictions_are_one_table_per_sample_with_the_fields_of_the_spec(decode
     assert len(answers) == len(samples)
     assert all(set(answer.keys()) == decoder.spec.predictions for answer in answers)
     assert len(answers[1]) == 0
+
+
+def test_a_project_is_among_the_decoders():
+    assert "PointingDecoder" in [kind.__name__ for kind in ALL]
 
 
 def test_the_spec_can_be_printed_and_trusted(decoder):

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from conftest import TINY
-from helpers import make_images, relative_difference
+from helpers import TINY, make_images, relative_difference
 from transformers import (
     AutoConfig,
     CLIPImageProcessorPil,

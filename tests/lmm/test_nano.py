@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from helpers import make_images
+from helpers import TINY, make_images
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
