@@ -12,12 +12,13 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: ("registry", "structures", "geometry", "errors", "paths"),
-    1: ("heatmap", "losses", "prompts", "attention"),
+    1: ("heatmap", "losses", "prompts", "attention", "checkpoint", "config"),
     2: ("lmm", "data", "metrics", "visualization"),
     3: ("aligner",),
     4: ("decoders",),
     5: ("model",),
-    6: ("engine", "predictor", "cli"),
+    6: ("engine", "predictor"),
+    7: ("cli",),  # the command asks the predictor
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"mmdet", "mmcv"}
