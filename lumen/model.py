@@ -68,11 +68,18 @@ class Lumen(BaseModel):
             raise ConfigError(f"loss_weights name unknown losses {unknown}; known are {sorted(self.loss_counts)}")
         if num_micro_batches < 1:
             raise ConfigError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
+        if num_micro_batches > 1 and dist.get_world_size() > 1:
+            raise ConfigError("num_micro_batches works in a single process; with several, lower batch_size instead")
         self.num_micro_batches = num_micro_batches
 
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with; see ``HFAdapter.describe``."""
         return {**self.lmm.describe(), "tasks": " ".join(self.decoders)}
+
+    @property
+    def written_fields(self) -> frozenset[str]:
+        """Fields of ``pred_instances`` that some decoder writes; what metrics may need."""
+        return frozenset().union(*(decoder.spec.predictions for decoder in self.decoders.values()))
 
     def forward(
         self, inputs: Sequence[Tensor] | Tensor, data_samples: Sequence[PerceptionSample], mode: str = "tensor"
@@ -87,6 +94,7 @@ class Lumen(BaseModel):
 
         Raises:
             PromptError: If a prompt names a task without a decoder.
+            DataError: If a sample lacks a target that its decoder names.
         """
         if mode == "loss":
             return self.normalised_losses(inputs, data_samples, self.count(data_samples))
@@ -145,6 +153,7 @@ class Lumen(BaseModel):
         sums = {f"lmm/{name}": total for name, total in features.text_losses.items()}
         sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
         for task, decoder in self.decoders.items():
+            _check_targets(decoder, samples)
             own = decoder.loss(self._own_pairs(shared, samples, task), samples)
             if set(own) != set(decoder.spec.losses):
                 raise ConfigError(
@@ -227,6 +236,16 @@ def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:
     if "points" in answer:
         answer.points = sample.frame.points_to_original(answer.points)
     return answer
+
+
+def _check_targets(decoder: Decoder, samples: Sequence[PerceptionSample]) -> None:
+    for sample in samples:
+        lacking = decoder.spec.targets - set(sample.gt_instances.keys())
+        if lacking and any(prompt.task == decoder.spec.name for prompt in sample.prompts):
+            raise DataError(
+                f"{type(decoder).__name__} needs gt_instances.{sorted(lacking)}; pack them in the data pipeline, which "
+                f"gave {sorted(sample.gt_instances.keys())}"
+            )
 
 
 def _check_fields(decoder: Decoder, answer: InstanceData) -> None:

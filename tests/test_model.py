@@ -410,3 +410,10 @@ def test_two_ranks_step_as_one_process(tiny_nano, tmp_path):
 def test_the_model_is_a_module_with_one_name_per_part(tiny_lumen):
     assert [name for name, _ in tiny_lumen.named_children()] == ["data_preprocessor", "lmm", "aligner", "decoders"]
     assert isinstance(tiny_lumen.decoders, nn.ModuleDict)
+
+
+def test_a_target_that_the_pipeline_did_not_pack_is_named(tiny_lumen):
+    sample = make_sample(["cat"], [[0, 0, 9, 9]], [0])
+    sample.gt_instances.pop("labels")
+    with pytest.raises(DataError, match=r"needs gt_instances.\['labels'\]"):
+        tiny_lumen(make_images(1), [sample], mode="loss")

@@ -4,12 +4,15 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
+from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, set_rng_state
+from lumen.errors import ConfigError
+from lumen.model import Lumen
 from lumen.registry import LOOPS
 
 
@@ -60,6 +63,7 @@ class LumenValLoop(ValLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self._dtype = check_dtype(dtype)
+        check_needs(self.evaluator, runner.model)
 
     def run(self) -> dict[str, float]:
         """Evaluate and return the metrics."""
@@ -92,6 +96,7 @@ class LumenTestLoop(TestLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self._dtype = check_dtype(dtype)
+        check_needs(self.evaluator, runner.model)
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
@@ -101,3 +106,21 @@ class LumenTestLoop(TestLoop):
             outputs = self.runner.model.test_step(data_batch)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook("after_test_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+def check_needs(evaluator: Evaluator, model: nn.Module) -> None:
+    """Refuse metrics that read what no decoder writes, before the first image instead of after the last.
+
+    Raises:
+        ConfigError: If a metric's ``needs`` holds a field that is in no decoder's ``spec.predictions``.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    if not isinstance(model, Lumen):
+        return
+    for metric in evaluator.metrics:
+        lacking = getattr(metric, "needs", frozenset()) - model.written_fields
+        if lacking:
+            raise ConfigError(
+                f"{type(metric).__name__} needs {sorted(lacking)}, but the decoders {list(model.decoders)} write "
+                f"{sorted(model.written_fields)}"
+            )

@@ -39,9 +39,11 @@ def autocast(dtype: str, model: nn.Module) -> AbstractContextManager:
 class LumenOptimWrapper(OptimWrapper):
     """Steps an optimizer. A step whose loss or gradient is not finite is skipped and leaves the weights untouched.
 
+    It does not accumulate over iterations, which would average pieces that were normalised alone: see
+    ``Lumen(num_micro_batches=...)``.
+
     Args:
         optimizer: The optimizer.
-        accumulative_counts: Iterations per step.
         clip_grad: ``dict(max_norm=..., norm_type=2)``, or None.
         dtype: ``float32``, or ``bfloat16`` for mixed precision; weights and optimizer stay in float32.
         max_skips: Skipped steps among the last 100 that are still tolerated.
@@ -50,7 +52,6 @@ class LumenOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        accumulative_counts: int = 1,
         clip_grad: dict[str, Any] | None = None,
         dtype: str = "float32",
         max_skips: int = 5,
@@ -58,7 +59,7 @@ class LumenOptimWrapper(OptimWrapper):
         unknown = set(clip_grad or ()) - {"max_norm", "norm_type"}
         if unknown or (clip_grad is not None and "max_norm" not in clip_grad):
             raise ConfigError(f"clip_grad takes max_norm and, optionally, norm_type, got {clip_grad}")
-        super().__init__(optimizer, accumulative_counts)
+        super().__init__(optimizer)
         self._clip_grad_to = clip_grad
         self._dtype = check_dtype(dtype)
         self._max_skips = max_skips
