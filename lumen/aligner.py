@@ -80,7 +80,7 @@ class DenseAligner(nn.Module):
         self.target = target
         self.max_chunk_bytes = max_chunk_bytes
         self.query_norm = nn.LayerNorm(dim)
-        self.to_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, channels))
+        self.to_query = _ToQuery(dim, channels)
         self.to_image = nn.Conv2d(vision_dim, channels, 1)
         self.heat_token = nn.Parameter(torch.randn(channels) * channels**-0.5)
         self.layers = nn.ModuleList(
@@ -95,18 +95,18 @@ class DenseAligner(nn.Module):
         self.fine = _FinePath(channels, levels)
         if fine_levels:
             self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
-            # A straight way from the query to its kernel: phrases differ in the heatmap from the first step on.
-            self.query_kernel = nn.Linear(channels, channels)
+            # A straight way from the LMM's state to the kernel: phrases differ in the heatmap from the first step on.
+            self.query_kernel = nn.Linear(dim, channels)
 
     def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
         """Return the shared representation of all pairs; ``map_queries`` may have no rows."""
         dtype = self.to_image.weight.dtype  # an LMM may run in bf16 where the aligner does not
         image = self.to_image(features.grid.to(dtype))
         dense = self.fine(image, [lateral.to(dtype) for lateral in features.laterals])
-        query = self.to_query(self.query_norm(features.query.to(dtype)))
+        state = self.query_norm(features.query.to(dtype))
         pieces = [
-            self._match(query[part], image, dense, features.image_index[part], map_queries)
-            for part in self._chunks(len(query), image[0].numel())
+            self._match(state[part], image, dense, features.image_index[part], map_queries)
+            for part in self._chunks(len(state), image[0].numel())
         ]
         heat, presence, tokens, maps = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return SharedRepresentation(
@@ -155,13 +155,14 @@ class DenseAligner(nn.Module):
 
     def _match(
         self,
-        query: Float[Tensor, "pairs channels"],
+        state: Float[Tensor, "pairs dim"],
         image: Float[Tensor, "images channels height width"],
         dense: Float[Tensor, "images channels fine_height fine_width"],
         image_index: Int[Tensor, " pairs"],
         map_queries: Float[Tensor, "queries channels"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        num_pairs, height, width = len(query), *image.shape[-2:]
+        num_pairs, height, width = len(state), *image.shape[-2:]
+        query = self.to_query(state)
         start = torch.stack([query, self.heat_token.to(query.dtype).expand_as(query)], 1)
         lent = map_queries.to(query.dtype).expand(num_pairs, -1, -1)
         cells = image.flatten(2).transpose(1, 2)
@@ -177,7 +178,7 @@ class DenseAligner(nn.Module):
         heat = _product(self.heat_kernel(tokens[:, 1:2]), cells, (height, width))
         maps = _product(self.map_kernel(queries), cells, (height, width))
         if self.fine.num_levels:
-            heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(query)[:, None]
+            heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(state)[:, None]
             heat = _refine(heat, heat_kernel, dense, image_index)
             maps = _refine(maps, self.fine_map_kernel(queries), dense, image_index)
         heat = heat + self.heat_bias
@@ -204,6 +205,22 @@ class DenseAligner(nn.Module):
 
     def _final(self, tokens: Tensor, position: Tensor, cells: Tensor, cell_position: Tensor) -> Tensor:
         return self.final_norm(tokens + self.final_attention(tokens + position, cells + cell_position, cells))
+
+
+class _ToQuery(nn.Module):
+    """Project the LMM's state to the aligner: two layers, as in LISA, beside a straight one.
+
+    The straight one keeps phrases apart. Through ReLU alone two of them can fall onto one query for good: in runs from
+    scratch "square" and "heart" did, and shared one heatmap to the end.
+    """
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.straight = nn.Linear(dim, channels)
+        self.bent = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, channels))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.straight(state) + self.bent(state)
 
 
 class _FinePath(nn.Module):

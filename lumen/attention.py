@@ -67,6 +67,8 @@ class Attention(nn.Module):
 class TwoWayLayer(nn.Module):
     """Tokens look at each other and at the image, then the image looks back at the tokens.
 
+    Unlike SAM's, the first layer keeps its tokens beside what they see, so that the phrase is not lost on the way.
+
     Map queries go through the same weights as a second stream: each reads the shared tokens, itself and the image of
     this layer, and nothing reads it. So the first stream is bit for bit the same with and without them.
 
@@ -96,7 +98,7 @@ class TwoWayLayer(nn.Module):
     ) -> tuple[Float[Tensor, "pairs tokens channels"], Float[Tensor, "pairs cells channels"]]:
         """Return updated tokens and the image as each pair sees it; ``owner`` as in ``Attention``."""
         positioned = tokens if self.is_first else tokens + token_position
-        tokens = self._self_step(tokens, self.self_attention(positioned, positioned, tokens))
+        tokens = self.norms[0](tokens + self.self_attention(positioned, positioned, tokens))
         tokens = self._image_step(tokens, token_position, image, image_position, owner)
         own_image = image if owner is None else image[owner]
         back = self.to_tokens(own_image + image_position, tokens + token_position, tokens)
@@ -119,11 +121,8 @@ class TwoWayLayer(nn.Module):
         positions = torch.cat([token_position.repeat_interleave(num_queries, 0), own_position], 1)
         positioned = around if self.is_first else around + positions
         mixed = self.self_attention(positioned[:, -1:], positioned, around)
-        queries = self._self_step(queries, mixed.view_as(queries))
+        queries = self.norms[0](queries + mixed.view_as(queries))
         return self._image_step(queries, query_position, image, image_position, owner)
-
-    def _self_step(self, tokens: Tensor, mixed: Tensor) -> Tensor:
-        return self.norms[0](mixed if self.is_first else tokens + mixed)
 
     def _image_step(
         self, tokens: Tensor, position: Tensor, image: Tensor, image_position: Tensor, owner: Tensor | None
