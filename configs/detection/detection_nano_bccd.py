@@ -21,7 +21,7 @@ with read_base():
     from .._base_.schedule_nano import *
 
 _input_hw = (240, 320)
-_num_iters = 2000
+_num_iters = 1600
 
 model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights)
 train_dataloader = dict(

@@ -1,9 +1,9 @@
 """Nano on COCO 2017: all 80 names asked on every image, at 320 pixels. Not measured: 36,000 steps are days on a CPU.
 
-For any other COCO-format data set, three lines in a config of your own are enough; class names come from the files:
+For any other COCO-format data set, three lines in a config beside this one are enough; class names come from the files:
 
     with read_base():
-        from lumen_configs.detection_nano_coco import *
+        from .detection_nano_coco import *
     train_dataloader["dataset"].update(data_root="data/mine", ann_file="train.json", data_prefix=dict(img="images"))
     val_dataloader["dataset"].update(data_root="data/mine", ann_file="val.json", data_prefix=dict(img="images"))
     test_dataloader = val_dataloader
