@@ -1,7 +1,8 @@
 """The paper's aligner and box head alone, on nano and shapes: coarse grid (stride 16), [H] and [W] read at the peaks.
 
 Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from
-the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC].
+the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW, as in
+the paper: under Muon its sublayers outgrow the tokens that they are added to.
 
     python tools/train.py configs/detection/detection_paper_nano_shapes.py
 """
@@ -40,6 +41,7 @@ model = dict(
         "detection/loss_size": 0.2,
     },
 )
+optim_wrapper["paramwise_cfg"]["adamw"] = ["*embed_tokens*", "*lm_head*", "aligner.*", "*map_queries*"]
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),
