@@ -380,7 +380,7 @@ def rank_main(rank, folder, nano):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model = MMDistributedDataParallel(make_model(nano, lmm={"template": "paper"}, aligner={"fine_levels": 1}))
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
     share = slice(0, 2) if rank == 0 else slice(2, 3)
     for _ in range(2):
         data = {"inputs": list(make_images(3)[share]), "data_samples": some_samples()[share]}
@@ -399,7 +399,7 @@ def test_two_ranks_step_as_one_process(tiny_nano, tmp_path):
     torch.multiprocessing.spawn(rank_main, (str(tmp_path), str(tiny_nano)), nprocs=2)
     found = torch.load(tmp_path / "out.pth", weights_only=True)
     model = make_model(tiny_nano, lmm={"template": "paper"}, aligner={"fine_levels": 1})
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
     samples = some_samples()
     for data in (samples, samples, [*samples[:2], make_sample()]):
         model.train_step({"inputs": list(make_images(3)), "data_samples": data}, optimizer)
