@@ -1,8 +1,8 @@
 """The paper's aligner and box head alone, on nano and shapes: coarse grid (stride 16), [H] and [W] read at the peaks.
 
 Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from
-the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW, as
-in the paper: under Muon its sublayers outgrow the tokens that they are added to.
+the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW at 3e-4,
+as in the paper: under Muon, or ten times the rate, its tokens forget the phrase (docs/decisions.md, 14).
 
     python tools/train.py configs/detection/detection_paper_nano_shapes.py
 """
@@ -42,6 +42,7 @@ model = dict(
     },
 )
 optim_wrapper["paramwise_cfg"]["adamw"] = ["*embed_tokens*", "*lm_head*", "aligner.*", "*map_queries*"]
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {"aligner.*": 0.1}
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),
