@@ -1,8 +1,8 @@
 """The paper's aligner and box head alone, on nano and shapes: coarse grid (stride 16), [H] and [W] read at the peaks.
 
-Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from
-the paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW at 3e-4,
-as in the paper: under Muon, or ten times the rate, its tokens forget the phrase (docs/decisions.md, 14).
+Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from the
+paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW at
+3e-4, as in the paper: under Muon, or ten times the rate, its tokens forget the phrase (docs/decisions.md, 14).
 
     python tools/train.py configs/detection/detection_paper_nano_shapes.py
 """
