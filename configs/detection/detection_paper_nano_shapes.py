@@ -4,6 +4,8 @@ Map queries join the tokens, as in the paper; no finer strides, no presence in t
 paper is the LMM: nano, trained from nothing, with the phrase's state added to [LOC]. The aligner steps by AdamW at
 3e-4, as in the paper: under Muon, or ten times the rate, its tokens forget the phrase (docs/decisions.md, 14).
 
+Expected: AP .206, AP50 .621 (seed 0), clock 233.
+
     python tools/train.py configs/detection/detection_paper_nano_shapes.py
 """
 
