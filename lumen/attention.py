@@ -67,7 +67,7 @@ class Attention(nn.Module):
 class TwoWayLayer(nn.Module):
     """Tokens look at each other and at the image, then the image looks back at the tokens.
 
-    Unlike SAM's, the first layer keeps its tokens beside what they see, so that the phrase is not lost on the way.
+    Unlike SAM's, the first layer keeps its tokens beside what they see.
 
     Map queries go through the same weights as a second stream: each reads the shared tokens, itself and the image of
     this layer, and nothing reads it. So the first stream is bit for bit the same with and without them.

@@ -1,11 +1,10 @@
 """Does a model pack? Asked of a small float32 copy of its config, once per process, before any weights load."""
 
-import copy
 import functools
 import json
 
 import torch
-from transformers import AutoModelForImageTextToText, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PretrainedConfig
 
 from lumen.lmm.packing import Suffix, additive_mask, block_mask, pack_rows
 
@@ -58,22 +57,12 @@ def _check(config_class: type[PretrainedConfig], attention: str, text: str) -> b
 
 def _small_copy(config_class: type[PretrainedConfig], text: dict) -> PretrainedConfig:
     """Return the same kind of config at toy size; the vision tower is left at its class's smallest use: none."""
-    config = copy.deepcopy(config_class())
+    config = config_class()
     small = {key: value for key, value in _SMALL.items() if text.get(key) is not None}
-    config.text_config = (
-        type(config.text_config).from_dict({**text, **small})
-        if (config.text_config.model_type == text["model_type"])
-        else _config_of(text["model_type"], {**text, **small})
-    )
+    config.text_config = CONFIG_MAPPING[text["model_type"]].from_dict({**text, **small})
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
         if key in config.vision_config.to_dict():
             setattr(config.vision_config, key, _SMALL[key])
     config.vision_config.image_size = 2 * config.vision_config.patch_size
     config.image_token_id = 127
     return config
-
-
-def _config_of(model_type: str, values: dict) -> PretrainedConfig:
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[model_type].from_dict(values)
