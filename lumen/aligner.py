@@ -44,6 +44,7 @@ class DenseAligner(nn.Module):
         fine_levels: How many lateral maps refine the heatmap after the coarse product; 0 is the paper's setting.
         leak_map_queries: Let map queries join the tokens, as in the paper: the heatmap then depends on the decoders.
         target: ``centernet`` (the paper's, after its box size) or ``ttfnet`` (elliptic).
+        point_sigma: Width, in heatmap cells, of the bump of a target without extent, such as a keypoint; paper: 2.
         heat_prior: Probability that the heatmap starts from in every cell.
         max_chunk_bytes: Bound on the image states held at once when no gradient is needed.
 
@@ -67,6 +68,7 @@ class DenseAligner(nn.Module):
         fine_levels: int = 0,
         leak_map_queries: bool = False,
         target: str = "centernet",
+        point_sigma: float = 2.0,
         heat_prior: float = 0.1,
         max_chunk_bytes: int = 256 * 2**20,
     ) -> None:
@@ -78,6 +80,7 @@ class DenseAligner(nn.Module):
         self.channels = channels
         self.leak_map_queries = leak_map_queries
         self.target = target
+        self.point_sigma = point_sigma
         self.max_chunk_bytes = max_chunk_bytes
         self.query_norm = nn.LayerNorm(dim)
         self.to_query = _ToQuery(dim, channels)
@@ -131,7 +134,7 @@ class DenseAligner(nn.Module):
         ignored = targets_per_pair(samples, shared, "ignored_instances")
         size_hw, num_pairs = tuple(shared.heat_logits.shape[-2:]), shared.num_pairs
         place = {"num_pairs": num_pairs, "size_hw": size_hw, "stride": shared.stride}
-        heat = _TARGETS[self.target](targets.bboxes, targets.pair_index, **place)
+        heat = _TARGETS[self.target](targets.bboxes, targets.pair_index, **place, point_sigma=self.point_sigma)
         weight = ignore_weight(ignored.bboxes, ignored.pair_index, **place) if len(ignored) else None
         present = torch.zeros(num_pairs, device=heat.device).index_fill_(0, targets.pair_index, 1)
         known = torch.ones_like(present).index_fill_(0, ignored.pair_index, 0).maximum(present)

@@ -104,10 +104,12 @@ def detection_targets(
     *,
     stride: int,
     min_overlap: float = 0.3,
+    point_sigma: float = 2.0,
 ) -> Float[Tensor, "pairs height width"]:
     """Paint the centre of each box, as wide as the box may move without losing ``min_overlap``.
 
-    Boxes are in input pixels, with their centres inside the map. For the other arguments, the result and the errors
+    Boxes are in input pixels, with their centres inside the map. A box without extent is a point and gets a bump of
+    ``point_sigma`` cells. For the other arguments, the result and the errors
     see ``paint_gaussians``.
 
     Source:
@@ -116,7 +118,9 @@ def detection_targets(
     """
     # float64: the radius is cut to an integer, which must not depend on the last bit
     radius = gaussian_radius(_sizes(boxes.double()) / stride, min_overlap).clamp(min=0).long()
-    sigmas = ((2 * radius + 1) / 6)[:, None].expand(-1, 2)
+    is_point = (_sizes(boxes) == 0).all(1)
+    sigmas = torch.where(is_point, point_sigma, (2 * radius + 1) / 6)[:, None].expand(-1, 2)
+    radius = torch.where(is_point, math.ceil(3 * point_sigma), radius)
     return paint_gaussians(_centers(boxes), sigmas, pair_index, num_pairs, size_hw, stride=stride, truncate=radius)
 
 
@@ -129,18 +133,21 @@ def elliptic_targets(
     stride: int,
     alpha: float = 0.54,
     min_sigma: float = 0.5,
+    point_sigma: float = 2.0,
 ) -> Float[Tensor, "pairs height width"]:
     """Paint the centre of each box with a bump of its shape: three sigmas span ``alpha`` times half the box.
 
     Boxes are in input pixels, with their centres inside the map. Sigmas are at least ``min_sigma`` cells, so that an
-    object of one cell still reaches its neighbours (0.14 at the default). For the other arguments, the result and the
-    errors see ``paint_gaussians``.
+    object of one cell still reaches its neighbours (0.14 at the default). A box without extent is a point and gets a
+    bump of ``point_sigma`` cells. For the other arguments, the result and the errors see ``paint_gaussians``.
 
     Source:
         Liu et al., "Training-Time-Friendly Network" (2020), section 3.1, with the lower bound in place of its
         rounding up to odd diameters.
     """
-    sigmas = (_sizes(boxes) * (alpha / (6 * stride))).clamp(min=min_sigma)
+    sizes = _sizes(boxes)
+    sigmas = (sizes * (alpha / (6 * stride))).clamp(min=min_sigma)
+    sigmas = torch.where((sizes == 0).all(1, keepdim=True), point_sigma, sigmas)
     return paint_gaussians(_centers(boxes), sigmas, pair_index, num_pairs, size_hw, stride=stride)
 
 

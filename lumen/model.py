@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
+from lumen.masks import masks_to_original
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
     LocFeatures,
@@ -230,11 +231,20 @@ class Lumen(BaseModel):
 
 
 def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:
-    """Map an answer from input pixels to original pixels: the one place where that happens, by kind of field."""
+    """Map an answer from input pixels to original pixels: the one place where that happens, by kind of field.
+
+    ``bboxes`` (n, 4), ``points`` (n, 2) and ``keypoints`` (n, k, 2) stay tensors; ``masks``, probabilities over the
+    whole input (n, rows, cols), become a list of COCO run-length codes.
+    """
     if "bboxes" in answer:
         answer.bboxes = sample.frame.boxes_to_original(answer.bboxes)
-    if "points" in answer:
-        answer.points = sample.frame.points_to_original(answer.points)
+    for name in ("points", "keypoints"):
+        if name in answer:
+            answer[name] = sample.frame.points_to_original(answer[name])
+    if "masks" in answer:
+        codes = masks_to_original(answer.masks, sample.frame)
+        answer.pop("masks")
+        answer.masks = codes
     return answer
 
 

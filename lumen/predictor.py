@@ -13,7 +13,6 @@ from mmengine import Config
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from lumen.checkpoint import load_checkpoint, load_trained_state
 from lumen.config import read_config
@@ -21,6 +20,7 @@ from lumen.data.image import PAD_VALUE, read_image, render_image, to_rgb
 from lumen.data.transforms import FrameImage
 from lumen.errors import CheckpointError, ConfigError, DataError, PromptError
 from lumen.geometry import ImageFrame
+from lumen.masks import maps_to_original
 from lumen.model import Lumen
 from lumen.paths import CHECKOUT
 from lumen.registry import MODELS, TRANSFORMS
@@ -183,7 +183,7 @@ class LumenPredictor:
         with self._inference():
             shared = self._share(self._encoded, [question.sample(self._frame)])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
-        return _to_original(heat.cpu()[:, 0], self._frame)[question.unique_of]
+        return maps_to_original(heat.cpu()[:, 0], self._frame)[question.unique_of]
 
     def predict_batch(
         self,
@@ -337,18 +337,3 @@ class _Question:
         table.labels = phrase
         table.phrases = [self.phrases[index] for index in phrase.tolist()]
         return table
-
-
-def _to_original(
-    heat: Float[Tensor, "maps height width"], frame: ImageFrame
-) -> Float[Tensor, "maps original_height original_width"]:
-    """Read maps that cover the network input at the centres of original pixels."""
-    height, width = frame.ori_hw
-    rows, cols = torch.arange(height) + 0.5, torch.arange(width) + 0.5
-    points = frame.points_to_input(torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1))
-    # grid_sample counts from -1 to 1 over the whole input.
-    grid = points / torch.tensor([frame.input_hw[1], frame.input_hw[0]]) * 2 - 1
-    read = functional.grid_sample(
-        heat[None], grid[None].to(heat.dtype), mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return read[0]

@@ -10,6 +10,7 @@ n (instances), keypoints. Pixels are pixels of the network input, unless a name 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,12 +28,14 @@ class Prompt:
     Args:
         text: The phrase: a class name, a sentence, a keypoint name. Not yet in a template.
         task: Name of the task that answers it; picks the decoder.
-        label: Index into ``metainfo['classes']``, or -1 for a free phrase.
+        label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
+        answer: What the LMM is trained to say, for tasks that are answered in text.
     """
 
     text: str
     task: str = "detection"
     label: int = NO_LABEL
+    answer: str = ""
 
     def __deepcopy__(self, memo: dict) -> "Prompt":
         """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
@@ -44,7 +47,8 @@ class PerceptionSample(BaseDataElement):
 
     Data fields (all ``InstanceData`` in input pixels until ``Lumen`` restores predictions to original pixels):
         gt_instances: ``bboxes`` (n, 4) xyxy, ``labels`` (n), ``prompt_index`` (n). One row per object *and* prompt
-            that asks for it: two prompts for one class give two rows, objects nobody asked for give none.
+            that asks for it: two prompts for one class give two rows, objects nobody asked for give none. A box
+            without extent is a point, such as a keypoint. Where a task needs them: ``masks`` (n, height, width) bool.
         ignored_instances: The same fields for crowd and ignored regions.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
@@ -81,7 +85,7 @@ class LocFeatures:
     image_index: Int[Tensor, " pairs"]
     prompt_index: Int[Tensor, " pairs"]
     text_losses: Mapping[str, Tensor] = field(default_factory=dict)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class SharedRepresentation:
     prompt_index: Int[Tensor, " pairs"]
     maps: Float[Tensor, "pairs queries height width"]
     stride: int
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:

@@ -308,3 +308,11 @@ def test_refining_stays_in_the_middle_on_the_border_and_on_flat_maps():
     heat = torch.zeros(2, 4, 4)
     heat[0, 0, 0], heat[0, 0, 1] = 0.9, 0.5
     assert refine_peaks(heat, find_peaks(heat, 1))[:, 0].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("paint", [detection_targets, elliptic_targets])
+def test_a_target_without_extent_is_a_point_of_its_own_width(paint):
+    boxes = torch.tensor([[20.0, 20.0, 20.0, 20.0]])
+    heat = paint(boxes, torch.tensor([0]), 1, (8, 8), stride=8, point_sigma=2.0)
+    assert heat[0, 2, 2] == 1
+    assert heat[0, 2, 3].item() == pytest.approx(math.exp(-1 / 8))

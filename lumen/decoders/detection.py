@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumen.decoders.base import Decoder
+from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
 from lumen.decoders.peaks import best_boxes, pick_peaks
-from lumen.heatmap import cells_around
-from lumen.losses import giou_loss
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 
@@ -18,8 +16,6 @@ from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, t
 @DECODERS.register_module()
 class DetectionDecoder(Decoder):
     """Peaks give centres and scores; a small head on ``dense`` gives the distances (left, top, right, bottom).
-
-    The head is computed once per image, whatever the number of phrases.
 
     Args:
         channels: Width of the shared representation.
@@ -54,42 +50,15 @@ class DetectionDecoder(Decoder):
         self.min_score = min_score
         self.iou_threshold = iou_threshold
         self.max_per_image = max_per_image
-        self.head = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.SiLU(inplace=True),
-            nn.Conv2d(channels, 4, 1),
-        )
-
-    def forward(self, shared: SharedRepresentation) -> Float[Tensor, "images 4 height width"]:
-        """Return distances from each cell's centre to the sides of its object, in input pixels."""
-        cells = self.head(shared.dense).float()
-        return torch.exp(cells.clamp(max=8.0)) * shared.stride
+        self.head = BoxHead(channels)
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the GIoU loss of the cells around each object's centre, weighted to one per object."""
-        distances = self(shared)
-        targets = targets_per_pair(samples, shared)
-        owner, cells_xy, weight = cells_around(targets.bboxes, distances.shape[-2:], shared.stride)
-        image = shared.image_index[targets.pair_index[owner]]
-        boxes = boxes_at(distances, image, cells_xy, shared.stride)
-        return {"loss_box": (giou_loss(boxes, targets.bboxes[owner]) * weight).sum() + distances.sum() * 0}
+        return {"loss_box": box_loss(self.head(shared), targets_per_pair(samples, shared), shared)}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes in input pixels; ``peak_scores`` are the scores without presence."""
         pair, cells_xy, scores, peak_scores = pick_peaks(shared, num_peaks=self.num_peaks, min_score=self.min_score)
-        boxes = boxes_at(self(shared), shared.image_index[pair], cells_xy, shared.stride)
+        boxes = boxes_at(self.head(shared), shared.image_index[pair], cells_xy, shared.stride)
         table = InstanceData(bboxes=boxes, scores=scores, peak_scores=peak_scores, pair_index=pair)
         return best_boxes(table, samples, shared, iou_threshold=self.iou_threshold, max_per_image=self.max_per_image)
-
-
-def boxes_at(
-    distances: Float[Tensor, "images 4 height width"],
-    image: Int[Tensor, " n"],
-    cells_xy: Int[Tensor, "n 2"],
-    stride: int,
-) -> Float[Tensor, "n 4"]:
-    """Read the distances at cells and turn them into boxes in input pixels."""
-    read = distances[image, :, cells_xy[:, 1], cells_xy[:, 0]]
-    centre = (cells_xy + 0.5) * stride
-    return torch.cat([centre - read[:, :2], centre + read[:, 2:]], 1)

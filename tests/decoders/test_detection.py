@@ -5,7 +5,8 @@ import pytest
 import torch
 from helpers import make_sample, make_shared
 
-from lumen.decoders.detection import DetectionDecoder, boxes_at
+from lumen.decoders.boxes import boxes_at
+from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.decoders.peaks import best_boxes, pick_peaks
 from lumen.heatmap import cells_around
@@ -23,8 +24,8 @@ def heat(shared, peaks):
 def fixed_distances(decoder, left, top, right, bottom):
     """Make the head say the same four distances in every cell, in units of the stride."""
     with torch.no_grad():
-        decoder.head[-1].weight.zero_()
-        decoder.head[-1].bias.copy_(torch.tensor([left, top, right, bottom]).log())
+        decoder.head.layers[-1].weight.zero_()
+        decoder.head.layers[-1].bias.copy_(torch.tensor([left, top, right, bottom]).log())
     return decoder.eval()
 
 

@@ -1,0 +1,115 @@
+"""Masks: COCO run lengths, and the way between original and input pixels.
+
+A mask in original pixels is a COCO run-length code (RLE): ``size`` (height, width) and ``counts``. In input pixels it
+is a tensor: bool for targets, probabilities for predictions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pycocotools import mask as codec
+from torch import Tensor
+from torch.nn import functional
+
+from lumen.errors import DataError
+from lumen.geometry import ImageFrame
+
+Rle = dict[str, Any]
+_NUMBERS_AT_ONCE = 2**25
+
+
+def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
+    """Return the RLE of each mask, with ``counts`` as text, ready for json."""
+    columns = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+    codes = codec.encode(columns) if len(masks) else []
+    return [{"size": list(map(int, code["size"])), "counts": code["counts"].decode("ascii")} for code in codes]
+
+
+def decode_masks(codes: Sequence[Rle], size_hw: Sequence[int]) -> Bool[Tensor, "n height width"]:
+    """Return the masks of some RLEs.
+
+    Raises:
+        DataError: A code is broken, or of another size than ``size_hw``.
+    """
+    for code in codes:
+        if tuple(code.get("size", ())) != tuple(size_hw):
+            raise DataError(f"a mask has size {code.get('size')}, its image {tuple(size_hw)} (height, width)")
+    if not codes:
+        return torch.zeros(0, *size_hw, dtype=torch.bool)
+    try:
+        columns = codec.decode([_as_bytes(code) for code in codes])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"a mask cannot be decoded ({type(error).__name__}: {error})") from error
+    return torch.from_numpy(columns.transpose(2, 0, 1).astype(bool))
+
+
+def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
+    """Return COCO's ``segmentation`` (polygons, or RLE with counts as text or numbers) as one RLE.
+
+    Raises:
+        DataError: It is none of these, or of another size than its image.
+    """
+    height, width = size_hw
+    try:
+        if isinstance(segmentation, list):
+            _check_polygons(segmentation)
+            code = codec.merge(codec.frPyObjects(segmentation, height, width))
+        elif isinstance(segmentation.get("counts"), list):
+            code = codec.frPyObjects(segmentation, height, width)
+        else:
+            code = _as_bytes(segmentation)
+            codec.area(code)
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"a segmentation is neither polygons nor RLE ({type(error).__name__}: {error})") from error
+    if tuple(code["size"]) != tuple(size_hw):
+        raise DataError(f"a segmentation has size {code['size']}, its image {tuple(size_hw)} (height, width)")
+    return {"size": list(map(int, code["size"])), "counts": code["counts"].decode("ascii")}
+
+
+def masks_to_input(masks: Bool[Tensor, "n height width"], frame: ImageFrame) -> Bool[Tensor, "n rows cols"]:
+    """Read masks of the original image at the centres of input pixels; what lies beside the image is empty."""
+    rows, cols = torch.arange(frame.input_hw[0]) + 0.5, torch.arange(frame.input_hw[1]) + 0.5
+    points = frame.points_to_original(torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1)).floor().long()
+    height, width = frame.ori_hw
+    x, y = points[0, :, 0], points[:, 0, 1]  # the affine has no shear: a column has one x, a row one y
+    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return masks[:, y.clamp(0, height - 1)][:, :, x.clamp(0, width - 1)] & inside
+
+
+def maps_to_original(
+    maps: Float[Tensor, "n rows cols"], frame: ImageFrame
+) -> Float[Tensor, "n original_height original_width"]:
+    """Read maps that cover the network input, on whatever grid, at the centres of original pixels."""
+    height, width = frame.ori_hw
+    rows, cols = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    points = frame.points_to_input(torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1))
+    # grid_sample counts from -1 to 1 over the whole input.
+    grid = points / torch.tensor([frame.input_hw[1], frame.input_hw[0]]) * 2 - 1
+    read = functional.grid_sample(
+        maps[None].float(), grid[None].to(maps.device), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return read[0]
+
+
+def masks_to_original(
+    probabilities: Float[Tensor, "n rows cols"], frame: ImageFrame, *, threshold: float = 0.5
+) -> list[Rle]:
+    """Return predicted masks as RLE of the original image, a bounded number at a time."""
+    step = max(1, _NUMBERS_AT_ONCE // (frame.ori_hw[0] * frame.ori_hw[1]))
+    codes: list[Rle] = []
+    for at in range(0, len(probabilities), step):
+        codes += encode_masks(maps_to_original(probabilities[at : at + step], frame) > threshold)
+    return codes
+
+
+def _check_polygons(polygons: list) -> None:
+    if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
+        raise ValueError("a polygon is a list of x, y, x, y and so on with at least three points")
+
+
+def _as_bytes(code: Rle) -> Rle:
+    counts = code["counts"]
+    return {"size": code["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}

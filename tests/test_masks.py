@@ -1,0 +1,70 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumen.errors import DataError
+from lumen.geometry import ImageFrame
+from lumen.masks import (
+    decode_masks,
+    encode_masks,
+    maps_to_original,
+    masks_to_input,
+    masks_to_original,
+    segmentation_to_rle,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), size=st.tuples(st.integers(1, 9), st.integers(1, 9)), number=st.integers(0, 3))
+def test_masks_come_back_from_run_lengths(seed, size, number):
+    masks = torch.rand(number, *size, generator=torch.Generator().manual_seed(seed)) > 0.5
+    assert torch.equal(decode_masks(encode_masks(masks), size), masks)
+
+
+def test_polygons_and_counts_become_run_lengths():
+    square = segmentation_to_rle([[1, 1, 3, 1, 3, 3, 1, 3]], (4, 4))
+    assert decode_masks([square], (4, 4)).sum() == 4
+    assert segmentation_to_rle(square, (4, 4)) == square
+    listed = segmentation_to_rle({"size": [2, 2], "counts": [1, 2, 1]}, (2, 2))
+    assert decode_masks([listed], (2, 2))[0].tolist() == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize("segmentation", [None, 3, {"counts": "11"}, [[1, 2]], {"size": [9, 9], "counts": [81]}])
+def test_a_broken_segmentation_is_an_error(segmentation):
+    with pytest.raises(DataError, match="segmentation"):
+        segmentation_to_rle(segmentation, (4, 4))
+
+
+def test_a_mask_of_another_size_is_an_error():
+    with pytest.raises(DataError, match="size"):
+        decode_masks(encode_masks(torch.ones(1, 2, 2, dtype=torch.bool)), (2, 3))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_mask_lands_where_its_image_lands_and_comes_back(mirror):
+    frame = ImageFrame.letterbox((4, 8), (8, 8))
+    frame = frame.flip_horizontal() if mirror else frame
+    mask = torch.zeros(1, 4, 8, dtype=torch.bool)
+    mask[0, :2, :3] = True
+    there = masks_to_input(mask, frame)
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:2, 5:] = True
+    assert torch.equal(there[0], expected if mirror else expected.flip(1))
+    back = masks_to_original(there.float(), frame)
+    assert torch.equal(decode_masks(back, (4, 8)), mask)
+
+
+def test_a_coarse_map_covers_the_whole_input():
+    frame = ImageFrame.stretch((8, 8), (16, 16))
+    read = maps_to_original(torch.tensor([[[0.0, 1.0]]]), frame)
+    assert read.shape == (1, 8, 8)
+    assert read[0, :, 0].eq(0).all() and read[0, :, 7].eq(1).all()
+
+
+def test_no_masks_stay_no_masks():
+    frame = ImageFrame.stretch((8, 8), (16, 16))
+    assert encode_masks(torch.zeros(0, 8, 8, dtype=torch.bool)) == []
+    assert decode_masks([], (8, 8)).shape == (0, 8, 8)
+    assert masks_to_original(torch.zeros(0, 4, 4), frame) == []
+    assert masks_to_input(torch.zeros(0, 8, 8, dtype=torch.bool), frame).shape == (0, 16, 16)
