@@ -4,12 +4,25 @@ from lumen.engine.hooks import EmaHook
 from lumen.engine.muon import MuonAdamW
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 
+# Muon's steps make the sublayers of the two-way layers outgrow the tokens that they add to; see docs/decisions.md, 14.
+_tokens = [
+    "aligner.layers*",
+    "aligner.final_*",
+    "aligner.to_query*",
+    "aligner.heat_kernel*",
+    "aligner.fine_heat_kernel*",
+]
+
 optim_wrapper = dict(
     type=LumenOptimWrapper,
     dtype="bfloat16",
     optimizer=dict(type=MuonAdamW, lr=3e-3, muon_lr=0.02, betas=(0.9, 0.98), weight_decay=0.05),
     constructor=GroupedConstructor,
-    paramwise_cfg=dict(muon=True, adamw=["*embed_tokens*", "*lm_head*", "*map_queries*"]),
+    paramwise_cfg=dict(
+        muon=True,
+        adamw=["*embed_tokens*", "*lm_head*", "*map_queries*", *_tokens],
+        lr_mult=dict.fromkeys(_tokens, 0.1),
+    ),
     clip_grad=dict(max_norm=5.0),
 )
 custom_hooks = [dict(type=EmaHook, decay=0.998)]

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from lumen.data.shapes.scene import COLOURS, IMAGE_SIZE, Cutout, ShapeObject, sample_cutouts, size_word
 
 SPLITS = ("train", "val")
-_MIN_CONTRAST = 75.0  # in the colour channel that differs most
+_MIN_CONTRAST = 60.0  # in the colour channel that differs most
 _HUE_JITTER = 7.0
 _ROW, _COL = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
 
@@ -165,8 +165,8 @@ def _pattern(cutout: Cutout, rng: np.random.Generator) -> np.ndarray:
 def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur the image, add sensor noise and round it to uint8."""
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.1)))
-    noise = rng.uniform(2, 14) * rng.standard_normal(canvas.shape, dtype=np.float32)
+    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
+    noise = rng.uniform(2, 20) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return np.clip(np.asarray(blurred) + noise, 0, 255).round().astype(np.uint8)
 
 

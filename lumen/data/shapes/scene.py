@@ -26,15 +26,15 @@ COLOURS = {
 
 TEXTURES = ("plain", "striped", "dotted")
 SIZES = ("small", "medium", "large")
-SIZE_BOUNDS = (23.0, 42.0)
+SIZE_BOUNDS = (18.0, 33.0)
 """Sides (square root of the box area) that part small from medium from large."""
 
 _NUM_OBJECTS = (0.05, 0.17, 0.24, 0.22, 0.17, 0.09, 0.06)  # of 1 to 7
 _TEXTURE_RATES = (0.5, 0.25, 0.25)
-_MEDIAN_SIDE, _SIDE_SPREAD, _SIDE_RANGE = 31.8, 0.38, (13.0, 72.0)
+_MEDIAN_SIDE, _SIDE_SPREAD, _SIDE_RANGE = 24.5, 0.38, (10.0, 58.0)
 _MAX_ASPECT = 0.36  # of the logarithm, either way
 _COPY_CATEGORY, _COPY_COLOUR = 0.4, 0.4  # twins give phrases that need more than the noun
-_CROWD_RATE = 0.25  # how often a shape is put next to another one
+_CROWD_RATE = 0.3  # how often a shape is put next to another one
 _MIN_VISIBLE = 0.45
 _SUPERSAMPLE = 4
 _TRIES = 24
