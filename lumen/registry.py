@@ -37,5 +37,13 @@ WEIGHT_INITIALIZERS = _child("weight initializer", "WEIGHT_INITIALIZERS")
 TASK_UTILS = _child("task util", "TASK_UTILS")
 RUNNER_CONSTRUCTORS = _child("runner constructor", "RUNNER_CONSTRUCTORS")
 
-DECODERS = Registry("decoder", scope=_SCOPE, locations=["lumen.decoders.detection", "lumen.decoders.detection_paper"])
+_DECODERS = (
+    "detection",
+    "detection_paper",
+    "grounding",
+    "referring_segmentation",
+    "segmentation",
+    "semantic_segmentation",
+)
+DECODERS = Registry("decoder", scope=_SCOPE, locations=[f"lumen.decoders.{name}" for name in _DECODERS])
 """Task decoders. Stands alone: a decoder needs no other registry and no other registry needs it."""

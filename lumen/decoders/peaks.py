@@ -1,4 +1,4 @@
-"""What box decoders share: peaks with scores, and the choice of the best boxes of an image."""
+"""What box decoders share: peaks with scores, and the choice of the best boxes of an image or of a phrase."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,12 @@ from jaxtyping import Float, Int
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from lumen.decoders.boxes import boxes_at
 from lumen.geometry import nms
 from lumen.heatmap import find_peaks
-from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs
+from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs, place_in_image
+
+_CANDIDATES_PER_BOX = 4
 
 
 def pick_peaks(
@@ -50,6 +53,39 @@ def best_boxes(
     """
     answers = gather_pairs(per_pair, samples, shared)
     return [_best(answer, iou_threshold, max_per_image) for answer in answers]
+
+
+def best_of_pairs(
+    shared: SharedRepresentation,
+    distances: Float[Tensor, "images 4 height width"],
+    *,
+    num_boxes: int,
+    min_score: float,
+    iou_threshold: float,
+    with_presence: bool,
+) -> InstanceData:
+    """Return the best boxes of each pair: by pair, the best first.
+
+    Args:
+        shared: The pairs.
+        distances: Output of ``BoxHead``.
+        num_boxes: Boxes per pair at most.
+        min_score: Boxes below this score are dropped; a pair may end up without any.
+        iou_threshold: Boxes that overlap a better one of their pair by more than this go.
+        with_presence: Score a box by presence times peak; otherwise by the peak alone.
+
+    Returns:
+        ``bboxes``, ``scores`` and ``pair_index``.
+    """
+    num_peaks = num_boxes if num_boxes == 1 else num_boxes * _CANDIDATES_PER_BOX
+    pair, cells_xy, scores, _ = pick_peaks(
+        shared, num_peaks=num_peaks, min_score=min_score, with_presence=with_presence
+    )
+    boxes = boxes_at(distances, shared.image_index[pair], cells_xy, shared.stride)
+    kept = nms(boxes, scores, pair, iou_threshold)
+    kept = kept[pair[kept].argsort(stable=True)]
+    kept = kept[place_in_image(pair[kept]) < num_boxes]
+    return InstanceData(bboxes=boxes[kept], scores=scores[kept], pair_index=pair[kept])
 
 
 def _best(answer: InstanceData, iou_threshold: float, max_per_image: int) -> InstanceData:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decoder_cases import with_masks
 from helpers import make_sample, make_shared
 from mmengine.structures import InstanceData
 
@@ -32,7 +33,8 @@ def prompts_of(decoder, number):
 def make_case(decoder, image_index=(), prompt_index=(), boxes=(), box_prompt=()):
     """Return two images, the first of which is asked two prompts where there are pairs at all."""
     shared = make_shared(image_index, prompt_index, num_images=2, num_maps=decoder.spec.map_queries)
-    return shared, [make_sample(prompts_of(decoder, len(image_index)), boxes, box_prompt), make_sample()]
+    first = with_masks(make_sample(prompts_of(decoder, len(image_index)), boxes, box_prompt))
+    return shared, [first, with_masks(make_sample())]
 
 
 CASES = {
@@ -68,8 +70,8 @@ def test_losses_are_those_of_the_spec_and_always_finite_and_connected(decoder, c
     unused = [name for name, value in decoder.named_parameters() if value.numel() and value.grad is None]
     # map queries are used in the aligner, which gives the maps
     assert [name for name in unused if name != "map_queries"] == []
-    if "boxes" not in case:
-        assert total.item() == 0
+    counts = {"objects": "boxes" in case, "pairs": "image_index" in case}
+    assert all(counts[decoder.spec.losses[name]] or loss.item() == 0 for name, loss in losses.items())
 
 
 @pytest.mark.parametrize("case", list(CASES.values())[:3], ids=list(CASES)[:3])

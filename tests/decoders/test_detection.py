@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from decoder_cases import fixed_distances, heat
 from helpers import make_sample, make_shared
 
 from lumen.decoders.boxes import boxes_at
@@ -11,22 +12,6 @@ from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.decoders.peaks import best_boxes, pick_peaks
 from lumen.heatmap import cells_around
 from lumen.structures import InstanceData, Prompt
-
-
-def heat(shared, peaks):
-    """Set the probability of cells, given as (pair, row, col, probability)."""
-    logits = shared.heat_logits.detach().clone()
-    for pair, row, col, probability in peaks:
-        logits[pair, 0, row, col] = math.log(probability / (1 - probability))
-    return dataclasses.replace(shared, heat_logits=logits)
-
-
-def fixed_distances(decoder, left, top, right, bottom):
-    """Make the head say the same four distances in every cell, in units of the stride."""
-    with torch.no_grad():
-        decoder.head.layers[-1].weight.zero_()
-        decoder.head.layers[-1].bias.copy_(torch.tensor([left, top, right, bottom]).log())
-    return decoder.eval()
 
 
 @pytest.fixture
