@@ -12,7 +12,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lumen.decoders.boxes import boxes_at
 from lumen.losses import binary_cross_entropy, dice_loss
 from lumen.structures import SharedRepresentation
 
@@ -151,21 +150,14 @@ def silence(
 
 
 def mask_losses(
-    head: MaskHead,
-    distances: Float[Tensor, "images 4 height width"],
-    targets: InstanceData,
-    shared: SharedRepresentation,
-    *,
-    max_objects: int,
+    head: MaskHead, targets: InstanceData, shared: SharedRepresentation, *, max_objects: int
 ) -> dict[str, Float[Tensor, ""]]:
     """Return ``loss_mask`` (cross entropy) and ``loss_dice``, one each per object, summed over objects.
 
-    Masks are learned as they are answered: in the box that the decoder itself finds at the object's cell, without
-    gradient. Cells far from the object are not heard, since no answer shows them.
+    Masks are learned in the true boxes. Cells far from the object are not heard, since no answer shows them.
 
     Args:
         head: Makes the masks.
-        distances: Output of ``BoxHead``.
         targets: ``bboxes``, ``masks`` and ``pair_index``; boxes without extent are left out.
         shared: Names the pairs.
         max_objects: How many objects learn at most, drawn at random; the sum is scaled up for the others.
@@ -175,9 +167,7 @@ def mask_losses(
     if num_objects > max_objects:
         chosen = chosen[torch.randperm(num_objects, device=chosen.device)[:max_objects]]
     bboxes, pair_index = targets.bboxes[chosen], targets.pair_index[chosen]
-    cells_xy = centre_cells(bboxes, distances.shape[-2:], shared.stride)
-    found = boxes_at(distances.detach(), shared.image_index[pair_index], cells_xy, shared.stride)
-    logits = head(shared, pair_index, found)
+    logits = head(shared, pair_index, bboxes)
     target = cover(targets.masks[chosen], logits.shape[-2:]) if num_objects else torch.zeros_like(logits)
     fine_stride = shared.stride / head.maps.upsample
     heard = inside_boxes(bboxes, logits.shape[-2:], fine_stride, margin=_LEARNED_MARGIN)

@@ -36,7 +36,7 @@ class ReferringSegmentationDecoder(Decoder):
         name="referring_segmentation",
         targets=frozenset({"bboxes", "masks"}),
         predictions=frozenset({"bboxes", "scores", "labels", "prompt_index", "masks"}),
-        headline="referring_segmentation/ciou",
+        headline="refseg/cIoU",
         losses={"loss_box": "objects", "loss_mask": "objects", "loss_dice": "objects"},
     )
 
@@ -63,9 +63,9 @@ class ReferringSegmentationDecoder(Decoder):
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of boxes and masks, each a sum over targets."""
-        distances, targets = self.head(shared), targets_per_pair(samples, shared)
-        masks = mask_losses(self.mask_head, distances, targets, shared, max_objects=self.max_objects)
-        return {"loss_box": box_loss(distances, targets, shared), **masks}
+        targets = targets_per_pair(samples, shared)
+        masks = mask_losses(self.mask_head, targets, shared, max_objects=self.max_objects)
+        return {"loss_box": box_loss(self.head(shared), targets, shared), **masks}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return at most ``num_boxes`` boxes with masks per sentence in input pixels: by sentence, the best first."""

@@ -61,9 +61,9 @@ class SegmentationDecoder(Decoder):
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of boxes and masks, each a sum over objects."""
-        distances, targets = self.head(shared), targets_per_pair(samples, shared)
-        masks = mask_losses(self.mask_head, distances, targets, shared, max_objects=self.max_objects)
-        return {"loss_box": box_loss(distances, targets, shared), **masks}
+        targets = targets_per_pair(samples, shared)
+        masks = mask_losses(self.mask_head, targets, shared, max_objects=self.max_objects)
+        return {"loss_box": box_loss(self.head(shared), targets, shared), **masks}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes and masks in input pixels; ``peak_scores`` are the scores without presence."""

@@ -34,7 +34,7 @@ class SemanticSegmentationDecoder(Decoder):
         name="semantic_segmentation",
         targets=frozenset({"bboxes", "masks"}),
         predictions=frozenset({"scores", "labels", "prompt_index", "masks"}),
-        headline="semantic_segmentation/miou",
+        headline="semantic/mIoU",
         losses={"loss_mask": "pairs", "loss_dice": "pairs"},
     )
 

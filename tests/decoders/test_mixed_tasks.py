@@ -21,7 +21,8 @@ DECODERS = (
     SegmentationDecoder,
     SemanticSegmentationDecoder,
 )
-TASKS = [decoder.spec.name for decoder in DECODERS]
+ASKED = DECODERS[:-1]  # the last one learns from no pair
+TASKS = [decoder.spec.name for decoder in ASKED]
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_model_that_is_never_asked_a_task_still_trains_its_decoder(model, task
     assert all(bool(loss.isfinite()) and loss.requires_grad for loss in losses.values())
 
 
-@pytest.mark.parametrize("decoder", DECODERS, ids=TASKS)
+@pytest.mark.parametrize("decoder", ASKED, ids=TASKS)
 def test_answers_are_in_original_pixels(model, decoder):
     with torch.no_grad():
         (sample,) = model(make_images(1), [asked(decoder.spec.name)], mode="predict")
