@@ -19,6 +19,7 @@ from lumen.geometry import ImageFrame
 
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
+_FARTHEST = 100_000
 
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
@@ -40,6 +41,8 @@ def decode_masks(codes: Sequence[Rle], size_hw: Sequence[int]) -> Bool[Tensor, "
     if not codes:
         return torch.zeros(0, *size_hw, dtype=torch.bool)
     try:
+        for code in codes:
+            _check_runs(_as_bytes(code))
         columns = codec.decode([_as_bytes(code) for code in codes])
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"a mask cannot be decoded ({type(error).__name__}: {error})") from error
@@ -61,8 +64,9 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
             code = codec.frPyObjects(segmentation, height, width)
         else:
             code = _as_bytes(segmentation)
-            codec.area(code)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        if tuple(code["size"]) == tuple(size_hw):
+            _check_runs(code)
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise DataError(f"a segmentation is neither polygons nor RLE ({type(error).__name__}: {error})") from error
     if tuple(code["size"]) != tuple(size_hw):
         raise DataError(f"a segmentation has size {code['size']}, its image {tuple(size_hw)} (height, width)")
@@ -108,6 +112,26 @@ def masks_to_original(
 def _check_polygons(polygons: list) -> None:
     if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
         raise ValueError("a polygon is a list of x, y, x, y and so on with at least three points")
+    # The rasteriser walks along every edge and takes memory for each step.
+    if not all((np.abs(np.asarray(p, dtype=np.float64)) <= _FARTHEST).all() for p in polygons):
+        raise ValueError(f"the corners of a polygon are numbers of at most {_FARTHEST}")
+
+
+def _check_runs(code: Rle) -> None:
+    """Raise ValueError unless the runs fill the mask exactly; pycocotools would leave a rest as found in memory."""
+    letters = np.frombuffer(code["counts"], dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(letters < 32)
+    if not len(ends) or ends[-1] != len(letters) - 1 or letters.min() < 0 or letters.max() > 63:
+        raise ValueError("counts are no run lengths")
+    starts = np.append(0, ends[:-1] + 1)
+    place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:
+        raise ValueError("a run is too long")
+    steps = np.add.reduceat((letters & 31) << (5 * place), starts)
+    steps -= ((letters[ends] & 16) > 0).astype(np.int64) << (5 * (place[ends] + 1))
+    runs = np.concatenate([steps[:1], np.cumsum(steps[1::2]), np.cumsum(steps[2::2])])  # from the third on: differences
+    if runs.min() < 0 or runs.sum() != code["size"][0] * code["size"][1]:
+        raise ValueError(f"runs of {runs.sum()} pixels for a mask of size {code['size']}")
 
 
 def _as_bytes(code: Rle) -> Rle:
