@@ -1,15 +1,18 @@
 """Masks: COCO run lengths, and the way between original and input pixels.
 
 A mask in original pixels is a COCO run-length code (RLE): ``size`` (height, width) and ``counts``. In input pixels it
-is a tensor: bool for targets, probabilities for predictions.
+is a tensor: bool for targets, probabilities for predictions. A label map holds the class number of each original pixel.
 """
 
+import os
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from pycocotools import mask as codec
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +23,7 @@ from lumen.geometry import ImageFrame
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
 _FARTHEST = 100_000
+_MAX_PIXELS = 50_000_000  # as of images
 
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
@@ -107,6 +111,38 @@ def masks_to_original(
     for at in range(0, len(probabilities), step):
         codes += encode_masks(maps_to_original(probabilities[at : at + step], frame) > threshold)
     return codes
+
+
+def read_label_map(
+    path: str | os.PathLike[str], *, ignore_label: int = 255, reduce_zero_label: bool = False
+) -> np.ndarray:
+    """Read a PNG whose pixels are class numbers: grey of 8 or 16 bits, or indices of a palette.
+
+    Args:
+        path: The file.
+        ignore_label: Value of pixels without a class.
+        reduce_zero_label: Whether 0 stands for no class too and class numbers are one less than the values (ADE20K).
+
+    Returns:
+        Class numbers (height, width), int32; -1 for pixels without a class.
+
+    Raises:
+        DataError: The file cannot be read, or is no map of one number per pixel.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {_MAX_PIXELS} in all")
+            values = np.array(image)
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error) as error:
+        raise DataError(f"{path}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
+    if values.ndim != 2 or values.dtype == bool:
+        raise DataError(f"{path}: a label map has one number per pixel, this file {values.shape[2:]} {values.dtype}")
+    labels = values.astype(np.int32) - int(reduce_zero_label)
+    labels[values == ignore_label] = -1
+    return labels
 
 
 def _check_polygons(polygons: list) -> None:

@@ -20,6 +20,7 @@ from lumen.registry import TRANSFORMS
 from lumen.structures import PerceptionSample, Prompt
 
 _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
+_OPTIONAL_METAINFO = ("label_map_path",)
 
 
 @TRANSFORMS.register_module()
@@ -272,8 +273,8 @@ class PackSample:
     """Pack what the network, the decoders and the metrics need.
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
-    ``img_path``; returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a
-    ``PerceptionSample``.
+    ``img_path``, and ``label_map_path`` if there; returns a new dict with ``inputs``, a uint8 tensor
+    (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +284,7 @@ class PackSample:
             ignored_instances=InstanceData(**results["ignored_instances"]),
         )
         # `set_metainfo` copies deeply, which costs more than loading a small image; all of these are immutable.
-        for key in _METAINFO:
+        for key in (*_METAINFO, *(name for name in _OPTIONAL_METAINFO if name in results)):
             sample.set_field(results[key], key, field_type="metainfo")
         sample.set_field(results["frame"].ori_hw, "ori_shape", field_type="metainfo")
         sample.set_field(results["frame"].input_hw, "img_shape", field_type="metainfo")
