@@ -113,7 +113,7 @@ def load_json(ann_file: str | os.PathLike[str]) -> dict[str, list]:
     return content
 
 
-def format_report(report: Mapping[str, Sequence[int]], *, num_shown: int = 5) -> str:
+def format_report(report: Mapping[str, Sequence[int | str]], *, num_shown: int = 5) -> str:
     """Return a table of reasons, counts and the first ids."""
     lines = [
         f"  {len(ids):7d}  {reason}: {', '.join(map(str, ids[:num_shown]))}{', ...' if len(ids) > num_shown else ''}"
