@@ -87,6 +87,40 @@ def predict(
         raise typer.Exit(2)
 
 
+@app.command(
+    "check-data",
+    epilog="Examples: lumen check-data annotations/instances_val2017.json --images val2017 | "
+    "lumen check-data annotations/person_keypoints_val2017.json --show 100",
+)
+def check_data(
+    ann_file: Annotated[Path, typer.Argument(help="COCO-format JSON: instances or keypoints.", show_default=False)],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; every one is opened. Left out: the file alone.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many ids are listed per problem.")] = 20,
+) -> None:
+    """List everything that is wrong with a data set: one line per kind of problem, with how often and which ids.
+
+    Exit code 0: nothing is wrong; 1: there are problems; 2: the file cannot be read as COCO format.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from lumen.data.annotations import format_report
+    from lumen.data.check import check_coco
+
+    if images is not None and not images.is_dir():
+        raise DataError(f"there is no folder {str(images)!r}; --images names the folder that file names start from")
+    console = Console(stderr=True)
+    report = check_coco(ann_file, images, progress=lambda records: track(records, "images", console=console))
+    if not report:
+        print(f"{ann_file}: nothing is wrong")
+        return
+    print(f"{ann_file}: {sum(map(len, report.values()))} problems of {len(report)} kinds")
+    print(format_report(report, num_shown=show))
+    raise typer.Exit(1)
+
+
 def predict_with(
     files: ModelFiles,
     paths: Sequence[Path],

@@ -1,15 +1,18 @@
 """Masks: COCO run lengths, and the way between original and input pixels.
 
 A mask in original pixels is a COCO run-length code (RLE): ``size`` (height, width) and ``counts``. In input pixels it
-is a tensor: bool for targets, probabilities for predictions.
+is a tensor: bool for targets, probabilities for predictions. A label map holds the class number of each original pixel.
 """
 
+import os
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from pycocotools import mask as codec
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +22,8 @@ from lumen.geometry import ImageFrame
 
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
+_FARTHEST = 100_000
+_MAX_PIXELS = 50_000_000  # as of images
 
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
@@ -40,6 +45,8 @@ def decode_masks(codes: Sequence[Rle], size_hw: Sequence[int]) -> Bool[Tensor, "
     if not codes:
         return torch.zeros(0, *size_hw, dtype=torch.bool)
     try:
+        for code in codes:
+            _check_runs(_as_bytes(code))
         columns = codec.decode([_as_bytes(code) for code in codes])
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"a mask cannot be decoded ({type(error).__name__}: {error})") from error
@@ -61,8 +68,9 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
             code = codec.frPyObjects(segmentation, height, width)
         else:
             code = _as_bytes(segmentation)
-            codec.area(code)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        if tuple(code["size"]) == tuple(size_hw):
+            _check_runs(code)
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise DataError(f"a segmentation is neither polygons nor RLE ({type(error).__name__}: {error})") from error
     if tuple(code["size"]) != tuple(size_hw):
         raise DataError(f"a segmentation has size {code['size']}, its image {tuple(size_hw)} (height, width)")
@@ -105,9 +113,61 @@ def masks_to_original(
     return codes
 
 
+def read_label_map(
+    path: str | os.PathLike[str], *, ignore_label: int = 255, reduce_zero_label: bool = False
+) -> np.ndarray:
+    """Read a PNG whose pixels are class numbers: grey of 8 or 16 bits, or indices of a palette.
+
+    Args:
+        path: The file.
+        ignore_label: Value of pixels without a class.
+        reduce_zero_label: Whether 0 stands for no class too and class numbers are one less than the values (ADE20K).
+
+    Returns:
+        Class numbers (height, width), int32; -1 for pixels without a class.
+
+    Raises:
+        DataError: The file cannot be read, or is no map of one number per pixel.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {_MAX_PIXELS} in all")
+            values = np.array(image)
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error) as error:
+        raise DataError(f"{path}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
+    if values.ndim != 2 or values.dtype == bool:
+        raise DataError(f"{path}: a label map has one number per pixel, this file {values.shape[2:]} {values.dtype}")
+    labels = values.astype(np.int32) - int(reduce_zero_label)
+    labels[values == ignore_label] = -1
+    return labels
+
+
 def _check_polygons(polygons: list) -> None:
     if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
         raise ValueError("a polygon is a list of x, y, x, y and so on with at least three points")
+    # The rasteriser walks along every edge and takes memory for each step.
+    if not all((np.abs(np.asarray(p, dtype=np.float64)) <= _FARTHEST).all() for p in polygons):
+        raise ValueError(f"the corners of a polygon are numbers of at most {_FARTHEST}")
+
+
+def _check_runs(code: Rle) -> None:
+    """Raise ValueError unless the runs fill the mask exactly; pycocotools would leave a rest as found in memory."""
+    letters = np.frombuffer(code["counts"], dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(letters < 32)
+    if not len(ends) or ends[-1] != len(letters) - 1 or letters.min() < 0 or letters.max() > 63:
+        raise ValueError("counts are no run lengths")
+    starts = np.append(0, ends[:-1] + 1)
+    place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:
+        raise ValueError("a run is too long")
+    steps = np.add.reduceat((letters & 31) << (5 * place), starts)
+    steps -= ((letters[ends] & 16) > 0).astype(np.int64) << (5 * (place[ends] + 1))
+    runs = np.concatenate([steps[:1], np.cumsum(steps[1::2]), np.cumsum(steps[2::2])])  # from the third on: differences
+    if runs.min() < 0 or runs.sum() != code["size"][0] * code["size"][1]:
+        raise ValueError(f"runs of {runs.sum()} pixels for a mask of size {code['size']}")
 
 
 def _as_bytes(code: Rle) -> Rle:

@@ -179,3 +179,29 @@ def test_predicting_imports_no_training_library(tmp_path):
 def test_the_command_and_the_predictor_share_a_threshold():
     for function in (predict_files, cli.predict):
         assert inspect.signature(function).parameters["threshold"].default == DEFAULT_THRESHOLD
+
+
+def _check_data(*words):
+    command = [sys.executable, "-m", "lumen.cli", "check-data", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_check_data_lists_problems_and_sets_the_exit_code(folder):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+        "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "star"}],
+    }
+    (folder / "ann.json").write_text(json.dumps(content))
+    sound = _check_data(folder / "ann.json", "--images", folder)
+    assert (sound.returncode, sound.stdout) == (0, f"{folder / 'ann.json'}: nothing is wrong\n")
+    content["images"].append({"id": 2, "file_name": "gone.png", "width": 60, "height": 40})
+    content["annotations"].append({"id": 8, "image_id": 1, "category_id": 1, "bbox": [1, 2, 0, 4]})
+    (folder / "ann.json").write_text(json.dumps(content))
+    found = _check_data(folder / "ann.json", "--images", folder)
+    assert found.returncode == 1
+    assert "2 problems of 2 kinds" in found.stdout
+    assert "box without area: 8" in found.stdout and "image file is missing: 2" in found.stdout
+    assert _check_data(folder / "none.json").returncode == 2
+    assert "there is no folder" in _check_data(folder / "ann.json", "--images", folder / "none").stderr
+    assert "Examples: lumen check-data" in _check_data("--help").stdout

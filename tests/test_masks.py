@@ -30,10 +30,39 @@ def test_polygons_and_counts_become_run_lengths():
     assert decode_masks([listed], (2, 2))[0].tolist() == [[False, True], [True, False]]
 
 
-@pytest.mark.parametrize("segmentation", [None, 3, {"counts": "11"}, [[1, 2]], {"size": [9, 9], "counts": [81]}])
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        3,
+        {"counts": "11"},
+        [[1, 2]],
+        [[1, 2, 3, 4, 5, float("nan")]],
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+        [[0, 0, "a", 0, 1, 1]],
+        {"size": [9, 9], "counts": [81]},
+        {"size": [4, 4], "counts": [5, 5]},
+        {"size": [4, 4], "counts": [20, -4]},
+        {"size": [4, 4], "counts": []},
+        {"size": [4, 4], "counts": ""},
+        {"size": [4, 4], "counts": "zz"},
+        {"size": [4, 4], "counts": "oooooooooo0"},
+        {"size": [4, 4], "counts": "\x00"},
+    ],
+)
 def test_a_broken_segmentation_is_an_error(segmentation):
     with pytest.raises(DataError, match="segmentation"):
         segmentation_to_rle(segmentation, (4, 4))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
+def test_any_counts_give_a_mask_or_an_error(counts):
+    try:
+        mask = decode_masks([{"size": [3, 5], "counts": counts}], (3, 5))
+    except DataError:
+        return
+    assert torch.equal(decode_masks(encode_masks(mask), (3, 5)), mask)
 
 
 def test_a_mask_of_another_size_is_an_error():

@@ -7,13 +7,16 @@ clipped to the image.
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lumen.data.federated import federated_problem, file_name_of, verify
+from lumen.data.image import MAX_PIXELS
 from lumen.errors import DataError
+from lumen.masks import Rle, segmentation_to_rle
 
 MAX_SIDE = 100_000
 MAX_NAME_LENGTH = 512
@@ -30,7 +33,8 @@ class CocoFile:
         cat_ids: Category id of each label.
         records: One per usable image: ``img_path``, ``img_id``, ``ori_hw`` (height, width) and ``instances``, which
             holds the arrays ``bboxes`` (n, 4) float32, ``labels`` (n) int64, ``is_ignored`` (n) bool (crowd or ignored)
-            and ``ann_ids`` (n) int64.
+            and ``ann_ids`` (n) int64; with masks also ``segmentations`` (n), an object array of run-length codes.
+            Records of federated files have ``absent_labels`` too, see ``federated.verify``.
         report: Reason -> ids of the images or annotations that were skipped (or, for ``CLIPPED``, changed). The
             position in the file stands for an id that is missing.
     """
@@ -47,6 +51,8 @@ def read_coco(
     image_root: str = "",
     classes: Sequence[str] | None = None,
     skip_budget: float = 0.001,
+    with_masks: bool = False,
+    federated: bool = False,
 ) -> CocoFile:
     """Read and check a COCO-format file.
 
@@ -55,19 +61,39 @@ def read_coco(
         image_root: Folder that the file names are relative to and may not leave.
         classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
+        with_masks: Read ``segmentation`` too; an annotation without a sound one is skipped.
+        federated: The file says per image which classes were verified, as LVIS does.
 
     Raises:
         DataError: The file is no COCO file, lacks one of ``classes``, or the budget is exceeded.
     """
     content = load_json(ann_file)
+    options = {"classes": classes, "skip_budget": skip_budget, "with_masks": with_masks, "federated": federated}
+    return parse_coco(content, ann_file, image_root=image_root, **options)
+
+
+def parse_coco(
+    content: Mapping[str, list],
+    ann_file: str | os.PathLike[str],
+    *,
+    image_root: str,
+    classes: Sequence[str] | None,
+    skip_budget: float,
+    with_masks: bool,
+    federated: bool,
+) -> CocoFile:
+    """Check the content of a file as ``load_json`` returns it; ``ann_file`` names it in errors. See ``read_coco``."""
     name_of_id = _check_categories(content["categories"], ann_file)
     classes, cat_ids = _select_classes(name_of_id, classes, ann_file)
     report: defaultdict[str, list[int]] = defaultdict(list)
-    images = _check_images(content["images"], report)
+    images = _check_images(content["images"], report, name_of_id if federated else None)
     _check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
     rows: defaultdict[str, list[int]] = defaultdict(list)
     annotations = _check_annotations(content["annotations"], images, name_of_id, rows)
-    records = _make_records(images, annotations, cat_ids, image_root, rows)
+    records = _make_records(images, annotations, cat_ids, image_root, rows, with_masks)
+    if federated:
+        label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
+        records = [verify(record, images[record["img_id"]], label_of_id) for record in records]
     _check_budget(rows, len(content["annotations"]), skip_budget, f"{ann_file}: annotations")
     return CocoFile(classes=classes, cat_ids=cat_ids, records=records, report={**report, **rows})
 
@@ -87,7 +113,7 @@ def load_json(ann_file: str | os.PathLike[str]) -> dict[str, list]:
     return content
 
 
-def format_report(report: Mapping[str, Sequence[int]], *, num_shown: int = 5) -> str:
+def format_report(report: Mapping[str, Sequence[int | str]], *, num_shown: int = 5) -> str:
     """Return a table of reasons, counts and the first ids."""
     lines = [
         f"  {len(ids):7d}  {reason}: {', '.join(map(str, ids[:num_shown]))}{', ...' if len(ids) > num_shown else ''}"
@@ -100,19 +126,24 @@ def _check_categories(categories: list, ann_file: str | os.PathLike[str]) -> dic
     """Return the name of each category id, in file order."""
     name_of_id: dict[int, str] = {}
     for category in categories:
-        cat_id = category.get("id") if isinstance(category, dict) else None
-        name = category.get("name") if isinstance(category, dict) else None
-        if not _is_id(cat_id) or not _is_printable(name) or len(name) > MAX_NAME_LENGTH:
-            raise DataError(
-                f"{ann_file}: a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
-                f", got {ascii(category)[:200]}"
-            )
-        if cat_id in name_of_id or name in name_of_id.values():
-            raise DataError(f"{ann_file}: category id {cat_id} or name {name!r} occurs twice; merge or rename them")
-        name_of_id[cat_id] = name
+        problem = category_problem(category, name_of_id)
+        if problem is not None:
+            raise DataError(f"{ann_file}: {problem}, got {ascii(category)[:200]}")
+        name_of_id[category["id"]] = category["name"]
     if not name_of_id:
         raise DataError(f"{ann_file}: 'categories' is empty")
     return name_of_id
+
+
+def category_problem(category: Any, name_of_id: Mapping[int, str]) -> str | None:
+    """Return what is wrong with a category entry, given those before it; None if nothing is."""
+    cat_id = category.get("id") if isinstance(category, dict) else None
+    name = category.get("name") if isinstance(category, dict) else None
+    if not _is_id(cat_id) or not _is_printable(name) or len(name) > MAX_NAME_LENGTH:
+        return f"a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
+    if cat_id in name_of_id or name in name_of_id.values():
+        return "a category id or name occurs twice; merge or rename them"
+    return None
 
 
 def _select_classes(
@@ -129,11 +160,15 @@ def _select_classes(
     return names, tuple(id_of_name[name] for name in names)
 
 
-def _check_images(entries: list, report: defaultdict[str, list[int]]) -> dict[int, dict]:
-    """Return the usable image entries by id, in file order."""
+def _check_images(
+    entries: list, report: defaultdict[str, list[int]], verifiable: Collection[int] | None
+) -> dict[int, dict]:
+    """Return the usable image entries by id, in file order; in federated files classes must be ``verifiable``."""
     images: dict[int, dict] = {}
     for position, entry in enumerate(entries):
         problem = _image_problem(entry, images)
+        if problem is None and verifiable is not None:
+            problem = federated_problem(entry, verifiable)
         if problem is None:
             images[entry["id"]] = entry
         else:
@@ -148,7 +183,7 @@ def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
         return "image id is missing or not an integer"
     if entry["id"] in images:
         return "image id occurs twice"
-    name = entry.get("file_name")
+    name = file_name_of(entry)
     if not _is_printable(name):
         return "file_name is missing or not a file name"
     if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
@@ -203,6 +238,7 @@ def _make_records(
     cat_ids: Sequence[int],
     image_root: str,
     report: defaultdict[str, list[int]],
+    with_masks: bool,
 ) -> list[dict]:
     """Build one record per image; boxes are clipped, those outside their image and unselected classes are left out."""
     label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
@@ -224,18 +260,41 @@ def _make_records(
         "is_ignored": np.array([bool(e.get("iscrowd", 0) or e.get("ignore", 0)) for e in chosen], dtype=bool),
         "ann_ids": ann_ids,
     }
+    if with_masks:
+        table["segmentations"] = _segmentations(chosen, sizes_hw[slots])
+        is_sound = np.array([code is not None for code in table["segmentations"]], dtype=bool)
+        _report_rows(report, "segmentation is missing, broken or of another size", ann_ids[is_kept & ~is_sound])
+        is_kept &= is_sound
     kept = np.flatnonzero(is_kept)
     kept = kept[np.argsort(slots[kept], kind="stable")]
     ends = np.searchsorted(slots[kept], np.arange(len(images) + 1))
     return [
         {
-            "img_path": os.path.join(image_root, entry["file_name"]),
+            "img_path": os.path.join(image_root, file_name_of(entry)),
             "img_id": img_id,
             "ori_hw": (int(entry["height"]), int(entry["width"])),
             "instances": {key: column[kept[ends[slot] : ends[slot + 1]]] for key, column in table.items()},
         }
         for slot, (img_id, entry) in enumerate(images.items())
     ]
+
+
+def _segmentations(entries: Sequence[dict], sizes_hw: np.ndarray) -> np.ndarray:
+    """Return the run-length code of each annotation, None where there is no sound one."""
+    codes = np.empty(len(entries), dtype=object)
+    for at, (entry, size_hw) in enumerate(zip(entries, sizes_hw.tolist(), strict=True)):
+        codes[at] = find_segmentation(entry, size_hw)
+    return codes
+
+
+def find_segmentation(entry: Mapping[str, Any], size_hw: Sequence[int]) -> Rle | None:
+    """Return the mask of an annotation in an image of ``size_hw``, None if it has no sound one."""
+    if size_hw[0] * size_hw[1] > MAX_PIXELS:
+        return None
+    try:
+        return segmentation_to_rle(entry.get("segmentation"), size_hw)
+    except DataError:
+        return None
 
 
 def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: np.ndarray) -> None:

@@ -16,7 +16,7 @@ UNREADABLE = "image cannot be used"
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
-    """Images and boxes of a COCO-format file; a sample is one image.
+    """Images, boxes and, if asked for, masks of a COCO-format file; a sample is one image.
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
     ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, in test mode also ``ann_file``. ``report`` maps
@@ -28,6 +28,10 @@ class CocoDataset(BaseDataset):
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
         classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
+        with_masks: Read ``segmentation`` too; an annotation without a sound one is skipped.
+        federated: The file says per image which classes were verified, as LVIS does: only classes that are verified
+            absent count as absent, and incompletely annotated ones have no background. ``AskClasses`` must be given
+            ``num_prompts`` in training, since asking for all asks for unverified classes as well.
         filter_empty: Leave out images without any kept annotation.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
         test_mode: Raise at once for an unusable image instead of taking the next one.
@@ -46,6 +50,8 @@ class CocoDataset(BaseDataset):
         data_prefix: Mapping[str, str] | None = None,
         pipeline: Sequence[dict | Callable[[dict], dict]] = (),
         classes: Sequence[str] | None = None,
+        with_masks: bool = False,
+        federated: bool = False,
         filter_empty: bool = False,
         skip_budget: float = 0.001,
         test_mode: bool = False,
@@ -53,6 +59,8 @@ class CocoDataset(BaseDataset):
         lazy_init: bool = False,
     ) -> None:
         self._asked_classes = None if classes is None else tuple(classes)
+        self.with_masks = with_masks
+        self.federated = federated
         self.filter_empty = filter_empty
         self.skip_budget = skip_budget
         self.report: dict[str, list[int]] = {}
@@ -73,6 +81,8 @@ class CocoDataset(BaseDataset):
             image_root=self.data_prefix["img"],
             classes=self._asked_classes,
             skip_budget=self.skip_budget,
+            with_masks=self.with_masks,
+            federated=self.federated,
         )
         self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
         if self.test_mode:  # only there: MMEngine joins training sets of equal metainfo alone

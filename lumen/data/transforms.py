@@ -15,10 +15,12 @@ from torch import Tensor
 from lumen.data.image import PAD_VALUE, read_image, render_image
 from lumen.errors import ConfigError, DataError
 from lumen.geometry import ImageFrame, box_area, clip_boxes
+from lumen.masks import decode_masks, masks_to_input
 from lumen.registry import TRANSFORMS
 from lumen.structures import PerceptionSample, Prompt
 
 _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
+_OPTIONAL_METAINFO = ("label_map_path",)
 
 
 @TRANSFORMS.register_module()
@@ -61,7 +63,9 @@ class FrameImage:
 
     Reads ``image``, ``ori_hw``, ``instances``; writes ``frame``, ``image`` (input pixels) and ``instances``, whose
     ``bboxes`` become a clipped float32 tensor in input pixels. Objects outside the view leave; objects with too small a
-    visible part become ignored regions, neither target nor background.
+    visible part become ignored regions, neither target nor background. Where ``instances`` have ``segmentations``,
+    these become ``masks``, a bool tensor (n, height, width) in input pixels; an object whose mask shows no pixel is
+    ignored.
 
     Args:
         input_hw: Height and width of the network input.
@@ -174,7 +178,7 @@ class AskClasses:
 
     Reads ``classes``, ``instances`` and, if there, ``absent_labels`` (the only labels known to be absent; without this
     key a label without any box is absent, as in exhaustively annotated sets). Writes ``prompts``, and ``gt_instances``
-    and ``ignored_instances`` with one row per object and prompt that asks for it.
+    and ``ignored_instances`` with one row per object and prompt that asks for it; with ``masks`` where there are any.
 
     With ``num_prompts``, present classes come first, then absent ones as long as there is room. A class with nothing
     but crowd or ignored boxes is neither.
@@ -269,8 +273,8 @@ class PackSample:
     """Pack what the network, the decoders and the metrics need.
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
-    ``img_path``; returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a
-    ``PerceptionSample``.
+    ``img_path``, and ``label_map_path`` if there; returns a new dict with ``inputs``, a uint8 tensor
+    (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +284,7 @@ class PackSample:
             ignored_instances=InstanceData(**results["ignored_instances"]),
         )
         # `set_metainfo` copies deeply, which costs more than loading a small image; all of these are immutable.
-        for key in _METAINFO:
+        for key in (*_METAINFO, *(name for name in _OPTIONAL_METAINFO if name in results)):
             sample.set_field(results[key], key, field_type="metainfo")
         sample.set_field(results["frame"].ori_hw, "ori_shape", field_type="metainfo")
         sample.set_field(results["frame"].input_hw, "img_shape", field_type="metainfo")
@@ -295,14 +299,21 @@ def _frame_instances(instances: dict[str, Any], frame: ImageFrame, min_visible: 
     instances = {key: value[is_kept] for key, value in instances.items() if key != "bboxes"}
     instances["bboxes"] = bboxes[torch.from_numpy(is_kept)]
     instances["is_ignored"] = instances["is_ignored"] | (visible_share[is_kept] < min_visible)
+    if "segmentations" in instances:
+        masks = masks_to_input(decode_masks(list(instances.pop("segmentations")), frame.ori_hw), frame)
+        instances["is_ignored"] = instances["is_ignored"] | ~masks.flatten(1).any(1).numpy()
+        instances["masks"] = masks
     return instances
 
 
 def _rows(is_answer: np.ndarray, instances: dict[str, Any]) -> dict[str, Tensor]:
     """Return a row per true (prompt, object) of ``is_answer``, ordered by prompt."""
     prompt_index, objects = np.nonzero(is_answer)
-    return {
+    rows = {
         "bboxes": instances["bboxes"][torch.from_numpy(objects)],
         "labels": torch.from_numpy(instances["labels"][objects]),
         "prompt_index": torch.from_numpy(prompt_index),
     }
+    if "masks" in instances:
+        rows["masks"] = instances["masks"][torch.from_numpy(objects)]
+    return rows

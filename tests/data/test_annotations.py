@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lumen.data.annotations import CLIPPED, format_report, read_coco
 from lumen.errors import DataError
+from lumen.masks import decode_masks
 
 IMAGE = {"id": 1, "file_name": "a.png", "width": 40, "height": 20}
 BOX = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 3, 10, 5]}
@@ -106,6 +107,31 @@ def test_bad_annotations_are_skipped_with_a_reason(tmp_path, change, reason):
     assert content.records[0]["instances"]["ann_ids"].tolist() == [1]
     assert [reason in name for name in content.report] == [True]
     assert list(content.report.values()) == [[1 if "id" in change else 2]]
+
+
+VERIFIED = {"neg_category_ids": [9], "not_exhaustive_category_ids": [7]}
+TRIANGLE = {"segmentation": [[2, 3, 12, 3, 2, 8]]}
+
+
+def test_masks_are_kept_as_run_lengths_in_line_with_the_boxes(tmp_path):
+    rows = [BOX | TRIANGLE, BOX | {"id": 2}, BOX | {"id": 3, "bbox": [30, 3, 4, 5], "segmentation": [[30, 3, 34, 3]]}]
+    last = BOX | {"id": 4, "segmentation": {"size": [20, 40], "counts": [43, 2, 755]}}
+    content = read(tmp_path, annotations=[*rows, last], with_masks=True)
+    table = content.records[0]["instances"]
+    assert table["ann_ids"].tolist() == [1, 4]
+    assert decode_masks(list(table["segmentations"]), (20, 40))[1].nonzero().tolist() == [[3, 2], [4, 2]]
+    assert content.report == {"segmentation is missing, broken or of another size": [2, 3]}
+    assert "segmentations" not in read(tmp_path, annotations=rows).records[0]["instances"]
+
+
+def test_broken_masks_count_against_the_budget(tmp_path):
+    with pytest.raises(DataError, match=r"1 of 2 would be skipped[\s\S]*segmentation is missing"):
+        read(tmp_path, annotations=[BOX | TRIANGLE, BOX | {"id": 2}], with_masks=True, skip_budget=0.4)
+
+
+def test_an_image_without_objects_has_no_masks(tmp_path):
+    content = read(tmp_path, annotations=[], with_masks=True)
+    assert content.records[0]["instances"]["segmentations"].shape == (0,)
 
 
 def test_what_is_no_dict_or_occurs_twice_is_skipped(tmp_path):
@@ -218,14 +244,17 @@ def fuzz_path(tmp_path_factory):
 
 @settings(max_examples=int(os.environ.get("LUMEN_FUZZ", "300")), deadline=None)
 @given(
-    junks=st.lists(JUNK, min_size=1, max_size=4), seed=st.integers(0, 2**32), budget=st.sampled_from([0.0, 0.5, 1.0])
+    junks=st.lists(JUNK, min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    budget=st.sampled_from([0.0, 0.5, 1.0]),
+    federated=st.booleans(),
 )
-def test_mutated_files_give_a_data_error_or_sound_records(fuzz_path, junks, seed, budget):
+def test_mutated_files_give_a_data_error_or_sound_records(fuzz_path, junks, seed, budget, federated):
     rng = random.Random(seed)
     content = {
-        "images": [dict(IMAGE), IMAGE | {"id": 2, "file_name": "b.png"}],
+        "images": [VERIFIED | IMAGE, VERIFIED | IMAGE | {"id": 2, "file_name": "b.png"}],
         "annotations": [
-            BOX | {"id": i, "bbox": [2.5, 3, 10, 5], "iscrowd": 0, "image_id": 1 + i % 2} for i in range(4)
+            BOX | TRIANGLE | {"id": i, "bbox": [2.5, 3, 10, 5], "iscrowd": 0, "image_id": 1 + i % 2} for i in range(4)
         ],
         "categories": [dict(CATEGORY), {"id": 9, "name": "dog"}],
     }
@@ -233,7 +262,7 @@ def test_mutated_files_give_a_data_error_or_sound_records(fuzz_path, junks, seed
         content = mutate(content, junk, rng)
     fuzz_path.write_text(json.dumps(content))
     try:
-        found = read_coco(fuzz_path, image_root="root", skip_budget=budget)
+        found = read_coco(fuzz_path, image_root="root", skip_budget=budget, with_masks=True, federated=federated)
     except DataError:
         return
     entries = json.loads(fuzz_path.read_text())
@@ -246,7 +275,10 @@ def test_mutated_files_give_a_data_error_or_sound_records(fuzz_path, junks, seed
         assert (boxes >= 0).all() and (boxes[:, 2:] > boxes[:, :2]).all()
         assert (boxes[:, [0, 2]] <= width).all() and (boxes[:, [1, 3]] <= height).all()
         assert ((table["labels"] >= 0) & (table["labels"] < len(found.classes))).all()
-        assert set(table["ann_ids"].tolist()) <= known
+        assert set(table["ann_ids"].tolist()) <= known | ({-1} if federated else set())
+        assert decode_masks(list(table["segmentations"]), record["ori_hw"]).shape == (len(boxes), height, width)
+    if federated:
+        return
     num_kept = sum(len(record["instances"]["labels"]) for record in found.records)
     num_skipped = sum(len(ids) for reason, ids in found.report.items() if reason != CLIPPED)
     assert num_kept + num_skipped + len(found.records) == len(entries["annotations"]) + len(entries["images"])

@@ -8,6 +8,7 @@ from PIL import Image
 from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
 from lumen.errors import ConfigError
 from lumen.geometry import ImageFrame
+from lumen.masks import encode_masks
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -140,6 +141,60 @@ def test_hidden_objects_become_ignored_and_vanished_ones_leave(monkeypatch):
     assert results["instances"]["is_ignored"].tolist() == [True, False]
     assert results["instances"]["ann_ids"].tolist() == [1, 2]
     assert results["instances"]["bboxes"].tolist() == [[0, 0, 1, 8], [0, 0, 5, 8]]
+
+
+def boxed(labels, boxes, size_hw):
+    """Return instances whose masks fill their boxes, which lie on whole pixels."""
+    table = instances(labels, boxes=boxes)
+    masks = torch.zeros(len(labels), *size_hw, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, np.int64(boxes).reshape(-1, 4), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return table | {"segmentations": np.array(encode_masks(masks), dtype=object)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["letterbox", "stretch"]))
+def test_the_box_of_a_mask_is_the_box_within_a_pixel(seed, mode):
+    results = frame(
+        boxed([0, 1, 2], [[3, 4, 21, 17], [0, 0, 30, 20], [25, 2, 29, 19]], (20, 30)),
+        size_hw=(20, 30),
+        seed=seed,
+        input_hw=(48, 56),
+        mode=mode,
+        scale_range=(0.7, 2.0),
+        flip_probability=0.5,
+        vertical_flip_probability=0.5,
+    )["instances"]
+    assert "segmentations" not in results
+    assert len(results["masks"]) == len(results["bboxes"]) == len(results["is_ignored"])
+    assert results["masks"].shape[1:] == (48, 56)
+    for mask, box, is_ignored in zip(results["masks"], results["bboxes"], results["is_ignored"], strict=True):
+        if is_ignored:
+            continue
+        rows, cols = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        found = torch.tensor([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], dtype=torch.float32)
+        assert (found - box).abs().max() <= 1
+
+
+def test_an_object_without_a_mask_in_view_is_ignored(monkeypatch):
+    # The box of the L reaches into the view, x from 10 to 20, but its one pixel lies left of it.
+    view = ImageFrame((10, 20), (10, 10), (1.0, 1.0), (-10.0, 0.0))
+    monkeypatch.setattr(FrameImage, "draw_frame", lambda self, ori_hw: view)
+    table = boxed([0, 1], [[0, 0, 1, 1], [12, 2, 15, 5]], (10, 20))
+    table["bboxes"] = np.float32([[0, 0, 20, 8], [12, 2, 15, 5]])
+    results = frame(table, input_hw=(10, 10), min_visible=0.1)["instances"]
+    assert results["is_ignored"].tolist() == [True, False]
+    assert results["masks"].flatten(1).sum(1).tolist() == [0, 9]
+
+
+def test_masks_follow_the_rows_of_the_prompts():
+    results = frame(boxed([2, 0, 2], [[0, 0, 4, 4], [8, 0, 9, 1], [0, 8, 5, 9]], (10, 20)), input_hw=(10, 20))
+    results["instances"]["is_ignored"][1] = True
+    results = AskClasses(num_prompts=None, shuffle=False)(results | {"classes": CLASSES})
+    assert results["gt_instances"]["masks"].flatten(1).sum(1).tolist() == [16, 5]
+    assert results["ignored_instances"]["masks"].flatten(1).sum(1).tolist() == [1]
+    empty = frame(boxed([], [], (10, 20)), input_hw=(10, 20))
+    assert AskClasses()(empty | {"classes": CLASSES})["gt_instances"]["masks"].shape == (0, 10, 20)
 
 
 @settings(max_examples=50, deadline=None)

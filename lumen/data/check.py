@@ -1,0 +1,146 @@
+"""Look through a whole COCO-format data set and list everything that is wrong with it, in one pass."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lumen.data.annotations import category_problem, find_segmentation, load_json, parse_coco
+from lumen.data.federated import ABSENT
+from lumen.data.image import check_inside, read_image
+from lumen.errors import DataError
+
+Report = dict[str, list[Any]]
+Progress = Callable[[Sequence[dict]], Iterable[dict]]
+
+
+def check_coco(
+    ann_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress = iter,
+) -> Report:
+    """Return reason -> ids of the images, annotations or categories that it concerns; empty for a sound data set.
+
+    An entry is reported by the first thing that makes it unusable; masks, keypoints and image files are checked for
+    all entries that are usable otherwise. The position in the list stands for an id that is missing. Files that say
+    which classes are absent from an image are read as LVIS is.
+
+    Args:
+        ann_file: Instances, person keypoints, or both.
+        image_root: Folder of the images; they are all decoded. ``None`` leaves images out.
+        progress: Wraps the list of images, to show how far the check is.
+
+    Raises:
+        DataError: The file is no COCO file at all, or has no usable category.
+    """
+    content = load_json(ann_file)
+    report: defaultdict[str, list[Any]] = defaultdict(list)
+    categories = _check_categories(content["categories"], report)
+    if not categories:
+        raise DataError(f"{ann_file}: no usable category\n{dict(report)}")
+    federated = any(isinstance(entry, dict) and ABSENT in entry for entry in content["images"])
+    options = {"image_root": str(image_root or ""), "classes": None, "with_masks": False, "federated": federated}
+    parsed = parse_coco({**content, "categories": categories}, ann_file, skip_budget=float("inf"), **options)
+    for reason, ids in parsed.report.items():
+        report[reason] += ids
+    _check_annotations(content["annotations"], categories, parsed.records, report)
+    _check_names(parsed.records, report)
+    if image_root is not None:
+        for record in progress(parsed.records):
+            problem = _file_problem(record["img_path"], image_root, record["ori_hw"])
+            if problem is not None:
+                report[problem].append(record["img_id"])
+    return dict(report)
+
+
+def _check_categories(entries: list, report: defaultdict[str, list[Any]]) -> list[dict]:
+    """Return the usable categories."""
+    name_of_id: dict[int, str] = {}
+    usable = []
+    for position, entry in enumerate(entries):
+        problem = category_problem(entry, name_of_id)
+        if problem is None:
+            name_of_id[entry["id"]] = entry["name"]
+            usable.append(entry)
+        else:
+            report[problem].append(position)
+    return usable
+
+
+def _check_annotations(
+    entries: list, categories: list[dict], records: list[dict], report: defaultdict[str, list[Any]]
+) -> None:
+    """Check masks and keypoints of the annotations in use, and whether every category has one."""
+    image_of_row = {
+        row: (record["img_id"], record["ori_hw"])
+        for record in records
+        for row in record["instances"]["ann_ids"].tolist()
+    }
+    num_keypoints = {entry["id"]: _count_keypoints(entry) for entry in categories}
+    used = set()
+    for entry in entries:
+        if not _is_in_use(entry, image_of_row, num_keypoints):
+            continue
+        _, size_hw = image_of_row.pop(entry["id"])
+        used.add(entry["category_id"])
+        # Sets of boxes alone often hold an empty list.
+        if entry.get("segmentation") and find_segmentation(entry, size_hw) is None:
+            report["segmentation is broken or of another size than its image"].append(entry["id"])
+        problem = _keypoint_problem(entry, num_keypoints[entry["category_id"]])
+        if problem is not None:
+            report[problem].append(entry["id"])
+    for entry in categories:
+        if entry["id"] not in used:
+            report["class without any usable annotation"].append(entry["name"])
+
+
+def _is_in_use(entry: Any, image_of_row: Mapping[int, tuple[int, Any]], categories: Mapping[int, Any]) -> bool:
+    """Return whether this is the annotation that was taken for its id; others of this id are reported already."""
+    if not isinstance(entry, dict) or not all(type(entry.get(key)) is int for key in ("id", "image_id", "category_id")):
+        return False
+    is_taken = entry["id"] in image_of_row and image_of_row[entry["id"]][0] == entry["image_id"]
+    return is_taken and entry["category_id"] in categories
+
+
+def _count_keypoints(category: Mapping[str, Any]) -> int | None:
+    names = category.get("keypoints")
+    return len(names) if isinstance(names, list) else None
+
+
+def _keypoint_problem(entry: Mapping[str, Any], num_expected: int | None) -> str | None:
+    values = entry.get("keypoints")
+    if values is None:
+        return None
+    if num_expected is None:
+        return "keypoints of a category that names none"
+    if not isinstance(values, list) or len(values) != 3 * num_expected:
+        return "keypoints are not three numbers for each keypoint of the category"
+    if not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):
+        return "keypoints are not finite numbers"
+    if any(flag not in (0, 1, 2) for flag in values[2::3]):
+        return "visibility of a keypoint is none of 0, 1, 2"
+    if entry.get("num_keypoints", num := sum(flag > 0 for flag in values[2::3])) != num:
+        return "num_keypoints is not the number of labelled keypoints"
+    return None
+
+
+def _check_names(records: list[dict], report: defaultdict[str, list[Any]]) -> None:
+    first_of_path: dict[str, int] = {}
+    for record in records:
+        if first_of_path.setdefault(record["img_path"], record["img_id"]) != record["img_id"]:
+            report["image file named by an earlier image too"].append(record["img_id"])
+
+
+def _file_problem(path: str, root: str | os.PathLike[str], size_hw: tuple[int, int]) -> str | None:
+    try:
+        check_inside(path, root)
+    except DataError:
+        return "image file leaves the image folder"
+    if not os.path.isfile(path):
+        return "image file is missing"
+    try:
+        found_hw = read_image(path).shape[:2]
+    except DataError:
+        return "image file cannot be read"
+    return None if found_hw == size_hw else "image file has another size than its entry"
