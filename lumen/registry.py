@@ -16,10 +16,14 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
 
 
 MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
-DATASETS = _child("dataset", "DATASETS", "lumen.data.coco", "lumen.data.mixture", "lumen.data.semantic")
-TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms")
+DATASETS = _child(
+    "dataset", "DATASETS", "lumen.data.coco", "lumen.data.keypoints", "lumen.data.mixture", "lumen.data.semantic"
+)
+TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms", "lumen.data.keypoint_transforms")
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
-METRICS = _child("metric", "METRICS", "lumen.metrics.coco", "lumen.metrics.semantic")
+METRICS = _child(
+    "metric", "METRICS", "lumen.metrics.coco", "lumen.metrics.counting", "lumen.metrics.pose", "lumen.metrics.semantic"
+)
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", "OPTIM_WRAPPER_CONSTRUCTORS", "lumen.engine.optim")
@@ -38,9 +42,11 @@ TASK_UTILS = _child("task util", "TASK_UTILS")
 RUNNER_CONSTRUCTORS = _child("runner constructor", "RUNNER_CONSTRUCTORS")
 
 _DECODERS = (
+    "counting",
     "detection",
     "detection_paper",
     "grounding",
+    "pose",
     "referring_segmentation",
     "segmentation",
     "semantic_segmentation",

@@ -1,0 +1,98 @@
+"""Counting: how many objects answer a phrase, read from its heatmap."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lumen.decoders.base import Decoder
+from lumen.decoders.peaks import pick_peaks
+from lumen.errors import ConfigError
+from lumen.registry import DECODERS
+from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
+
+_MODES = ("peaks", "density")
+
+
+@DECODERS.register_module()
+class CountingDecoder(Decoder):
+    """Count the peaks of the heatmap, or add up a density that is made from it.
+
+    ``peaks`` needs no training, as in the paper: the count is the number of peaks whose presence times height reaches
+    ``min_score``. ``density`` multiplies the heatmap by a learned gain that ``dense`` gives at each cell, the share of
+    an object that a hot cell stands for. The count is the sum over the map times presence; it need not be a whole
+    number, and goes on growing where peaks melt together.
+
+    Args:
+        channels: Width of the shared representation.
+        mode: ``peaks`` or ``density``.
+        min_score: Least score of a peak that counts, in ``peaks``; the paper names no value.
+        max_count: Largest count, in ``peaks``.
+
+    Raises:
+        ConfigError: If there is no such mode.
+
+    Source:
+        Jiao et al., "Lumen" (2024), section 4.4, for the peaks; the sum of a density after Lempitsky and Zisserman,
+        "Learning to Count Objects in Images" (2010).
+    """
+
+    spec = TaskSpec(
+        name="counting",
+        targets=frozenset({"prompt_index"}),
+        predictions=frozenset({"counts", "scores", "labels", "prompt_index"}),
+        headline="counting/MAE",
+        losses={"loss_count": "pairs"},
+    )
+
+    def __init__(self, channels: int, *, mode: str = "peaks", min_score: float = 0.3, max_count: int = 300) -> None:
+        super().__init__(channels)
+        if mode not in _MODES:
+            raise ConfigError(f"mode must be one of {_MODES}, got {mode!r}")
+        self.min_score = min_score
+        self.max_count = max_count
+        self.gain = _make_gain(channels) if mode == "density" else None
+
+    def forward(self, shared: SharedRepresentation) -> Float[Tensor, " pairs"]:
+        """Return the count of each pair."""
+        if self.gain is None:
+            pair, _, _, _ = pick_peaks(shared, num_peaks=self.max_count, min_score=self.min_score)
+            return torch.bincount(pair, minlength=shared.num_pairs).float()
+        gain = functional.softplus(self.gain(shared.dense).float())[:, 0]
+        heat = shared.heat_logits[:, 0].float().sigmoid()
+        return (heat * gain[shared.image_index]).sum((1, 2)) * shared.presence_logits.float().sigmoid() + gain.sum() * 0
+
+    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
+        """Return the smooth L1 distance to the true counts, 0 in ``peaks``.
+
+        Pairs with crowd or ignored regions are left out: nobody knows their count.
+        """
+        if self.gain is None:
+            return {"loss_count": shared.heat_logits.float().sum() * 0}
+        targets = targets_per_pair(samples, shared)
+        ignored = targets_per_pair(samples, shared, "ignored_instances")
+        truth = torch.bincount(targets.pair_index, minlength=shared.num_pairs).float()
+        known = torch.ones_like(truth).index_fill_(0, ignored.pair_index, 0)
+        distance = functional.smooth_l1_loss(self(shared), truth, reduction="none")
+        return {"loss_count": (distance * known).sum()}
+
+    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
+        """Return one row per prompt; ``scores`` are the presence of anything at all."""
+        table = InstanceData(
+            counts=self(shared),
+            scores=shared.presence_logits.float().sigmoid(),
+            pair_index=torch.arange(shared.num_pairs, device=shared.image_index.device),
+        )
+        return gather_pairs(table, samples, shared)
+
+
+def _make_gain(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.SiLU(inplace=True),
+        nn.Conv2d(channels, 1, 1),
+    )
