@@ -53,7 +53,9 @@ class PerceptionSample(BaseDataElement):
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``ImageFrame``), ``classes``, ``img_id``, ``img_path``,
-        ``ori_shape`` and ``img_shape`` (both height, width).
+        ``ori_shape`` and ``img_shape`` (both height, width). Where a sample is one object, as for pose:
+        ``instance_id`` (annotation id, or place in the detection file), ``box`` (xyxy, original pixels), ``box_label``
+        (index into ``classes``) and ``box_score`` (1 for an annotated box).
     """
 
     prompts: tuple[Prompt, ...]

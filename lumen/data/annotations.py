@@ -87,14 +87,14 @@ def parse_coco(
     classes, cat_ids = _select_classes(name_of_id, classes, ann_file)
     report: defaultdict[str, list[int]] = defaultdict(list)
     images = _check_images(content["images"], report, name_of_id if federated else None)
-    _check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
+    check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
     rows: defaultdict[str, list[int]] = defaultdict(list)
     annotations = _check_annotations(content["annotations"], images, name_of_id, rows)
     records = _make_records(images, annotations, cat_ids, image_root, rows, with_masks)
     if federated:
         label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
         records = [verify(record, images[record["img_id"]], label_of_id) for record in records]
-    _check_budget(rows, len(content["annotations"]), skip_budget, f"{ann_file}: annotations")
+    check_budget(rows, len(content["annotations"]), skip_budget, f"{ann_file}: annotations")
     return CocoFile(classes=classes, cat_ids=cat_ids, records=records, report={**report, **rows})
 
 
@@ -302,7 +302,8 @@ def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: np.ndarr
         report[reason].extend(ids.tolist())
 
 
-def _check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget: float, what: str) -> None:
+def check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget: float, what: str) -> None:
+    """Raise DataError if more than a share ``skip_budget`` of the entries is in ``report``; clipped ones are not."""
     num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
     if num_skipped > skip_budget * num_entries:
         raise DataError(
