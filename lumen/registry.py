@@ -16,10 +16,12 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
 
 
 MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
-DATASETS = _child("dataset", "DATASETS", "lumen.data.coco", "lumen.data.mixture", "lumen.data.semantic")
-TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms")
+DATASETS = _child(
+    "dataset", "DATASETS", "lumen.data.coco", "lumen.data.mixture", "lumen.data.refer", "lumen.data.semantic"
+)
+TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms", "lumen.data.refer")
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
-METRICS = _child("metric", "METRICS", "lumen.metrics.coco", "lumen.metrics.semantic")
+METRICS = _child("metric", "METRICS", "lumen.metrics.coco", "lumen.metrics.refer", "lumen.metrics.semantic")
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", "OPTIM_WRAPPER_CONSTRUCTORS", "lumen.engine.optim")

@@ -20,7 +20,7 @@ from lumen.registry import TRANSFORMS
 from lumen.structures import PerceptionSample, Prompt
 
 _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
-_OPTIONAL_METAINFO = ("label_map_path",)
+_OPTIONAL_METAINFO = ("label_map_path", "ref_ids", "kinds", "target_rles")
 
 
 @TRANSFORMS.register_module()
@@ -273,8 +273,8 @@ class PackSample:
     """Pack what the network, the decoders and the metrics need.
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
-    ``img_path``, and ``label_map_path`` if there; returns a new dict with ``inputs``, a uint8 tensor
-    (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``img_path``, and if there ``label_map_path``, ``ref_ids``, ``kinds`` and ``target_rles``; returns a new dict with
+    ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
