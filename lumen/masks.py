@@ -77,6 +77,17 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
     return {"size": list(map(int, code["size"])), "counts": code["counts"].decode("ascii")}
 
 
+def merge_masks(codes: Sequence[Rle], *, intersect: bool = False) -> Rle:
+    """Return the union, or the intersection, of RLEs of one size as one RLE; at least one is needed."""
+    merged = codec.merge([_as_bytes(code) for code in codes], intersect=intersect)
+    return {"size": list(map(int, merged["size"])), "counts": merged["counts"].decode("ascii")}
+
+
+def mask_area(code: Rle) -> int:
+    """Return the number of pixels of an RLE."""
+    return int(codec.area(_as_bytes(code)))
+
+
 def masks_to_input(masks: Bool[Tensor, "n height width"], frame: ImageFrame) -> Bool[Tensor, "n rows cols"]:
     """Read masks of the original image at the centres of input pixels; what lies beside the image is empty."""
     rows, cols = torch.arange(frame.input_hw[0]) + 0.5, torch.arange(frame.input_hw[1]) + 0.5

@@ -17,12 +17,14 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
 
 MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
 DATASETS = _child(
-    "dataset", "DATASETS", "lumen.data.coco", "lumen.data.keypoints", "lumen.data.mixture", "lumen.data.semantic"
+    "dataset", "DATASETS", *(f"lumen.data.{room}" for room in ("coco", "keypoints", "mixture", "refer", "semantic"))
 )
-TRANSFORMS = _child("transform", "TRANSFORMS", "lumen.data.transforms", "lumen.data.keypoint_transforms")
+TRANSFORMS = _child(
+    "transform", "TRANSFORMS", *(f"lumen.data.{room}" for room in ("transforms", "keypoint_transforms", "refer"))
+)
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
-    "metric", "METRICS", "lumen.metrics.coco", "lumen.metrics.counting", "lumen.metrics.pose", "lumen.metrics.semantic"
+    "metric", "METRICS", *(f"lumen.metrics.{room}" for room in ("coco", "counting", "pose", "refer", "semantic"))
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")

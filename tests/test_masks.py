@@ -9,8 +9,10 @@ from lumen.masks import (
     decode_masks,
     encode_masks,
     maps_to_original,
+    mask_area,
     masks_to_input,
     masks_to_original,
+    merge_masks,
     segmentation_to_rle,
 )
 
@@ -97,3 +99,14 @@ def test_no_masks_stay_no_masks():
     assert decode_masks([], (8, 8)).shape == (0, 8, 8)
     assert masks_to_original(torch.zeros(0, 4, 4), frame) == []
     assert masks_to_input(torch.zeros(0, 8, 8, dtype=torch.bool), frame).shape == (0, 16, 16)
+
+
+def test_codes_are_joined_and_cut_without_decoding():
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0, :2, :4] = True
+    masks[1, 1:, 3:] = True
+    codes = encode_masks(masks)
+    assert decode_masks([merge_masks(codes)], (4, 6))[0].equal(masks.any(0))
+    assert decode_masks([merge_masks(codes, intersect=True)], (4, 6))[0].equal(masks.all(0))
+    assert [mask_area(code) for code in codes] == [8, 9]
+    assert merge_masks(codes[:1]) == codes[0]

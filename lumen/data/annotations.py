@@ -73,7 +73,7 @@ def read_coco(
 
 
 def parse_coco(
-    content: Mapping[str, list],
+    content: Mapping[str, Any],
     ann_file: str | os.PathLike[str],
     *,
     image_root: str,
@@ -98,19 +98,24 @@ def parse_coco(
     return CocoFile(classes=classes, cat_ids=cat_ids, records=records, report={**report, **rows})
 
 
-def load_json(ann_file: str | os.PathLike[str]) -> dict[str, list]:
+def load_json(ann_file: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a json file with the lists ``images``, ``annotations`` and ``categories``, or raise DataError."""
-    try:
-        with open(ann_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{ann_file}: cannot be read as json ({type(error).__name__}: {error})") from error
+    content = parse_json(ann_file)
     if not isinstance(content, dict):
         raise DataError(f"{ann_file}: a COCO file holds a dict, this one a {type(content).__name__}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise DataError(f"{ann_file}: {key!r} must be a list, got {type(content.get(key)).__name__}")
     return content
+
+
+def parse_json(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a json file, or raise DataError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as json ({type(error).__name__}: {error})") from error
 
 
 def format_report(report: Mapping[str, Sequence[int | str]], *, num_shown: int = 5) -> str:
@@ -139,7 +144,7 @@ def category_problem(category: Any, name_of_id: Mapping[int, str]) -> str | None
     """Return what is wrong with a category entry, given those before it; None if nothing is."""
     cat_id = category.get("id") if isinstance(category, dict) else None
     name = category.get("name") if isinstance(category, dict) else None
-    if not _is_id(cat_id) or not _is_printable(name) or len(name) > MAX_NAME_LENGTH:
+    if not is_id(cat_id) or not is_printable(name) or len(name) > MAX_NAME_LENGTH:
         return f"a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
     if cat_id in name_of_id or name in name_of_id.values():
         return "a category id or name occurs twice; merge or rename them"
@@ -179,12 +184,12 @@ def _check_images(
 def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
     if not isinstance(entry, dict):
         return "image entry is not a dict"
-    if not _is_id(entry.get("id")):
+    if not is_id(entry.get("id")):
         return "image id is missing or not an integer"
     if entry["id"] in images:
         return "image id occurs twice"
     name = file_name_of(entry)
-    if not _is_printable(name):
+    if not is_printable(name):
         return "file_name is missing or not a file name"
     if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         return "file_name leaves the image folder"
@@ -213,13 +218,13 @@ def _annotation_problem(
 ) -> str | None:
     if not isinstance(entry, dict):
         return "annotation is not a dict"
-    if not _is_id(entry.get("id")):
+    if not is_id(entry.get("id")):
         return "annotation id is missing or not an integer"
     if entry["id"] in annotations:
         return "annotation id occurs twice"
-    if not _is_id(entry.get("image_id")) or entry["image_id"] not in images:
+    if not is_id(entry.get("image_id")) or entry["image_id"] not in images:
         return "annotation of an unknown or skipped image"
-    if not _is_id(entry.get("category_id")) or entry["category_id"] not in name_of_id:
+    if not is_id(entry.get("category_id")) or entry["category_id"] not in name_of_id:
         return "annotation of an unknown category"
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
@@ -313,14 +318,16 @@ def check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget:
 
 
 def _id_or_position(entry: Any, position: int) -> int:
-    return entry["id"] if isinstance(entry, dict) and _is_id(entry.get("id")) else position
+    return entry["id"] if isinstance(entry, dict) and is_id(entry.get("id")) else position
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id: an integer, not a bool, that json and float64 hold."""
     return type(value) is int and -MAX_ID < value < MAX_ID
 
 
-def _is_printable(value: Any) -> bool:
+def is_printable(value: Any) -> bool:
+    """Whether a value is a text of one line that shows something."""
     return isinstance(value, str) and value.isprintable() and value.strip() != ""
 
 

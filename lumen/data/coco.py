@@ -108,30 +108,45 @@ class CocoDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample; when training, the next usable one, within ``skip_budget``."""
-        if not self._fully_initialized:
-            self.full_init()
-        if self.test_mode:
-            return self.prepare_data(index)
-        for offset in range(len(self)):
-            try:
-                return self.prepare_data((index + offset) % len(self))
-            except DataError as error:
-                self._count_unusable((index + offset) % len(self), error)
-        raise DataError(f"{self.ann_file}: not one image can be used\n{format_report(self.report)}")
+        return take_usable(self, index)
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Return the labels of one image, for MMEngine's ``ClassBalancedDataset``."""
         return self.get_data_info(index)["instances"]["labels"].tolist()
 
-    def _count_unusable(self, index: int, error: DataError) -> None:
-        img_id = self.get_data_info(index)["img_id"]
-        unusable = self.report.setdefault(UNREADABLE, [])
-        if img_id in unusable:
-            return
-        unusable.append(img_id)
-        print_log(f"{self.ann_file}: image {img_id} is skipped: {error}", logger="current")
-        if len(unusable) > self.skip_budget * len(self):
-            raise DataError(
-                f"{self.ann_file}: {len(unusable)} of {len(self)} images cannot be used, the budget is "
-                f"{self.skip_budget:.3%}; the last: {error}"
-            ) from error
+
+def take_usable(dataset: BaseDataset, index: int) -> Any:
+    """Return a prepared sample, or, when training, the next one that can be used, within the data set's budget.
+
+    Unusable images are counted in ``dataset.report``.
+
+    Args:
+        dataset: A data set with ``report`` and ``skip_budget``, such as ``CocoDataset``.
+        index: Where to start.
+
+    Raises:
+        DataError: In test mode at the first unusable image, else when the budget is exceeded.
+    """
+    dataset.full_init()
+    if dataset.test_mode:
+        return dataset.prepare_data(index)
+    for offset in range(len(dataset)):
+        try:
+            return dataset.prepare_data((index + offset) % len(dataset))
+        except DataError as error:
+            _count_unusable(dataset, (index + offset) % len(dataset), error)
+    raise DataError(f"{dataset.ann_file}: not one image can be used\n{format_report(dataset.report)}")
+
+
+def _count_unusable(dataset: BaseDataset, index: int, error: DataError) -> None:
+    img_id = dataset.get_data_info(index)["img_id"]
+    unusable = dataset.report.setdefault(UNREADABLE, [])
+    if img_id in unusable:
+        return
+    unusable.append(img_id)
+    print_log(f"{dataset.ann_file}: image {img_id} is skipped: {error}", logger="current")
+    if len(unusable) > dataset.skip_budget * len(dataset):
+        raise DataError(
+            f"{dataset.ann_file}: {len(unusable)} of {len(dataset)} images cannot be used, the budget is "
+            f"{dataset.skip_budget:.3%}; the last: {error}"
+        ) from error

@@ -20,7 +20,10 @@ from lumen.registry import TRANSFORMS
 from lumen.structures import PerceptionSample, Prompt
 
 _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
-_OPTIONAL_METAINFO = ("label_map_path", "instance_id", "box", "box_label", "box_score")
+_OPTIONAL_METAINFO = (
+    *("label_map_path", "ref_ids", "kinds", "target_rles"),
+    *("instance_id", "box", "box_label", "box_score"),
+)
 
 
 @TRANSFORMS.register_module()
@@ -273,8 +276,9 @@ class PackSample:
     """Pack what the network, the decoders and the metrics need.
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
-    ``img_path``, and if there ``label_map_path``, ``instance_id``, ``box``, ``box_label``, ``box_score``. Returns a new
-    dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
+    ``instance_id``, ``box``, ``box_label``, ``box_score``. Returns a new dict with ``inputs``, a uint8 tensor
+    (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:

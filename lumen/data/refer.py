@@ -1,0 +1,252 @@
+"""Referring expressions: a data set whose samples are images with all their sentences, and the transform that asks."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from torch import Tensor
+
+from lumen.data.annotations import format_report
+from lumen.data.coco import take_usable
+from lumen.data.refer_files import read_refer
+from lumen.errors import ConfigError, DataError
+from lumen.geometry import ImageFrame
+from lumen.paths import find_path
+from lumen.registry import DATASETS, TRANSFORMS
+from lumen.structures import NO_LABEL, Prompt
+
+_LEFT_RIGHT = re.compile("left|right", re.IGNORECASE)
+_UP_DOWN = re.compile(
+    r"\b(top|bottom|above|below|over|under|up|down|upper|lower|highest|lowest|uppermost|lowermost)", re.IGNORECASE
+)
+
+
+@DATASETS.register_module()
+class ReferDataset(BaseDataset):
+    """Images with referring sentences; a sample is one image with all its objects and all its sentences.
+
+    The pipeline receives a record of ``read_refer`` with ``classes``, ``img_root`` and ``sample_idx`` added, so that
+    ``AskClasses`` can ask for classes and ``AskSentences`` for sentences. ``metainfo`` holds ``classes`` and
+    ``cat_ids``. ``report`` maps the reason of each skip to the ids it concerns, of sentences to their numbers.
+
+    Args:
+        ann_file: File with the sentences, relative to ``data_root``.
+        layout: ``refer``, ``grefcoco``, ``mdetr`` or ``shapes``; see ``read_refer``.
+        instances_file: COCO file with images and objects, relative to ``data_root``; not for layout ``mdetr``.
+        split: Part of the file, for layouts ``refer`` and ``grefcoco``.
+        data_root: Folder of the data set.
+        data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
+        pipeline: Transforms applied to each record.
+        with_masks: Read masks too; an annotation without a sound one is skipped, and its sentences.
+        shuffle_sentences: A seed. Every image is then asked sentences of other images, against the targets of its own:
+            a model that reads the sentences must fail. What remains is what the images alone give away.
+        skip_budget: Share of the images, annotations and sentences, each, that may be skipped before it is an error.
+        test_mode: Raise at once for an unusable image instead of taking the next one.
+        indices: Keep only the first so many records, or these.
+        lazy_init: Read the files at the first use; ``metainfo`` is empty until then.
+
+    Raises:
+        ConfigError: The layout is unknown, or an argument is missing or does not belong to it.
+        DataError: A file is broken, no image is usable, or the budget is exceeded.
+    """
+
+    def __init__(
+        self,
+        *,
+        ann_file: str,
+        layout: str,
+        instances_file: str | None = None,
+        split: str | None = None,
+        data_root: str = "",
+        data_prefix: Mapping[str, str] | None = None,
+        pipeline: Sequence[dict | Callable[[dict], dict]] = (),
+        with_masks: bool = False,
+        shuffle_sentences: int | None = None,
+        skip_budget: float = 0.001,
+        test_mode: bool = False,
+        indices: int | Sequence[int] | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        root = find_path(data_root) if data_root else ""
+        self.layout = layout
+        self.instances_file = None if instances_file is None else os.path.join(root, instances_file)
+        self.split = split
+        self.with_masks = with_masks
+        self.shuffle_sentences = shuffle_sentences
+        self.skip_budget = skip_budget
+        self.report: dict[str, list[int]] = {}
+        super().__init__(
+            ann_file=str(ann_file),
+            data_root=root,
+            data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            indices=indices,
+            lazy_init=lazy_init,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the files; MMEngine calls this once."""
+        content = read_refer(
+            self.ann_file,
+            layout=self.layout,
+            instances_file=self.instances_file,
+            split=self.split,
+            image_root=self.data_prefix["img"],
+            skip_budget=self.skip_budget,
+            with_masks=self.with_masks,
+        )
+        if not content.records:
+            raise DataError(f"{self.ann_file}: no image with a sentence")
+        self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
+        self.report = dict(content.report)
+        if self.report:
+            print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")
+        if self.shuffle_sentences is None:
+            return content.records
+        return exchange_sentences(content.records, seed=self.shuffle_sentences)
+
+    def prepare_data(self, index: int) -> Any:
+        """Run the pipeline on one record."""
+        record = self.get_data_info(index)
+        record["classes"] = self._metainfo["classes"]
+        record["img_root"] = self.data_prefix["img"]
+        return self.pipeline(record)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample; when training, the next usable one, within ``skip_budget``."""
+        return take_usable(self, index)
+
+
+def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
+    """Return the records with their sentences permuted so that each one stands at another image than its own.
+
+    Targets, ``kind`` and ``ref_id`` stay where they are.
+
+    Raises:
+        DataError: One image holds more than half of all sentences, so that there is no such permutation.
+    """
+    rng = np.random.default_rng(seed)
+    places = [(r, at) for r in rng.permutation(len(records)) for at in rng.permutation(len(records[r]["refs"]))]
+    # The places of an image follow each other: a turn by as many as the fullest image has leaves no image its own.
+    turn = max((len(record["refs"]) for record in records), default=0)
+    if 2 * turn > len(places):
+        raise DataError(f"one image has {turn} of all {len(places)} sentences; they cannot be exchanged with others")
+    exchanged = [{**record, "refs": [dict(ref) for ref in record["refs"]]} for record in records]
+    for place, (record, at) in enumerate(places):
+        giver, giver_at = places[(place + turn) % len(places)]
+        exchanged[record]["refs"][at]["sentence"] = records[giver]["refs"][giver_at]["sentence"]
+    return exchanged
+
+
+@TRANSFORMS.register_module()
+class AskSentences:
+    """Ask referring sentences of an image, each as its own prompt without label, and name its targets.
+
+    Reads ``refs``, ``instances``, ``frame`` and, if there, ``prompts``, ``gt_instances`` and ``ignored_instances``: put
+    behind ``AskClasses``, it adds its prompts to those of the classes, so that one pass of the LMM learns both. Writes
+    ``prompts``; ``gt_instances`` with one row per target and sentence: ``bboxes``, ``labels`` (-1), ``prompt_index``
+    and, where ``instances`` has them, ``masks``; ``ignored_instances``, none of its own; and, one value per prompt,
+    ``ref_ids`` (-1 for other prompts), ``kinds`` and, where the data set has masks, ``target_rles``, the union of the
+    targets' masks in original pixels, ``None`` without target.
+
+    With ``num_prompts``, a sentence is left out when one of its targets has left the view or is ignored there, and, in
+    a mirrored image, when it names a mirrored side in English; keep the flips of ``FrameImage`` at 0 for other
+    languages. ``None`` asks for all sentences and wants a view that shows the whole image, not mirrored.
+
+    Args:
+        num_prompts: Number of sentences at most; ``None`` asks for all, for evaluation.
+        task: ``grounding`` or ``referring_segmentation``.
+        no_target: Ask sentences without target too.
+        shuffle: Choose and order at random; otherwise in the order of the file.
+
+    Raises:
+        ConfigError: An argument is not one of its values.
+        DataError: All sentences are asked for, but the view does not show all targets, or is mirrored.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_prompts: int | None = 8,
+        task: str = "grounding",
+        no_target: bool = True,
+        shuffle: bool = True,
+    ) -> None:
+        if num_prompts is not None and num_prompts < 1:
+            raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
+        if task not in ("grounding", "referring_segmentation"):
+            raise ConfigError(f"task must be 'grounding' or 'referring_segmentation', got {task!r}")
+        self.num_prompts = num_prompts
+        self.task = task
+        self.no_target = no_target
+        self.shuffle = shuffle
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add prompts and targets."""
+        refs, instances = self._choose(results), results["instances"]
+        earlier = results.get("prompts", ())
+        others = len(earlier)
+        is_answer = np.array([np.isin(instances["ann_ids"], ref["ann_ids"]) for ref in refs], dtype=bool)
+        is_answer = is_answer.reshape(len(refs), len(instances["ann_ids"]))
+        rows = _target_rows(is_answer, instances, others)
+        results["prompts"] = (*earlier, *(Prompt(text=ref["sentence"], task=self.task) for ref in refs))
+        nothing = {key: column[:0] for key, column in rows.items()}
+        results["gt_instances"] = _append(results.get("gt_instances"), rows)
+        results["ignored_instances"] = _append(results.get("ignored_instances"), nothing)
+        results["ref_ids"] = (NO_LABEL,) * others + tuple(ref["ref_id"] for ref in refs)
+        results["kinds"] = ("",) * others + tuple(ref["kind"] for ref in refs)
+        if all("target_rle" in ref for ref in results["refs"]):
+            results["target_rles"] = (None,) * others + tuple(ref["target_rle"] for ref in refs)
+        return results
+
+    def _choose(self, results: Mapping[str, Any]) -> list[dict]:
+        refs = [ref for ref in results["refs"] if self.no_target or len(ref["ann_ids"])]
+        if self.num_prompts is None:
+            _check_view(refs, results)
+        else:
+            visible = results["instances"]["ann_ids"][~results["instances"]["is_ignored"]]
+            refs = [ref for ref in refs if np.isin(ref["ann_ids"], visible).all() and _is_true(ref, results["frame"])]
+        if self.shuffle:
+            refs = [refs[at] for at in np.random.permutation(len(refs))]
+        return refs[: self.num_prompts]
+
+
+def _check_view(refs: Sequence[dict], results: Mapping[str, Any]) -> None:
+    is_shown = all(np.isin(ref["ann_ids"], results["instances"]["ann_ids"]).all() for ref in refs)
+    if not is_shown or min(results["frame"].scale_xy) < 0:
+        raise DataError(
+            f"{results['img_path']}: all sentences are to be asked, but a target has left the view, or the view is "
+            "mirrored; set num_prompts, or neither zoom nor flip"
+        )
+
+
+def _is_true(ref: Mapping[str, Any], frame: ImageFrame) -> bool:
+    """Return whether the sentence names no side that the view has mirrored."""
+    scale_x, scale_y = frame.scale_xy
+    return not (
+        (scale_x < 0 and _LEFT_RIGHT.search(ref["sentence"])) or (scale_y < 0 and _UP_DOWN.search(ref["sentence"]))
+    )
+
+
+def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int) -> dict[str, Tensor]:
+    """Return a row per true (sentence, object), ordered by sentence."""
+    sentences, objects = map(torch.from_numpy, np.nonzero(is_answer))
+    rows = {
+        "bboxes": instances["bboxes"][objects],
+        "labels": torch.full_like(sentences, NO_LABEL),
+        "prompt_index": sentences + first_prompt,
+    }
+    return rows | ({"masks": instances["masks"][objects]} if "masks" in instances else {})
+
+
+def _append(earlier: Mapping[str, Tensor] | None, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return both tables as one, with the columns that both have."""
+    if earlier is None:
+        return dict(rows)
+    return {key: torch.cat([earlier[key], column]) for key, column in rows.items() if key in earlier}
