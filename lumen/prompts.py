@@ -11,6 +11,7 @@ from lumen.errors import PromptError
 
 LOC_TOKEN = "[LOC]"
 MAX_PHRASE_CHARACTERS = 512
+MAX_TEXT_CHARACTERS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,26 @@ class TaskWording:
     Args:
         name: Task name, as in ``Prompt.task``.
         answer_format: What the instruction asks for, such as ``boxes``.
-        routing_token: Special token that ends the answer and names the pathway.
+        routing_token: Special token that ends the answer and names the pathway; tasks may share one.
+        is_text: Whether the answer is free text: no ``[LOC]``, no routing token, no pair.
+        instruction: What a text task asks where the prompt's own text is empty.
+
+    Raises:
+        PromptError: If a location task lacks its routing token or format, or a text task has one.
     """
 
     name: str
-    answer_format: str
-    routing_token: str
+    answer_format: str = ""
+    routing_token: str = ""
+    is_text: bool = False
+    instruction: str = ""
+
+    def __post_init__(self) -> None:
+        if self.is_text == bool(self.routing_token) or self.is_text == bool(self.answer_format):
+            raise PromptError(
+                f"task {self.name!r}: a location task needs answer_format and routing_token, a text task has neither; "
+                f"got {self.answer_format!r}, {self.routing_token!r} with is_text={self.is_text}"
+            )
 
 
 PAPER_TASKS = (
@@ -36,6 +51,22 @@ PAPER_TASKS = (
     TaskWording("referring_segmentation", "masks", "[REFSEG]"),
 )
 """The paper's tasks. Which token belongs to which task is inferred: the paper shows only ``[DET]``."""
+
+FURTHER_TASKS = (
+    TaskWording("semantic_segmentation", "regions", "[SEG]"),
+    TaskWording("counting", "numbers", "[DET]"),
+)
+"""Location tasks beside the paper's. They share its tokens, so that the vocabulary, and with it every checkpoint, stays
+as it is; the decoder is picked by the prompt's task, never by the token."""
+
+TEXT_TASKS = (
+    TaskWording("vqa", is_text=True),
+    TaskWording("caption", is_text=True, instruction="Describe this picture."),
+    TaskWording("chat", is_text=True),
+)
+"""Tasks that the LMM answers in words."""
+
+KNOWN_TASKS = (*PAPER_TASKS, *FURTHER_TASKS, *TEXT_TASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +108,13 @@ class Wordings:
     """The tasks that a model knows, by name.
 
     Args:
-        tasks: Wording of each task. The paper's set when left out; plug-ins add theirs.
+        tasks: Wording of each task. All that Lumen knows when left out; plug-ins add theirs.
 
     Raises:
         PromptError: If two tasks share a name.
     """
 
-    def __init__(self, tasks: Iterable[TaskWording] = PAPER_TASKS) -> None:
+    def __init__(self, tasks: Iterable[TaskWording] = KNOWN_TASKS) -> None:
         tasks = tuple(tasks)
         self._tasks = {task.name: task for task in tasks}
         if len(self._tasks) != len(tasks):
@@ -97,15 +128,19 @@ class Wordings:
     @property
     def special_tokens(self) -> list[str]:
         """``[LOC]`` and the routing tokens, each once, in a fixed order."""
-        return list(dict.fromkeys([LOC_TOKEN, *(task.routing_token for task in self._tasks.values())]))
+        routing = (task.routing_token for task in self._tasks.values() if not task.is_text)
+        return list(dict.fromkeys([LOC_TOKEN, *routing]))
 
     def suffix(self, template: Template, phrase: str, task: str) -> tuple[str, str]:
         """Return what follows the prefix for one phrase: the user's part, and the assistant's answer.
 
         Raises:
-            PromptError: If the phrase is empty, too long, or holds a special token, or if the task is unknown.
+            PromptError: If the phrase is empty, too long, or holds a special token, or if the task is unknown or
+                answered in text.
         """
         wording = self[task]
+        if wording.is_text:
+            raise PromptError(f"task {task!r} is answered in text and has no {LOC_TOKEN}; ask it as a question")
         user = " " + check_phrase(phrase, self.special_tokens) + template.after.format(format=wording.answer_format)
         return user, template.answer.format(routing=wording.routing_token)
 
@@ -124,6 +159,19 @@ def check_phrase(phrase: str, special_tokens: Iterable[str]) -> str:
     if found:
         raise PromptError(f"a prompt must not hold special tokens, got {found} in {phrase!r}")
     return phrase.strip()
+
+
+def check_text(text: str, what: str) -> str:
+    """Return a question or an answer without surrounding white space.
+
+    Raises:
+        PromptError: If it is no text, empty, or longer than 8192 characters.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise PromptError(f"{what} must be a text that is not empty, got {text!r}")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise PromptError(f"{what} has at most {MAX_TEXT_CHARACTERS} characters, got {len(text)}: shorten it")
+    return text.strip()
 
 
 def template_named(name: str) -> Template:

@@ -30,12 +30,14 @@ class Prompt:
         task: Name of the task that answers it; picks the decoder.
         label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
         answer: What the LMM is trained to say, for tasks that are answered in text.
+        history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
     """
 
     text: str
     task: str = "detection"
     label: int = NO_LABEL
     answer: str = ""
+    history: tuple[tuple[str, str], ...] = ()
 
     def __deepcopy__(self, memo: dict) -> "Prompt":
         """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
@@ -75,8 +77,8 @@ class LocFeatures:
         stride: Input pixels per cell of ``grid``.
         image_index: Sample of each pair.
         prompt_index: Prompt of each pair within its sample.
-        text_losses: Sums of text losses by name. ``loss_answer`` is divided by the answer tokens of the global batch,
-            every other one by its pairs.
+        text_losses: Sums of text losses by name. ``loss_answer`` and ``loss_text`` are divided by the forced and the
+            free answer tokens of the global batch, every other one by its pairs.
         extras: Costly features that a routed decoder asked for by name.
     """
 
@@ -125,7 +127,7 @@ class TaskSpec:
         headline: Metric key that ranks checkpoints, such as ``coco/bbox_mAP``.
         losses: For each loss the decoder returns, what its sum is divided by: ``pairs`` or ``objects``.
         map_queries: Learnable queries it lends to the aligner; it gets as many ``maps``.
-        extras: Optional, costly features it needs.
+        extras: Optional, costly features it needs, such as ``texts``, what the LMM answered to text prompts.
     """
 
     name: str

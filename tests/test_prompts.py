@@ -48,8 +48,8 @@ def test_a_phrase_with_a_special_token_is_refused(token):
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(PromptError, match=r"unknown task 'counting'; known tasks are \['detection'"):
-        Wordings()["counting"]
+    with pytest.raises(PromptError, match=r"unknown task 'juggling'; known tasks are \['caption'"):
+        Wordings()["juggling"]
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
@@ -63,5 +63,5 @@ def test_two_wordings_of_one_task_are_refused():
 
 
 def test_special_tokens_come_once_in_a_fixed_order():
-    wordings = Wordings([*PAPER_TASKS, TaskWording("counting", "numbers", "[DET]")])
+    wordings = Wordings([*PAPER_TASKS, TaskWording("tallying", "numbers", "[DET]")])
     assert wordings.special_tokens == ["[LOC]", "[DET]", "[SEG]", "[POINT]", "[GROUND]", "[REFSEG]"]

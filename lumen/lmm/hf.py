@@ -2,7 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -14,11 +15,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
-from lumen.lmm.packing import IGNORE, PackedRows, additive_mask, block_mask, pack_rows, prefix_row
+from lumen.lmm.packing import IGNORE, PackedRows, Suffix, additive_mask, block_mask, pack_rows, prefix_row
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
 from lumen.lmm.selfcheck import packing_works
+from lumen.lmm.text import TextEncoder
+from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
-from lumen.prompts import PAPER_TASKS, TaskWording, Wordings, template_named
+from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings, template_named
 from lumen.registry import MODELS
 from lumen.structures import LocFeatures, Prompt
 
@@ -34,7 +37,7 @@ class HFAdapter(nn.Module):
         name_or_path: Folder or model id, as ``from_pretrained`` takes it. A relative folder is looked up by
             ``lumen.paths.find_path``.
         template: ``compact`` or ``paper``.
-        tasks: Wordings of further tasks, beside the paper's; in a config, dicts of the fields of ``TaskWording``.
+        tasks: Wordings of further tasks, beside the known ones; in a config, dicts of the fields of ``TaskWording``.
         position: Which state is the query: ``loc``, the state at ``[LOC]``, or ``before_loc``, the state that
             predicts it. The paper does not say; the same one serves training and inference.
         add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
@@ -45,6 +48,9 @@ class HFAdapter(nn.Module):
             fails.
         max_suffix_tokens: Bound on the suffix tokens of one row; more prompts than fit take more rows.
         max_pass_tokens: Bound on the tokens of one LLM call when no gradient is needed.
+        answer_mode: How location prompts are answered when predicting: ``forced``, the template's answer is put in the
+            LMM's mouth, or ``generated``, it writes the answer, and what it wrote is counted in ``answer_report``.
+        max_new_tokens: Bound on the tokens of a free answer.
 
     Raises:
         ConfigError: If the family is unknown or an option has no such value.
@@ -55,7 +61,7 @@ class HFAdapter(nn.Module):
         name_or_path: str,
         *,
         template: str = "compact",
-        tasks: Sequence[TaskWording | Mapping[str, str]] = (),
+        tasks: Sequence[TaskWording | Mapping[str, str | bool]] = (),
         position: str = "loc",
         add_phrase_state: bool = False,
         recall: bool = False,
@@ -63,12 +69,18 @@ class HFAdapter(nn.Module):
         packing: str = "packed",
         max_suffix_tokens: int = 2048,
         max_pass_tokens: int = 65536,
+        answer_mode: str = "forced",
+        max_new_tokens: int = 64,
     ) -> None:
         super().__init__()
         if position not in _POSITIONS:
             raise ConfigError(f"position must be one of {_POSITIONS}, got {position!r}")
         if packing not in ("packed", "separate"):
             raise ConfigError(f"packing must be 'packed' or 'separate', got {packing!r}")
+        if answer_mode not in ("forced", "generated"):
+            raise ConfigError(f"answer_mode must be 'forced' or 'generated', got {answer_mode!r}")
+        if answer_mode == "generated" and not template_named(template).has_answer:
+            raise ConfigError(f"template {template!r} has no answer to generate: use 'paper', or answer_mode='forced'")
         path = find_path(name_or_path)
         config = AutoConfig.from_pretrained(path, attn_implementation=attention)
         self.name_or_path = name_or_path
@@ -83,9 +95,10 @@ class HFAdapter(nn.Module):
         self.encoder = PromptEncoder(
             tokenizer,
             template=template_named(template),
-            wordings=Wordings((*PAPER_TASKS, *(_wording(task) for task in tasks))),
+            wordings=Wordings((*KNOWN_TASKS, *(_wording(task) for task in tasks))),
             image_token=image_token,
         )
+        self.text = TextEncoder(self.encoder)
         if len(tokenizer) > self.lmm.get_input_embeddings().num_embeddings:
             self.lmm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         self.position = position
@@ -94,6 +107,9 @@ class HFAdapter(nn.Module):
         self.packing = packing
         self.max_suffix_tokens = max_suffix_tokens
         self.max_pass_tokens = max_pass_tokens
+        self.answer_mode = answer_mode
+        self.max_new_tokens = max_new_tokens
+        self.writer = AnswerWriter(self.encoder, self.text, max_pass_tokens=max_pass_tokens)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -129,25 +145,54 @@ class HFAdapter(nn.Module):
             "special_tokens": " ".join(self.encoder.wordings.special_tokens),
         }
 
+    @property
+    def protocol(self) -> dict[str, str]:
+        """How it is asked when predicting; belongs to a figure, not to a checkpoint."""
+        return {"template": self.encoder.template.name, "answer_mode": self.answer_mode, "packing": self.packing}
+
+    @property
+    def answer_report(self) -> AnswerReport:
+        """How the LMM answered location prompts in its own words."""
+        return self.writer.report
+
+    def is_text(self, task: str) -> bool:
+        """Return whether a task is answered in words, so that its prompts give no pairs."""
+        return self.encoder.wordings[task].is_text
+
     def count_answer_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
-        """Return how many answer tokens ``forward`` would sum ``loss_answer`` over."""
-        return count_answer_tokens([self.encoder.suffix(p.text, p.task) for own in prompts for p in own])
+        """Return how many tokens of forced answers ``forward`` would sum ``loss_answer`` over."""
+        suffixes = self._suffixes(self._location_prompts(prompts))
+        return count_answer_tokens(list(itertools.chain.from_iterable(suffixes)))
+
+    def count_text_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
+        """Return how many tokens of free answers ``forward`` would sum ``loss_text`` over."""
+        return count_answer_tokens(list(itertools.chain.from_iterable(self.text.suffixes(prompts))))
 
     def forward(
-        self, images: UInt8[Tensor, "images 3 height width"], prompts: Sequence[Sequence[Prompt]]
+        self,
+        images: UInt8[Tensor, "images 3 height width"],
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        extras: Set[str] = frozenset(),
+        predicting: bool = False,
     ) -> LocFeatures:
         """Encode each image once and all its prompts with it.
+
+        Location prompts give pairs; text prompts give a share of ``loss_text`` or, when predicting, an answer.
 
         Args:
             images: RGB at input size.
             prompts: The prompts of each image; any number, none included.
+            extras: What the decoders need beside pairs. ``texts``: the answers of text prompts, a list per image with
+                None at each location prompt; while learning, ``loss_text`` even of a batch without text prompts.
+            predicting: Answer instead of learning: texts are generated, there are no losses, ``answer_mode`` counts.
 
         Raises:
             ConfigError: If the LMM does not take images of this size.
-            PromptError: If a prompt is empty, too long, or of an unknown task.
+            PromptError: If a prompt is empty, too long, or of an unknown task, or has no answer to learn.
         """
         encoded = self.encode_images(images)
-        return self.ask(encoded, images.shape[-2:], prompts)
+        return self.ask(encoded, images.shape[-2:], prompts, extras=extras, predicting=predicting)
 
     def encode_images(self, images: UInt8[Tensor, "images 3 height width"]) -> BaseModelOutputWithPooling:
         """Run the vision tower and the connector; the result can be asked many times.
@@ -163,41 +208,119 @@ class HFAdapter(nn.Module):
         return self.lmm.model.get_image_features(self.statistics.normalise(images).to(self.lmm.dtype))
 
     def ask(
-        self, encoded: BaseModelOutputWithPooling, input_hw: Sequence[int], prompts: Sequence[Sequence[Prompt]]
+        self,
+        encoded: BaseModelOutputWithPooling,
+        input_hw: Sequence[int],
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        extras: Set[str] = frozenset(),
+        predicting: bool = False,
     ) -> LocFeatures:
         """Ask encoded images; see ``forward``."""
-        stride = self.input_spec.multiple
-        grid_hw = (input_hw[0] // stride, input_hw[1] // stride)
-        suffixes = [[self.encoder.suffix(prompt.text, prompt.task) for prompt in own] for own in prompts]
+        grid_hw = self._grid_hw(input_hw)
+        located, suffixes = self._locate(encoded, math.prod(grid_hw), prompts, predicting)
         flat = list(itertools.chain.from_iterable(suffixes))
-        prefix = self.encoder.prefix(grid_hw[0] * grid_hw[1])
-        rows = pack_rows(
+        prefix = self.encoder.prefix(math.prod(grid_hw))
+        rows = self._pack(prefix, suffixes)
+        questions = [] if predicting else self.text.suffixes(prompts)
+        free_rows = self._pack(self.text.prefix(math.prod(grid_hw)), questions)
+        states, free_states = self._all_states((rows, free_rows), prefix, encoded)
+        device = self.lmm.device
+        starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
+        at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
+        query = states[row, at_loc - int(self.position == "before_loc")]
+        spans = torch.tensor([suffix.phrase for suffix in flat], dtype=torch.long, device=device).view(-1, 2)
+        losses = {} if predicting else self._text_losses(rows, states, query, starts, spans)
+        if not predicting and ("texts" in extras or len(free_rows.row_image)):
+            losses["loss_text"] = self._answer_loss(free_rows, free_states)
+        if self.add_phrase_state:
+            query = query + _span_mean(states, row, starts[:, None] + spans)
+        sizes = torch.tensor([len(own) for own in located], dtype=torch.long)
+        prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
+        texts = {}
+        if predicting and "texts" in extras:
+            count, room = math.prod(grid_hw), self.max_new_tokens
+            texts["texts"] = self.writer.answer_texts(self.lmm, encoded, count, prompts, room)
+        return LocFeatures(
+            query=query,
+            grid=self.family.grid(self.config, encoded, grid_hw),
+            laterals=self.family.laterals(encoded),
+            stride=self.input_spec.multiple,
+            image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
+            prompt_index=prompt_index.to(device),
+            text_losses=losses,
+            extras=texts,
+        )
+
+    def generate(
+        self,
+        encoded: BaseModelOutputWithPooling,
+        input_hw: Sequence[int],
+        questions: Sequence[Sequence[Prompt]],
+        max_new_tokens: int | None = None,
+    ) -> list[list[str]]:
+        """Answer questions about encoded images in words, greedily; each is a conversation of its own.
+
+        Args:
+            encoded: What ``encode_images`` gave.
+            input_hw: Height and width of the images.
+            questions: Text prompts of each image; ``Prompt.history`` holds earlier turns of a conversation.
+            max_new_tokens: Bound on the tokens of an answer; the adapter's own when left out.
+
+        Raises:
+            PromptError: If a turn is empty, too long or holds special tokens.
+        """
+        room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return self.writer.answer(self.lmm, encoded, math.prod(self._grid_hw(input_hw)), questions, room)
+
+    def _grid_hw(self, input_hw: Sequence[int]) -> tuple[int, int]:
+        stride = self.input_spec.multiple
+        return input_hw[0] // stride, input_hw[1] // stride
+
+    def _location_prompts(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[tuple[int, Prompt]]]:
+        """Return the location prompts of each image with their numbers."""
+        return [[(at, own[at]) for at in range(len(own)) if not self.text.is_text(own[at])] for own in prompts]
+
+    def _suffixes(self, located: Sequence[Sequence[tuple[int, Prompt]]]) -> list[list[Suffix]]:
+        return [[self.encoder.suffix(prompt.text, prompt.task) for _, prompt in own] for own in located]
+
+    def _locate(
+        self,
+        encoded: BaseModelOutputWithPooling,
+        num_image_tokens: int,
+        prompts: Sequence[Sequence[Prompt]],
+        predicting: bool,
+    ) -> tuple[list[list[tuple[int, Prompt]]], list[list[Suffix]]]:
+        """Return the location prompts that become pairs, with their suffixes: forced, or as the LMM writes them."""
+        located = self._location_prompts(prompts)
+        suffixes = self._suffixes(located)
+        if not predicting or self.answer_mode == "forced":
+            return located, suffixes
+        asked = [[prompt for _, prompt in own] for own in located]
+        written = self.writer.locate(self.lmm, encoded, num_image_tokens, asked, suffixes)
+        kept = [[at for at, suffix in enumerate(own) if suffix is not None] for own in written]
+        return (
+            [[own[at] for at in chosen] for own, chosen in zip(located, kept, strict=True)],
+            [[own[at] for at in chosen] for own, chosen in zip(written, kept, strict=True)],
+        )
+
+    def _pack(self, prefix: Sequence[int], suffixes: Sequence[Sequence[Suffix]]) -> PackedRows:
+        return pack_rows(
             prefix,
             suffixes,
             max_suffix_tokens=self.max_suffix_tokens if self.packing == "packed" else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
         )
-        device = self.lmm.device
-        states = self._states(rows, encoded) if flat else self._no_states(prefix, encoded)
-        starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
-        at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
-        query = states[row, at_loc - int(self.position == "before_loc")]
-        spans = torch.tensor([suffix.phrase for suffix in flat], dtype=torch.long, device=device).view(-1, 2)
-        losses = self._text_losses(rows, states, query, starts, spans)
-        if self.add_phrase_state:
-            query = query + _span_mean(states, row, starts[:, None] + spans)
-        sizes = torch.tensor([len(own) for own in prompts], dtype=torch.long)
-        prompt_index = [torch.arange(size) for size in sizes.tolist()]
-        return LocFeatures(
-            query=query,
-            grid=self.family.grid(self.config, encoded, grid_hw),
-            laterals=self.family.laterals(encoded),
-            stride=stride,
-            image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
-            prompt_index=torch.cat(prompt_index).to(device) if prompt_index else sizes.to(device),
-            text_losses=losses,
-        )
+
+    def _all_states(
+        self, kinds: Sequence[PackedRows], prefix: Sequence[int], encoded: BaseModelOutputWithPooling
+    ) -> list[Float[Tensor, "rows length dim"]]:
+        """Run the LLM over each kind of rows; one without rows borrows none of the other's, which connects it."""
+        states = [self._states(rows, encoded) if len(rows.row_image) else None for rows in kinds]
+        given = [own for own in states if own is not None]
+        none = given[0][:0] if given else self._no_states(prefix, encoded)
+        return [none if own is None else own for own in states]
 
     def _states(self, rows: PackedRows, encoded: BaseModelOutputWithPooling) -> Float[Tensor, "rows length dim"]:
         """Run the LLM over the rows: at once while training, in bounded pieces otherwise."""
@@ -238,25 +361,26 @@ class HFAdapter(nn.Module):
     ) -> dict[str, Tensor]:
         """Return sums: cross-entropy of the answers, and of the phrase's tokens given the ``[LOC]`` state."""
         losses = {}
-        head = self.lmm.get_output_embeddings()
         if self.encoder.template.has_answer:
-            targets = rows.answer_targets.to(states.device)
-            asked = targets != IGNORE
-            losses["loss_answer"] = functional.cross_entropy(
-                head(states[asked]).float(), targets[asked], reduction="sum"
-            )
+            losses["loss_answer"] = self._answer_loss(rows, states)
         if self.recall and torch.is_grad_enabled():
             columns = starts[:, None] + spans
             at = torch.arange(rows.input_ids.shape[1], device=states.device)
             inside = (at >= columns[:, :1]) & (at < columns[:, 1:])
             share = inside / inside.sum(1, keepdim=True).clamp(min=1)
             tokens = rows.input_ids.to(states.device)[rows.pair_row.to(states.device)]
-            picked = head(query).float().log_softmax(-1).gather(1, tokens)
+            picked = self.lmm.get_output_embeddings()(query).float().log_softmax(-1).gather(1, tokens)
             losses["loss_recall"] = -(picked * share).sum()
         return losses
 
+    def _answer_loss(self, rows: PackedRows, states: Float[Tensor, "rows length dim"]) -> Float[Tensor, ""]:
+        targets = rows.answer_targets.to(states.device)
+        asked = (targets != IGNORE).nonzero(as_tuple=True)
+        logits = self.lmm.get_output_embeddings()(states[asked]).float()
+        return functional.cross_entropy(logits, targets[asked], reduction="sum")
 
-def _wording(task: TaskWording | Mapping[str, str]) -> TaskWording:
+
+def _wording(task: TaskWording | Mapping[str, str | bool]) -> TaskWording:
     return task if isinstance(task, TaskWording) else TaskWording(**task)
 
 

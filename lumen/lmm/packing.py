@@ -24,13 +24,13 @@ class Suffix:
     Args:
         ids: Token ids: phrase, wording, answer.
         phrase: Start and end of the phrase within ``ids``.
-        loc: Position of ``[LOC]`` within ``ids``.
+        loc: Position of ``[LOC]`` within ``ids``; None where the answer is free text.
         answer: Where the answer starts within ``ids``; its length when there is none.
     """
 
     ids: tuple[int, ...]
     phrase: tuple[int, int]
-    loc: int
+    loc: int | None
     answer: int
 
     @property

@@ -16,7 +16,7 @@ from lumen.errors import ConfigError, PromptError
 from lumen.lmm.packing import Suffix
 from lumen.prompts import LOC_TOKEN, Template, Wordings
 
-_MARK = "\u241f"
+MARK = "\u241f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,19 @@ class PromptEncoder:
         self.wordings = wordings
         self.image_token = image_token
         self.loc_token_id: int = tokenizer.convert_tokens_to_ids(LOC_TOKEN)
+        self.routing_ids: dict[str, int] = {
+            token: tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token != LOC_TOKEN
+        }
         self._prefix_text, self._turn_text = self._render()
         self._suffixes: dict[tuple[str, str], Suffix] = {}
 
     def prefix(self, num_image_tokens: int) -> list[int]:
         """Return the ids before the phrase, with the image token repeated."""
-        text = self._prefix_text.replace(self.image_token, self.image_token * num_image_tokens, 1)
+        return self.encode_prefix(self._prefix_text, num_image_tokens)
+
+    def encode_prefix(self, text: str, num_image_tokens: int) -> list[int]:
+        """Return the ids of a text that starts a conversation, with its image token repeated."""
+        text = text.replace(self.image_token, self.image_token * num_image_tokens, 1)
         return self.tokenizer(text)["input_ids"]
 
     def suffix(self, phrase: str, task: str) -> Suffix:
@@ -91,31 +98,36 @@ class PromptEncoder:
     def _encode(self, phrase: str, task: str) -> Suffix:
         user, answer = self.wordings.suffix(self.template, phrase, task)
         spoken = " " + phrase.strip()
-        phrase_ids = self._ids(spoken)
-        special = set(phrase_ids) & set(self.tokenizer.all_special_ids)
-        if special:
-            found = self.tokenizer.convert_ids_to_tokens(sorted(special))
-            raise PromptError(f"a prompt must not hold special tokens, got {found} in {phrase!r}")
-        asked = phrase_ids + self._ids(user[len(spoken) :])
+        self.refuse_special(spoken)
+        phrase_ids = self.ids(spoken)
+        asked = phrase_ids + self.ids(user[len(spoken) :])
         answer_ids: list[int] = []
         if answer:
-            asked += self._ids(self._turn_text)
-            answer_ids = [*self._ids(" " + answer), self.tokenizer.eos_token_id]
+            asked += self.ids(self._turn_text)
+            answer_ids = [*self.ids(" " + answer), self.tokenizer.eos_token_id]
         ids = asked + answer_ids
         if ids.count(self.loc_token_id) != 1:
             raise PromptError(f"a prompt must hold {LOC_TOKEN} once, got {self.tokenizer.decode(ids)!r}")
         return Suffix(tuple(ids), (0, len(phrase_ids)), ids.index(self.loc_token_id), len(asked))
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text inside a conversation."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def refuse_special(self, text: str) -> None:
+        """Raise PromptError if a text holds special tokens, which would end its turn or stand for an image."""
+        special = set(self.ids(text)) & set(self.tokenizer.all_special_ids)
+        if special:
+            found = self.tokenizer.convert_ids_to_tokens(sorted(special))
+            raise PromptError(f"a prompt must not hold special tokens, got {found} in {text.strip()!r}")
 
     def _render(self) -> tuple[str, str]:
         """Split the chat template's text at the phrase: the shared prefix, and what closes the user's turn."""
-        content = [{"type": "image"}, {"type": "text", "text": f"{self.template.before} {_MARK}"}]
+        content = [{"type": "image"}, {"type": "text", "text": f"{self.template.before} {MARK}"}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        before, mark, after = text.partition(_MARK)
+        before, mark, after = text.partition(MARK)
         if not mark or self.image_token not in before:
             raise ConfigError(
                 f"the chat template must keep the image before the text; it made {text!r} without "

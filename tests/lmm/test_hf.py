@@ -227,8 +227,8 @@ def test_a_phrase_that_exceeds_the_context_is_refused(make_adapter):
 
 
 def test_an_unknown_task_is_refused(make_adapter):
-    with pytest.raises(PromptError, match="unknown task 'counting'"):
-        ask(make_adapter(), task="counting")
+    with pytest.raises(PromptError, match="unknown task 'juggling'"):
+        ask(make_adapter(), task="juggling")
 
 
 @pytest.mark.parametrize(
