@@ -62,6 +62,12 @@ class Lumen(BaseModel):
         self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
         if len(self.decoders) != len(built):
             raise ConfigError(f"one decoder per task, got {[decoder.spec.name for decoder in built]}")
+        self.extras = frozenset().union(*(decoder.spec.extras for decoder in built))
+        self.text_tasks = frozenset(
+            decoder.spec.name
+            for decoder in built
+            if "texts" in decoder.spec.extras and self.lmm.is_text(decoder.spec.name)
+        )
         self.loss_counts = self._name_counts()
         self.loss_weights = dict(loss_weights or {})
         unknown = sorted(set(self.loss_weights) - set(self.loss_counts))
@@ -100,7 +106,7 @@ class Lumen(BaseModel):
         if mode == "loss":
             return self.normalised_losses(inputs, data_samples, self.count(data_samples))
         if mode == "predict":
-            return self.predict(self._share(inputs, data_samples)[1], data_samples)
+            return self.predict(self._share(inputs, data_samples, predicting=True)[1], data_samples)
         if mode == "tensor":
             return self._share(inputs, data_samples)[1]
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
@@ -126,18 +132,24 @@ class Lumen(BaseModel):
         return logged
 
     def count(self, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
-        """Count what losses are divided by, over all ranks: pairs and objects by task, answer tokens, in all."""
+        """Count what losses are divided by, over all ranks: pairs and objects by task, answer tokens, in all.
+
+        Prompts that are answered in words are no pairs.
+        """
         asked = [(prompt.task, sample, index) for sample in samples for index, prompt in enumerate(sample.prompts)]
         counts = dict.fromkeys(sorted(set(self.loss_counts.values())), 0)
         for task, _, _ in asked:
-            _add(counts, "pairs", 1)
-            _add(counts, f"{task}/pairs", 1)
+            if task not in self.text_tasks:
+                _add(counts, "pairs", 1)
+                _add(counts, f"{task}/pairs", 1)
         for sample in samples:
             for index in sample.gt_instances.prompt_index.tolist():
                 _add(counts, "objects", 1)
                 _add(counts, f"{sample.prompts[index].task}/objects", 1)
         if "answer_tokens" in counts:
             counts["answer_tokens"] = self.lmm.count_answer_tokens([sample.prompts for sample in samples])
+        if "text_tokens" in counts:
+            counts["text_tokens"] = self.lmm.count_text_tokens([sample.prompts for sample in samples])
         device = next(self.parameters()).device
         total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
         dist.all_reduce(total, op="sum")
@@ -190,11 +202,12 @@ class Lumen(BaseModel):
         return list(samples)
 
     def _share(
-        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample]
+        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample], *, predicting: bool = False
     ) -> tuple[LocFeatures, SharedRepresentation]:
         self._check_tasks(samples)
         images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
-        features = self.lmm(images, [sample.prompts for sample in samples])
+        prompts = [sample.prompts for sample in samples]
+        features = self.lmm(images, prompts, extras=self.extras, predicting=predicting)
         return features, self.align(features)
 
     def align(self, features: LocFeatures) -> SharedRepresentation:
@@ -225,6 +238,8 @@ class Lumen(BaseModel):
             "aligner/loss_heat": "objects",
             "aligner/loss_presence": "pairs",
         }
+        if self.text_tasks:
+            counts["lmm/loss_text"] = "text_tokens"
         for task, decoder in self.decoders.items():
             counts |= {f"{task}/{name}": f"{task}/{count}" for name, count in decoder.spec.losses.items()}
         return counts

@@ -227,7 +227,8 @@ class LumenPredictor:
         return [question.table(sample.pred_instances.cpu(), score_threshold) for sample in samples]
 
     def _share(self, encoded: Any, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
-        features = self.model.lmm.ask(encoded, self.input_hw, [sample.prompts for sample in samples])
+        prompts = [sample.prompts for sample in samples]
+        features = self.model.lmm.ask(encoded, self.input_hw, prompts, extras=self.model.extras, predicting=True)
         return self.model.align(features)
 
     def _draw(self, image: np.ndarray) -> tuple[ImageFrame, Tensor]:

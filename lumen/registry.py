@@ -17,14 +17,20 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
 
 MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
 DATASETS = _child(
-    "dataset", "DATASETS", *(f"lumen.data.{room}" for room in ("coco", "keypoints", "mixture", "refer", "semantic"))
+    "dataset",
+    "DATASETS",
+    *(f"lumen.data.{room}" for room in ("coco", "keypoints", "mixture", "refer", "semantic", "text")),
 )
 TRANSFORMS = _child(
-    "transform", "TRANSFORMS", *(f"lumen.data.{room}" for room in ("transforms", "keypoint_transforms", "refer"))
+    "transform",
+    "TRANSFORMS",
+    *(f"lumen.data.{room}" for room in ("transforms", "keypoint_transforms", "refer", "text")),
 )
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
-    "metric", "METRICS", *(f"lumen.metrics.{room}" for room in ("coco", "counting", "pose", "refer", "semantic"))
+    "metric",
+    "METRICS",
+    *(f"lumen.metrics.{room}" for room in ("coco", "counting", "pose", "refer", "semantic", "text")),
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
@@ -52,6 +58,7 @@ _DECODERS = (
     "referring_segmentation",
     "segmentation",
     "semantic_segmentation",
+    "text",
 )
 DECODERS = Registry("decoder", scope=_SCOPE, locations=[f"lumen.decoders.{name}" for name in _DECODERS])
 """Task decoders. Stands alone: a decoder needs no other registry and no other registry needs it."""
