@@ -86,7 +86,7 @@ def parse_coco(
     name_of_id = _check_categories(content["categories"], ann_file)
     classes, cat_ids = _select_classes(name_of_id, classes, ann_file)
     report: defaultdict[str, list[int]] = defaultdict(list)
-    images = _check_images(content["images"], report, name_of_id if federated else None)
+    images = check_images(content["images"], report, name_of_id if federated else None)
     check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
     rows: defaultdict[str, list[int]] = defaultdict(list)
     annotations = _check_annotations(content["annotations"], images, name_of_id, rows)
@@ -165,8 +165,8 @@ def _select_classes(
     return names, tuple(id_of_name[name] for name in names)
 
 
-def _check_images(
-    entries: list, report: defaultdict[str, list[int]], verifiable: Collection[int] | None
+def check_images(
+    entries: list, report: defaultdict[str, list[int]], verifiable: Collection[int] | None = None
 ) -> dict[int, dict]:
     """Return the usable image entries by id, in file order; in federated files classes must be ``verifiable``."""
     images: dict[int, dict] = {}
@@ -307,7 +307,7 @@ def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: np.ndarr
         report[reason].extend(ids.tolist())
 
 
-def check_budget(report: Mapping[str, list[int]], num_entries: int, skip_budget: float, what: str) -> None:
+def check_budget(report: Mapping[str, Sequence[Any]], num_entries: int, skip_budget: float, what: str) -> None:
     """Raise DataError if more than a share ``skip_budget`` of the entries is in ``report``; clipped ones are not."""
     num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
     if num_skipped > skip_budget * num_entries:

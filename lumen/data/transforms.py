@@ -23,6 +23,7 @@ _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
 _OPTIONAL_METAINFO = (
     *("label_map_path", "ref_ids", "kinds", "target_rles"),
     *("instance_id", "box", "box_label", "box_score"),
+    "questions",
 )
 
 
@@ -277,8 +278,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``. Returns a new dict with ``inputs``, a uint8 tensor
-    (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``. Returns a new dict with ``inputs``, a
+    uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,253 @@
+"""Figures for answers in words: VQA accuracy, yes-or-no questions after POPE, CIDEr of captions."""
+
+import importlib.util
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from lumen.errors import ConfigError, DataError
+from lumen.registry import METRICS
+
+_CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't
+not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()  # noqa: SIM905 - a list of words reads as text
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
+_NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_ARTICLES = frozenset({"a", "an", "the"})
+_PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_LONE_PERIOD = re.compile(r"\.(?!\d)")
+
+
+def _misspelt() -> dict[str, str]:
+    """Return every way to leave out apostrophes of a contraction, all or all but one, with the right spelling."""
+    spelt = {}
+    for word in _CONTRACTED:
+        marks = [at for at, letter in enumerate(word) if letter == "'"]
+        for count in range(1, len(marks) + 1):
+            for left_out in itertools.combinations(marks, count):
+                spelt["".join(letter for at, letter in enumerate(word) if at not in left_out)] = word
+    return spelt
+
+
+_SPELT = _misspelt()
+
+
+def normalise_answer(answer: str) -> str:
+    """Return an answer as VQA compares it: lower case, digits for numbers, no articles, no punctuation.
+
+    Source:
+        The evaluation of VQA v2 (Antol et al., 2015; Goyal et al., 2017), as published with the data set.
+    """
+    text = " ".join(answer.split())
+    cleaned, has_comma_number = text, _COMMA_IN_NUMBER.search(text) is not None
+    for mark in _PUNCTUATION:
+        is_dropped = f"{mark} " in text or f" {mark}" in text or has_comma_number
+        cleaned = cleaned.replace(mark, "" if is_dropped else " ")
+    words = _LONE_PERIOD.sub("", cleaned).lower().split()
+    words = [_NUMBERS.get(word, word) for word in words]
+    return " ".join(_SPELT.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """Return the share of credit of one answer.
+
+    With several references: an answer is right when three people gave it, min(n / 3, 1), averaged over leaving each
+    person out. With a single one: whether it is the same. References are normalised like the answer; the published
+    evaluation spares those on which all ten people agree.
+    """
+    said = normalise_answer(answer)
+    same = [normalise_answer(reference) == said for reference in references]
+    if len(same) == 1:
+        return float(same[0])
+    total = sum(same)
+    return sum(min((total - own) / 3, 1.0) for own in same) / len(same)
+
+
+def yes_or_no(answer: str) -> bool:
+    """Return whether an answer says yes: its first sentence holds neither "no" nor "not".
+
+    Source:
+        The evaluation of POPE (Li et al., 2023), as published.
+    """
+    words = answer.partition(".")[0].replace(",", "").lower().split()
+    return not {"no", "not"} & set(words)
+
+
+@METRICS.register_module()
+class VqaMetric(BaseMetric):
+    """Accuracy of short answers, over all questions and per form of question, in [0, 1].
+
+    Reads ``questions`` of a sample, with ``answers`` and ``form``, and the generated ``texts``.
+
+    Args:
+        prefix: First part of the metric names.
+        collect_device: ``cpu`` or ``gpu``, see MMEngine.
+    """
+
+    default_prefix = "vqa"
+    needs = frozenset({"texts"})
+
+    def __init__(self, *, prefix: str | None = None, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.protocol: dict[str, Any] = {}
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Store the credit of each answer.
+
+        Raises:
+            DataError: A sample lacks its questions, or a question its answers.
+        """
+        for sample in data_samples:
+            rows = answered(sample)
+            self.results.append(
+                [(question["form"], vqa_accuracy(text, question["answers"])) for text, question in rows]
+            )
+
+    def compute_metrics(self, results: list[list[tuple[str, float]]]) -> dict[str, float]:
+        """Return ``accuracy``, and ``accuracy_FORM`` for each form."""
+        rows = list(itertools.chain.from_iterable(results))
+        if not rows:
+            raise DataError("no question was answered; evaluate a data set with questions")
+        credits: defaultdict[str, list[float]] = defaultdict(list)
+        for form, credit in rows:
+            credits[form].append(credit)
+        self.protocol = {"questions": len(rows), "matching": "VQA v2 normalisation, free greedy answers"}
+        print_log(f"{self.prefix}: {self.protocol}", logger="current")
+        by_form = {f"accuracy_{form}": _mean(own) for form, own in sorted(credits.items()) if form}
+        return {"accuracy": _mean([credit for _, credit in rows]), **by_form}
+
+
+@METRICS.register_module()
+class YesNoMetric(BaseMetric):
+    """Accuracy, precision, recall and F1 of yes-or-no questions, and how often the answer is yes, all in [0, 1].
+
+    A yes is the positive answer. Questions whose reference is neither yes nor no are left out and counted.
+
+    Args:
+        form: Only questions of this form; all when left out.
+        prefix: First part of the metric names.
+        collect_device: ``cpu`` or ``gpu``, see MMEngine.
+    """
+
+    default_prefix = "pope"
+    needs = frozenset({"texts"})
+
+    def __init__(self, *, form: str | None = None, prefix: str | None = None, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.form = form
+        self.protocol: dict[str, Any] = {}
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Store (said, reference) of each answer.
+
+        Raises:
+            DataError: A sample lacks its questions, or a question its answers.
+        """
+        for sample in data_samples:
+            rows = [(text, question) for text, question in answered(sample) if self.form in (None, question["form"])]
+            self.results.append([(yes_or_no(text), normalise_answer(asked["answers"][0])) for text, asked in rows])
+
+    def compute_metrics(self, results: list[list[tuple[bool, str]]]) -> dict[str, float]:
+        """Return the five figures; 0 where nothing was said or asked that could count."""
+        rows = list(itertools.chain.from_iterable(results))
+        pairs = [(said, reference == "yes") for said, reference in rows if reference in ("yes", "no")]
+        if not pairs:
+            raise DataError(f"none of {len(rows)} questions is answered by yes or no; evaluate another data set")
+        right_yes = sum(said and is_yes for said, is_yes in pairs)
+        said_yes, is_yes = (sum(column) for column in zip(*pairs, strict=True))
+        self.protocol = {"questions": len(pairs), "left_out": len(rows) - len(pairs), "form": self.form or "all"}
+        print_log(f"{self.prefix}: {self.protocol}", logger="current")
+        return {
+            "accuracy": sum(said == truth for said, truth in pairs) / len(pairs),
+            "precision": right_yes / max(said_yes, 1),
+            "recall": right_yes / max(is_yes, 1),
+            "f1": 2 * right_yes / max(said_yes + is_yes, 1),
+            "yes_ratio": said_yes / len(pairs),
+        }
+
+
+@METRICS.register_module()
+class CaptionMetric(BaseMetric):
+    """CIDEr of captions, by pycocoevalcap.
+
+    Words are split by letters and digits in lower case instead of by the Java tokenizer of the COCO server, so that
+    figures differ slightly from the server's; the protocol says so.
+
+    Args:
+        prefix: First part of the metric names.
+        collect_device: ``cpu`` or ``gpu``, see MMEngine.
+
+    Raises:
+        ConfigError: pycocoevalcap is not installed.
+    """
+
+    default_prefix = "caption"
+    needs = frozenset({"texts"})
+
+    def __init__(self, *, prefix: str | None = None, collect_device: str = "cpu") -> None:
+        if importlib.util.find_spec("pycocoevalcap") is None:
+            raise ConfigError("CIDEr needs pycocoevalcap, which is not installed: pip install 'lumen-perception[text]'")
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.protocol: dict[str, Any] = {}
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Store the words of each caption and of its references.
+
+        Raises:
+            DataError: A sample lacks its questions, or a question its answers.
+        """
+        for sample in data_samples:
+            rows = answered(sample)
+            self.results.append([(_words(text), [_words(said) for said in asked["answers"]]) for text, asked in rows])
+
+    def compute_metrics(self, results: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
+        """Return ``CIDEr``; 1 is a usual value, not a bound."""
+        from pycocoevalcap.cider.cider import Cider
+
+        rows = list(itertools.chain.from_iterable(results))
+        if not rows:
+            raise DataError("no image was captioned; evaluate a data set with captions")
+        said = {at: [text] for at, (text, _) in enumerate(rows)}
+        references = {at: texts for at, (_, texts) in enumerate(rows)}
+        score, _ = Cider().compute_score(references, said)
+        self.protocol = {"captions": len(rows), "tokenizer": "letters and digits, lower case"}
+        print_log(f"{self.prefix}: {self.protocol}", logger="current")
+        return {"CIDEr": float(score)}
+
+
+def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return each generated text of a sample with its question.
+
+    Raises:
+        DataError: A sample lacks its questions, or a question its answers.
+    """
+    if "questions" not in sample:
+        raise DataError("a sample has no 'questions': let QuestionsDataset and AskQuestions give the prompts")
+    questions, predicted = sample["questions"], sample["pred_instances"]
+    rows = list(zip(predicted["texts"], (questions[int(at)] for at in predicted["prompt_index"]), strict=True))
+    lacking = [question["id"] for _, question in rows if not question["answers"]]
+    if lacking or len(rows) < len(questions):
+        raise DataError(
+            f"{len(rows)} of {len(questions)} questions were answered, those with ids {lacking[:5]} have no reference"
+        )
+    return rows
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
