@@ -91,11 +91,14 @@ def mask_area(code: Rle) -> int:
 def masks_to_input(masks: Bool[Tensor, "n height width"], frame: ImageFrame) -> Bool[Tensor, "n rows cols"]:
     """Read masks of the original image at the centres of input pixels; what lies beside the image is empty."""
     rows, cols = torch.arange(frame.input_hw[0]) + 0.5, torch.arange(frame.input_hw[1]) + 0.5
-    points = frame.points_to_original(torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1)).floor().long()
     height, width = frame.ori_hw
-    x, y = points[0, :, 0], points[:, 0, 1]  # the affine has no shear: a column has one x, a row one y
+    # The affine has no shear: a column has one x, a row one y.
+    x = frame.points_to_original(torch.stack([cols, torch.zeros_like(cols)], 1))[:, 0].floor().long()
+    y = frame.points_to_original(torch.stack([torch.zeros_like(rows), rows], 1))[:, 1].floor().long()
     inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
-    return masks[:, y.clamp(0, height - 1)][:, :, x.clamp(0, width - 1)] & inside
+    # Run lengths are decoded column by column, so that whole columns are together in memory.
+    chosen = masks.transpose(1, 2).index_select(1, x.clamp(0, width - 1)).transpose(1, 2)
+    return chosen.index_select(1, y.clamp(0, height - 1)) & inside
 
 
 def maps_to_original(
