@@ -19,7 +19,7 @@ MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(f"lumen.data.{room}" for room in ("coco", "keypoints", "mixture", "refer", "semantic", "text")),
+    *(f"lumen.data.{room}" for room in ("coco", "joined", "keypoints", "mixture", "refer", "semantic", "text")),
 )
 TRANSFORMS = _child(
     "transform",

@@ -1,7 +1,6 @@
 """Referring expressions: a data set whose samples are images with all their sentences, and the transform that asks."""
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,16 +13,11 @@ from torch import Tensor
 from lumen.data.annotations import format_report
 from lumen.data.coco import take_usable
 from lumen.data.refer_files import read_refer
+from lumen.data.sides import exchange_sides, is_mirrored_wrong
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS
 from lumen.structures import NO_LABEL, Prompt
-
-_LEFT_RIGHT = re.compile("left|right", re.IGNORECASE)
-_UP_DOWN = re.compile(
-    r"\b(top|bottom|above|below|over|under|up|down|upper|lower|highest|lowest|uppermost|lowermost)", re.IGNORECASE
-)
 
 
 @DATASETS.register_module()
@@ -38,7 +32,7 @@ class ReferDataset(BaseDataset):
         ann_file: File with the sentences, relative to ``data_root``.
         layout: ``refer``, ``grefcoco``, ``mdetr`` or ``shapes``; see ``read_refer``.
         instances_file: COCO file with images and objects, relative to ``data_root``; not for layout ``mdetr``.
-        split: Part of the file, for layouts ``refer`` and ``grefcoco``.
+        split: Part of the file, for layouts ``refer`` and ``grefcoco``; ``groups`` adds these in layout ``shapes``.
         data_root: Folder of the data set.
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
@@ -164,6 +158,8 @@ class AskSentences:
         task: ``grounding`` or ``referring_segmentation``.
         no_target: Ask sentences without target too.
         shuffle: Choose and order at random; otherwise in the order of the file.
+        kinds: Ask sentences of these kinds only, for data sets that know them.
+        exchange_sides: In a mirrored view say "left" for "right", and so on, instead of leaving the sentence out.
 
     Raises:
         ConfigError: An argument is not one of its values.
@@ -177,6 +173,8 @@ class AskSentences:
         task: str = "grounding",
         no_target: bool = True,
         shuffle: bool = True,
+        kinds: Sequence[str] | None = None,
+        exchange_sides: bool = False,
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -186,6 +184,8 @@ class AskSentences:
         self.task = task
         self.no_target = no_target
         self.shuffle = shuffle
+        self.kinds = None if kinds is None else frozenset(kinds)
+        self.exchange_sides = exchange_sides
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts and targets."""
@@ -195,23 +195,33 @@ class AskSentences:
         is_answer = np.array([np.isin(instances["ann_ids"], ref["ann_ids"]) for ref in refs], dtype=bool)
         is_answer = is_answer.reshape(len(refs), len(instances["ann_ids"]))
         rows = _target_rows(is_answer, instances, others)
-        results["prompts"] = (*earlier, *(Prompt(text=ref["sentence"], task=self.task) for ref in refs))
+        is_exchanged = results["frame"].is_flipped and self.exchange_sides
+        texts = [exchange_sides(ref["sentence"]) if is_exchanged else ref["sentence"] for ref in refs]
+        results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task) for text in texts))
         nothing = {key: column[:0] for key, column in rows.items()}
         results["gt_instances"] = _append(results.get("gt_instances"), rows)
         results["ignored_instances"] = _append(results.get("ignored_instances"), nothing)
-        results["ref_ids"] = (NO_LABEL,) * others + tuple(ref["ref_id"] for ref in refs)
-        results["kinds"] = ("",) * others + tuple(ref["kind"] for ref in refs)
+        results["ref_ids"] = (*results.get("ref_ids", (NO_LABEL,) * others), *(ref["ref_id"] for ref in refs))
+        results["kinds"] = (*results.get("kinds", ("",) * others), *(ref["kind"] for ref in refs))
         if all("target_rle" in ref for ref in results["refs"]):
-            results["target_rles"] = (None,) * others + tuple(ref["target_rle"] for ref in refs)
+            masks = results.get("target_rles", (None,) * others)
+            results["target_rles"] = (*masks, *(ref["target_rle"] for ref in refs))
         return results
 
     def _choose(self, results: Mapping[str, Any]) -> list[dict]:
         refs = [ref for ref in results["refs"] if self.no_target or len(ref["ann_ids"])]
+        refs = [ref for ref in refs if self.kinds is None or ref["kind"] in self.kinds]
         if self.num_prompts is None:
             _check_view(refs, results)
         else:
             visible = results["instances"]["ann_ids"][~results["instances"]["is_ignored"]]
-            refs = [ref for ref in refs if np.isin(ref["ann_ids"], visible).all() and _is_true(ref, results["frame"])]
+            frame, exchanged = results["frame"], self.exchange_sides
+            refs = [
+                ref
+                for ref in refs
+                if np.isin(ref["ann_ids"], visible).all()
+                and not is_mirrored_wrong(ref["sentence"], frame, exchanged=exchanged)
+            ]
         if self.shuffle:
             refs = [refs[at] for at in np.random.permutation(len(refs))]
         return refs[: self.num_prompts]
@@ -224,14 +234,6 @@ def _check_view(refs: Sequence[dict], results: Mapping[str, Any]) -> None:
             f"{results['img_path']}: all sentences are to be asked, but a target has left the view, or the view is "
             "mirrored; set num_prompts, or neither zoom nor flip"
         )
-
-
-def _is_true(ref: Mapping[str, Any], frame: ImageFrame) -> bool:
-    """Return whether the sentence names no side that the view has mirrored."""
-    scale_x, scale_y = frame.scale_xy
-    return not (
-        (scale_x < 0 and _LEFT_RIGHT.search(ref["sentence"])) or (scale_y < 0 and _UP_DOWN.search(ref["sentence"]))
-    )
 
 
 def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int) -> dict[str, Tensor]:

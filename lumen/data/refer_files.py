@@ -51,7 +51,8 @@ def read_refer(
             in ``original_id``. All annotations of such an entry are its targets, named by their ``original_id``; one
             that is ``empty`` stands for no target. ``tokens_positive`` is not used, but must be one for all of them.
         ``shapes``: ``refs_train.json`` of the generated data set: ``refs`` with ``image_id``, ``ann_ids``,
-            ``sentence`` and ``kind``; and its ``instances_train.json``.
+            ``sentence`` and ``kind``; and its ``instances_train.json``. With split ``groups`` also
+            ``groups``, sentences such as "the red shapes", for any number of targets.
 
     Args:
         ann_file: The file with the sentences.
@@ -119,7 +120,9 @@ def _check_arguments(layout: str, instances_file: object, split: str | None) -> 
         raise ConfigError(f"layout must be one of {layouts}, got {layout!r}")
     if (instances_file is None) != (layout == "mdetr"):
         raise ConfigError(f"layout {layout!r}: instances_file is for all layouts but 'mdetr', which need it")
-    if (split is None) != (layout in ("mdetr", "shapes")):
+    if layout == "shapes" and split not in (None, "groups"):
+        raise ConfigError(f"layout 'shapes': split is left out, or 'groups' to have these too; got {split!r}")
+    if layout != "shapes" and (split is None) != (layout == "mdetr"):
         raise ConfigError(f"layout {layout!r}: split is for 'refer' and 'grefcoco', which need it; got {split!r}")
 
 
@@ -131,12 +134,13 @@ def _read_grefcoco(ann_file: str | os.PathLike[str], split: str) -> list[Sentenc
     return _sentences_of_split(parse_json(ann_file), split, ann_file)
 
 
-def _read_shapes(ann_file: str | os.PathLike[str], split: None) -> list[Sentence]:
+def _read_shapes(ann_file: str | os.PathLike[str], split: str | None) -> list[Sentence]:
     content = parse_json(ann_file)
-    if not isinstance(content, dict) or not isinstance(content.get("refs"), list):
-        raise DataError(f"{ann_file}: expected a dict with the list 'refs'")
+    parts = ("refs",) if split is None else ("refs", "groups")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
+        raise DataError(f"{ann_file}: expected a dict with the lists {parts}")
     keys = ("sentence", "image_id", "ann_ids", "kind")
-    return [{key: ref.get(key) for key in keys} for ref in _dicts(content["refs"])]
+    return [{key: ref.get(key) for key in keys} for part in parts for ref in _dicts(content[part])]
 
 
 _READERS: dict[str, Callable[[str | os.PathLike[str], Any], list[Sentence]]] = {

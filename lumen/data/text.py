@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 
 from lumen.data.annotations import check_budget, check_images, format_report, parse_json
 from lumen.data.image import PAD_VALUE, read_image
+from lumen.data.sides import exchange_sides, is_mirrored_wrong
 from lumen.errors import ConfigError, DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS
@@ -145,21 +146,31 @@ class LoadImageOrBlank:
 class AskQuestions:
     """Choose the questions of a sample and the answer to learn for each.
 
-    Reads ``questions``; writes ``prompts``, ``gt_instances`` and ``ignored_instances`` (both without rows), and
-    ``questions``, those that are asked, one per prompt.
+    Reads ``questions`` and ``frame``; writes ``prompts``, ``gt_instances`` and ``ignored_instances`` (both without
+    rows), and ``questions``, those that are asked, one per prompt. Behind other prompts it adds its own, and leaves
+    targets as they are. In a mirrored view a question that names a mirrored side in English is left out.
 
     Args:
         num_prompts: Number of questions to ask at most; ``None`` asks all.
         task: Task of the prompts, such as ``vqa``, ``caption`` or ``chat``.
         answer: Which of several answers is learnt: the ``majority``, the first among equals, or a ``random`` one.
         shuffle: Ask in random order; otherwise the first ones, in the order of the file.
+        key: Key of the questions in the record.
+        exchange_sides: In a mirrored view say "left" for "right", and so on, instead of leaving the question out.
 
     Raises:
         ConfigError: An option has no such value.
     """
 
     def __init__(
-        self, *, num_prompts: int | None = None, task: str = "vqa", answer: str = "majority", shuffle: bool = True
+        self,
+        *,
+        num_prompts: int | None = None,
+        task: str = "vqa",
+        answer: str = "majority",
+        shuffle: bool = True,
+        key: str = "questions",
+        exchange_sides: bool = False,
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -169,20 +180,32 @@ class AskQuestions:
         self.task = task
         self.answer = answer
         self.shuffle = shuffle
+        self.key = key
+        self.exchange_sides = exchange_sides
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts."""
-        questions = results["questions"]
+        frame, exchanged = results["frame"], self.exchange_sides
+        questions = [
+            entry for entry in results[self.key] if not is_mirrored_wrong(_all_words(entry), frame, exchanged=exchanged)
+        ]
+        if frame.is_flipped and exchanged:
+            questions = [_exchanged(entry) for entry in questions]
         order = np.random.permutation(len(questions)) if self.shuffle else np.arange(len(questions))
         asked = tuple(questions[at] for at in order[: self.num_prompts])
-        results["questions"] = asked
-        results["prompts"] = tuple(
-            Prompt(entry["question"], self.task, answer=self._choose(entry["answers"]), history=entry["history"])
-            for entry in asked
+        earlier = results.get("prompts", ())
+        results["questions"] = (*((None,) * len(earlier)), *asked) if earlier else asked
+        results["prompts"] = (
+            *earlier,
+            *(self._prompt(entry) for entry in asked),
         )
-        results["gt_instances"] = _no_targets()
-        results["ignored_instances"] = _no_targets()
+        results.setdefault("gt_instances", _no_targets())
+        results.setdefault("ignored_instances", _no_targets())
         return results
+
+    def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
+        answer = self._choose(entry["answers"])
+        return Prompt(entry["question"], self.task, answer=answer, history=entry["history"])
 
     def _choose(self, answers: Sequence[str]) -> str:
         if not answers:
@@ -190,6 +213,16 @@ class AskQuestions:
         if self.answer == "random":
             return answers[np.random.randint(len(answers))]
         return Counter(answers).most_common(1)[0][0]
+
+
+def _all_words(entry: Mapping[str, Any]) -> str:
+    return " ".join([entry["question"], *entry["answers"], *(part for turn in entry["history"] for part in turn)])
+
+
+def _exchanged(entry: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {"question": exchange_sides(entry["question"]), "answers": tuple(map(exchange_sides, entry["answers"]))}
+    history = tuple(tuple(map(exchange_sides, turn)) for turn in entry["history"])
+    return {**entry, **texts, "history": history}
 
 
 def read_questions(content: Any, ann_file: str, report: _Report) -> tuple[list[dict], int]:

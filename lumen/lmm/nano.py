@@ -42,6 +42,8 @@ banana apple sandwich orange broccoli carrot hot dog pizza donut cake chair couc
 tv laptop mouse remote keyboard cell phone microwave oven toaster sink refrigerator book clock vase scissors teddy
 hair drier toothbrush man woman boy girl shirt hat nose eye ear shoulder elbow wrist hip knee ankle tail tip center
 RBC WBC Platelets cell blood red blood cell white blood cell standing sitting holding wearing behind front
+circles squares triangles stars crosses rings hearts arrows leftmost rightmost highest lowest largest smallest medium
+corner base lobe notch barb wing upper lower is it does has A There picture 0 1 2 3 4 5 6 7
 USER ASSISTANT Sure location output task boxes masks points text answer Describe this short question
 """.split()  # noqa: SIM905 - a list of words reads as text
 )

@@ -17,7 +17,7 @@ from lumen.data.shapes.records import Record, annotation_id
 from lumen.data.shapes.scene import COLOURS, TEXTURES, ShapeObject
 
 _ATTRIBUTES = {"colour": tuple(COLOURS), "texture": TEXTURES, "size": ("small", "large")}
-_STREAM = 7  # keeps the words apart from the random numbers that draw the image
+_STREAM, _GROUP_STREAM = 7, 8  # keep the words apart from the random numbers that draw the image
 _ATTRIBUTE_RATE, _LONE_RATE, _ABSENT_RATE = 0.7, 0.04, 0.3
 _COUNTS = ("0", "1", "2", "3")
 _T = TypeVar("_T")
@@ -29,6 +29,7 @@ class SceneLanguage:
     """Records about one image, not yet numbered."""
 
     refs: list[Record]
+    groups: list[Record]
     captions: list[Record]
     questions: list[Record]
 
@@ -36,10 +37,11 @@ class SceneLanguage:
 def describe_scene(objects: Sequence[ShapeObject], image_id: int, seed: int) -> SceneLanguage:
     """Draw sentences, captions and questions; they depend on nothing but the arguments. Empty without shapes."""
     if not objects:
-        return SceneLanguage([], [], [])
+        return SceneLanguage([], [], [], [])
     rng = np.random.default_rng([seed, image_id, _STREAM])
     return SceneLanguage(
         refs=[*_refs(objects, image_id, rng), *_absent_refs(objects, image_id, rng)],
+        groups=_groups(objects, image_id, np.random.default_rng([seed, image_id, _GROUP_STREAM])),
         captions=[{"image_id": image_id, "caption": caption} for caption in _captions(objects)],
         questions=[{"image_id": image_id, **question} for question in _questions(objects, rng)],
     )
@@ -141,6 +143,33 @@ def _absent_refs(objects: Sequence[ShapeObject], image_id: int, rng: np.random.G
         queries = [query for query in queries if query.anchor and query.anchor.noun != item.category]
     queries = [query for query in queries if query.find(objects) == []]
     return [_ref(_pick(queries, rng), image_id, [])] if queries else []
+
+
+def _groups(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Generator) -> list[Record]:
+    """Return sentences for all shapes of one look: every colour and texture, every colour of a kind; some for none."""
+    colours = [*dict.fromkeys(item.colour for item in objects)]
+    textures = [*dict.fromkeys(item.texture for item in objects)]
+    pairs = [*dict.fromkeys((item.colour, item.category) for item in objects)]
+    absent = [name for name in COLOURS if name not in colours]
+    mixed = [pair for pair in product(colours, dict.fromkeys(item.category for item in objects)) if pair not in pairs]
+    looks = [(word, "") for word in (*colours, *textures)] + pairs
+    looks += [(absent[at], "") for at in rng.permutation(len(absent))[:2]]
+    looks += [mixed[at] for at in rng.permutation(len(mixed))[:2]]
+    return [_group(look, objects, image_id) for look in looks]
+
+
+def _group(look: tuple[str, str], objects: Sequence[ShapeObject], image_id: int) -> Record:
+    word, noun = look
+    fits = [
+        at for at, item in enumerate(objects) if word in (item.colour, item.texture) and noun in ("", item.category)
+    ]
+    return {
+        "image_id": image_id,
+        "ann_ids": [annotation_id(image_id, number) for number in fits],
+        "sentence": f"the {word} {plural(noun or 'shape')}",
+        "kind": "group",
+        "no_target": not fits,
+    }
 
 
 def _ref(query: Query, image_id: int, targets: list[int]) -> Record:

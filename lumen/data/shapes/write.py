@@ -19,7 +19,7 @@ from lumen.data.shapes.render import SPLITS, draw_scene
 from lumen.errors import DataError
 
 MARKER = "shapes.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever the same seed no longer gives the same files."""
 
 _FIRST_IDS = {"train": 1, "val": 1_000_001}
@@ -35,6 +35,7 @@ class _SceneFiles:
     image: Record
     annotations: list[Record]
     refs: list[Record]
+    groups: list[Record]
     captions: list[Record]
     questions: list[Record]
 
@@ -152,6 +153,7 @@ def _write_scene(index: int, *, folder: Path, split: str, seed: int) -> _SceneFi
         image=image_record(image_id, name, objects),
         annotations=annotation_records(image_id, objects),
         refs=language.refs,
+        groups=language.groups,
         captions=language.captions,
         questions=language.questions,
     )
@@ -167,12 +169,13 @@ def _write_annotations(folder: Path, split: str, scenes: list[_SceneFiles]) -> N
     instances = _flatten(scene.annotations for scene in scenes)
     captions = _flatten(scene.captions for scene in scenes)
     refs = _flatten(scene.refs for scene in scenes)
+    groups = _flatten(scene.groups for scene in scenes)
     questions = balance_answers(_flatten(scene.questions for scene in scenes))
     _write_json(
         folder / f"instances_{split}.json", {**head, "categories": category_records(), "annotations": instances}
     )
     _write_json(folder / f"captions_{split}.json", {**head, "annotations": _number(captions)})
-    _write_json(folder / f"refs_{split}.json", {**head, "refs": _number(refs)})
+    _write_json(folder / f"refs_{split}.json", {**head, "refs": _number(refs), "groups": _number(groups)})
     _write_json(folder / f"questions_{split}.json", {**head, "questions": _number(questions)})
 
 

@@ -1,0 +1,40 @@
+"""A nano of four layers with a decoder for every task. ``data/nano4``: ``make_nano.py --out data/nano4 --llm-layers 4``."""
+
+from mmengine.config import read_base
+
+from lumen.decoders.counting import CountingDecoder
+from lumen.decoders.detection import DetectionDecoder
+from lumen.decoders.grounding import GroundingDecoder
+from lumen.decoders.pose import PoseDecoder
+from lumen.decoders.referring_segmentation import ReferringSegmentationDecoder
+from lumen.decoders.segmentation import SegmentationDecoder
+from lumen.decoders.text import CaptionDecoder, VqaDecoder
+from lumen.model import Lumen
+
+with read_base():
+    from .nano import _aligner, _lmm
+
+model = dict(
+    type=Lumen,
+    lmm=dict(_lmm, name_or_path="data/nano4"),
+    aligner=dict(_aligner, point_sigma=1.0),
+    decoders=[
+        dict(type=DetectionDecoder),
+        dict(type=SegmentationDecoder),
+        dict(type=PoseDecoder),
+        dict(type=GroundingDecoder),
+        dict(type=ReferringSegmentationDecoder),
+        dict(type=CountingDecoder),
+        dict(type=VqaDecoder),
+        dict(type=CaptionDecoder),
+    ],
+    loss_weights={
+        "lmm/loss_recall": 0.5,
+        "lmm/loss_text": 1.0,
+        "aligner/loss_presence": 0.5,
+        "detection/loss_box": 2.0,
+        "segmentation/loss_box": 2.0,
+        "grounding/loss_box": 2.0,
+        "referring_segmentation/loss_box": 2.0,
+    },
+)
