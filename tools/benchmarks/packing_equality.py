@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from unittest import mock
 
@@ -276,8 +276,15 @@ class OneByOne(nn.Module):
         self.adapter = adapter
         self.dim, self.vision_dim, self.lateral_channels = adapter.dim, adapter.vision_dim, adapter.lateral_channels
 
-    def forward(self, images: Tensor, prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
-        """Return the features of the prompts of one image."""
+    def forward(
+        self,
+        images: Tensor,
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        extras: Set[str] = frozenset(),
+        predicting: bool = False,
+    ) -> LocFeatures:
+        """Return the features of the prompts of one image; extras and ``predicting`` change nothing here."""
         adapter, stride = self.adapter, self.adapter.input_spec.multiple
         grid_hw = (images.shape[2] // stride, images.shape[3] // stride)
         pixels = adapter.statistics.normalise(images).to(adapter.lmm.dtype)
