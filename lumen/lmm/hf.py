@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence, Set
 
 import torch
@@ -15,9 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
-from lumen.lmm.packing import IGNORE, PackedRows, Suffix, additive_mask, block_mask, pack_rows, prefix_row
+from lumen.lmm.features import SOURCES, FeatureSource
+from lumen.lmm.packing import IGNORE, PackedRows, Suffix, pack_rows, prefix_row
+from lumen.lmm.passes import LAST, Reading, part_of, read_rows
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
-from lumen.lmm.selfcheck import packing_works
+from lumen.lmm.selfcheck import fits_window, packing_works
 from lumen.lmm.text import TextEncoder
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
@@ -26,7 +27,12 @@ from lumen.registry import MODELS
 from lumen.structures import LocFeatures, Prompt
 
 _LOGGER = logging.getLogger(__name__)
-_POSITIONS = ("loc", "before_loc")
+_CHOICES = {
+    "position": ("loc", "before_loc"),
+    "packing": ("packed", "separate"),
+    "features": SOURCES,
+    "answer_mode": ("forced", "generated"),
+}
 
 
 @MODELS.register_module()
@@ -40,6 +46,12 @@ class HFAdapter(nn.Module):
         tasks: Wordings of further tasks, beside the known ones; in a config, dicts of the fields of ``TaskWording``.
         position: Which state is the query: ``loc``, the state at ``[LOC]``, or ``before_loc``, the state that
             predicts it. The paper does not say; the same one serves training and inference.
+        query_layer: Layer of the LLM whose state is the query, as an index into ``hidden_states``; -1 is the last.
+        features: Where ``LocFeatures.grid`` comes from: ``vision``, the vision tower; ``llm``, the LLM's states at the
+            image tokens; ``both``, one after the other, on the grid of the tower.
+        feature_layer: Layer of the LLM whose states at the image tokens are taken, as ``query_layer``.
+        dense_hw: Height and width of the images when the grid comes from a second pass of the vision tower at this
+            size; the LMM then gets them shrunk to its own.
         add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
             a model trained from nothing needs it to learn quickly.
         recall: Train the ``[LOC]`` state to predict the tokens of its phrase, as ``loss_recall``.
@@ -63,6 +75,10 @@ class HFAdapter(nn.Module):
         template: str = "compact",
         tasks: Sequence[TaskWording | Mapping[str, str | bool]] = (),
         position: str = "loc",
+        query_layer: int = LAST,
+        features: str = "vision",
+        feature_layer: int = LAST,
+        dense_hw: Sequence[int] | None = None,
         add_phrase_state: bool = False,
         recall: bool = False,
         attention: str | None = None,
@@ -73,30 +89,30 @@ class HFAdapter(nn.Module):
         max_new_tokens: int = 64,
     ) -> None:
         super().__init__()
-        if position not in _POSITIONS:
-            raise ConfigError(f"position must be one of {_POSITIONS}, got {position!r}")
-        if packing not in ("packed", "separate"):
-            raise ConfigError(f"packing must be 'packed' or 'separate', got {packing!r}")
-        if answer_mode not in ("forced", "generated"):
-            raise ConfigError(f"answer_mode must be 'forced' or 'generated', got {answer_mode!r}")
+        options = {"position": position, "packing": packing, "features": features, "answer_mode": answer_mode}
+        _check_choices(options)
         if answer_mode == "generated" and not template_named(template).has_answer:
             raise ConfigError(f"template {template!r} has no answer to generate: use 'paper', or answer_mode='forced'")
         path = find_path(name_or_path)
         config = AutoConfig.from_pretrained(path, attn_implementation=attention)
         self.name_or_path = name_or_path
         self.family = family_of(config)
+        self.layers = (LAST, query_layer, feature_layer)
+        _check_layers(self.layers, config.text_config.num_hidden_layers)
+        dense_hw = None if dense_hw is None else (int(dense_hw[0]), int(dense_hw[1]))
+        self.features = FeatureSource(self.family, config, features, dense_hw)
         if packing == "packed" and not packing_works(config):
             _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", name_or_path)
             packing = "separate"
         self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention)
         self.statistics = load_statistics(path)
-        tokenizer = load_tokenizer(path)
-        image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        tokenizer = load_tokenizer(path, chat_template=self.family.chat_template)
+        self.image_token: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.encoder = PromptEncoder(
             tokenizer,
             template=template_named(template),
             wordings=Wordings((*KNOWN_TASKS, *(_wording(task) for task in tasks))),
-            image_token=image_token,
+            placeholder=self.family.placeholder or self.image_token,
         )
         self.text = TextEncoder(self.encoder)
         if len(tokenizer) > self.lmm.get_input_embeddings().num_embeddings:
@@ -119,7 +135,7 @@ class HFAdapter(nn.Module):
     @property
     def input_spec(self) -> InputSpec:
         """Which image sizes it takes; the data pipeline reads this."""
-        return self.family.input_spec(self.config)
+        return self.features.input_spec
 
     @property
     def dim(self) -> int:
@@ -129,7 +145,7 @@ class HFAdapter(nn.Module):
     @property
     def vision_dim(self) -> int:
         """Channels of ``LocFeatures.grid``."""
-        return self.family.vision_dim(self.config)
+        return self.features.dim
 
     @property
     def lateral_channels(self) -> tuple[int, ...]:
@@ -138,10 +154,14 @@ class HFAdapter(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with: base model, template, position of the query, special tokens."""
+        _, query_layer, feature_layer = self.layers
+        kind, dense_hw = self.features.kind, self.features.dense_hw
         return {
             "base_model": f"{self.config.model_type}/{self.config.vision_config.model_type}",
             "template": self.encoder.template.name,
-            "position": self.position,
+            "position": self.position if query_layer == LAST else f"{self.position}@{query_layer}",
+            **({} if kind == "vision" else {"features": f"{kind}@{feature_layer}"}),
+            **({"dense_hw": f"{dense_hw}"} if dense_hw else {}),
             "special_tokens": " ".join(self.encoder.wordings.special_tokens),
         }
 
@@ -205,7 +225,19 @@ class HFAdapter(nn.Module):
         if wrong:
             wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
             raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
-        return self.lmm.model.get_image_features(self.statistics.normalise(images).to(self.lmm.dtype))
+        if not self.features.dense_hw:
+            return self.family.encode(self.lmm.model, self._pixels(images))
+        small = functional.interpolate(images.float(), self.features.lmm_hw(size_hw), mode="bilinear", antialias=True)
+        encoded = self.family.encode(self.lmm.model, self._pixels(small.round().to(torch.uint8)))
+        dense = self.family.encode_dense(self.lmm.model, self._pixels(images))
+        encoded.hidden_states, encoded.last_hidden_state = dense.hidden_states, dense.last_hidden_state
+        return encoded
+
+    def prefix(self, input_hw: Sequence[int]) -> list[int]:
+        """Return the token ids before the phrase for images of this size."""
+        return self.encoder.prefix(
+            self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
+        )
 
     def ask(
         self,
@@ -217,35 +249,37 @@ class HFAdapter(nn.Module):
         predicting: bool = False,
     ) -> LocFeatures:
         """Ask encoded images; see ``forward``."""
-        grid_hw = self._grid_hw(input_hw)
-        located, suffixes = self._locate(encoded, math.prod(grid_hw), prompts, predicting)
+        image_text, token_hw = self._image_text(input_hw), self.features.token_hw(input_hw)
+        located, suffixes = self._locate(encoded, image_text, prompts, predicting)
         flat = list(itertools.chain.from_iterable(suffixes))
-        prefix = self.encoder.prefix(math.prod(grid_hw))
-        rows = self._pack(prefix, suffixes)
+        every_image = self.features.kind != "vision"
+        pairs = self._pack(self.encoder.prefix(image_text), suffixes, token_hw, every_image=every_image)
         questions = [] if predicting else self.text.suffixes(prompts)
-        free_rows = self._pack(self.text.prefix(math.prod(grid_hw)), questions)
-        states, free_states = self._all_states((rows, free_rows), prefix, encoded)
+        free = self._pack(self.text.prefix(image_text), questions, token_hw)
+        (states, query_states, image_states), (free_states, *_) = self._all_states((pairs, free), encoded)
+        rows, free_rows = pairs[0], free[0]
         device = self.lmm.device
         starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
         at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
-        query = states[row, at_loc - int(self.position == "before_loc")]
+        query = query_states[row, at_loc - int(self.position == "before_loc")]
         spans = torch.tensor([suffix.phrase for suffix in flat], dtype=torch.long, device=device).view(-1, 2)
         losses = {} if predicting else self._text_losses(rows, states, query, starts, spans)
         if not predicting and ("texts" in extras or len(free_rows.row_image)):
             losses["loss_text"] = self._answer_loss(free_rows, free_states)
         if self.add_phrase_state:
-            query = query + _span_mean(states, row, starts[:, None] + spans)
+            query = query + _span_mean(query_states, row, starts[:, None] + spans)
         sizes = torch.tensor([len(own) for own in located], dtype=torch.long)
         prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
         texts = {}
         if predicting and "texts" in extras:
-            count, room = math.prod(grid_hw), self.max_new_tokens
-            texts["texts"] = self.writer.answer_texts(self.lmm, encoded, count, prompts, room)
+            self._check_writes(any(self.text.is_text(prompt) for own in prompts for prompt in own))
+            texts["texts"] = self.writer.answer_texts(self.lmm, encoded, image_text, prompts, self.max_new_tokens)
+        grid = self.features.grid(encoded, image_states, rows, input_hw)
         return LocFeatures(
             query=query,
-            grid=self.family.grid(self.config, encoded, grid_hw),
+            grid=grid,
             laterals=self.family.laterals(encoded),
-            stride=self.input_spec.multiple,
+            stride=input_hw[0] // grid.shape[2],
             image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
             prompt_index=prompt_index.to(device),
             text_losses=losses,
@@ -271,11 +305,18 @@ class HFAdapter(nn.Module):
             PromptError: If a turn is empty, too long or holds special tokens.
         """
         room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        return self.writer.answer(self.lmm, encoded, math.prod(self._grid_hw(input_hw)), questions, room)
+        self._check_writes(True)
+        return self.writer.answer(self.lmm, encoded, self._image_text(input_hw), questions, room)
 
-    def _grid_hw(self, input_hw: Sequence[int]) -> tuple[int, int]:
-        stride = self.input_spec.multiple
-        return input_hw[0] // stride, input_hw[1] // stride
+    def _check_writes(self, asked: bool) -> None:
+        if asked and not self.family.writes:
+            raise ConfigError(f"{self.config.model_type!r} cannot write answers here: its generation needs more inputs")
+
+    def _image_text(self, input_hw: Sequence[int]) -> str:
+        return self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
+
+    def _pixels(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
+        return self.statistics.normalise(images).to(self.lmm.dtype)
 
     def _location_prompts(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[tuple[int, Prompt]]]:
         """Return the location prompts of each image with their numbers."""
@@ -287,7 +328,7 @@ class HFAdapter(nn.Module):
     def _locate(
         self,
         encoded: BaseModelOutputWithPooling,
-        num_image_tokens: int,
+        image_text: str,
         prompts: Sequence[Sequence[Prompt]],
         predicting: bool,
     ) -> tuple[list[list[tuple[int, Prompt]]], list[list[Suffix]]]:
@@ -296,60 +337,73 @@ class HFAdapter(nn.Module):
         suffixes = self._suffixes(located)
         if not predicting or self.answer_mode == "forced":
             return located, suffixes
+        self._check_writes(any(located))
         asked = [[prompt for _, prompt in own] for own in located]
-        written = self.writer.locate(self.lmm, encoded, num_image_tokens, asked, suffixes)
+        written = self.writer.locate(self.lmm, encoded, image_text, asked, suffixes)
         kept = [[at for at, suffix in enumerate(own) if suffix is not None] for own in written]
         return (
             [[own[at] for at in chosen] for own, chosen in zip(located, kept, strict=True)],
             [[own[at] for at in chosen] for own, chosen in zip(written, kept, strict=True)],
         )
 
-    def _pack(self, prefix: Sequence[int], suffixes: Sequence[Sequence[Suffix]]) -> PackedRows:
-        return pack_rows(
+    def _pack(
+        self,
+        prefix: Sequence[int],
+        suffixes: Sequence[Sequence[Suffix]],
+        token_hw: tuple[int, int],
+        *,
+        every_image: bool = False,
+    ) -> tuple[PackedRows, Reading]:
+        longest = max((len(suffix.ids) for own in suffixes for suffix in own), default=0)
+        self._fall_back_unless_it_fits(len(prefix) + longest)
+        reading = Reading(prefix, token_hw, self.packing == "packed", self.layers)
+        rows = pack_rows(
             prefix,
             suffixes,
-            max_suffix_tokens=self.max_suffix_tokens if self.packing == "packed" else 0,
+            max_suffix_tokens=self.max_suffix_tokens if reading.packed else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
+            every_image=every_image,
         )
+        return rows, reading
 
     def _all_states(
-        self, kinds: Sequence[PackedRows], prefix: Sequence[int], encoded: BaseModelOutputWithPooling
-    ) -> list[Float[Tensor, "rows length dim"]]:
+        self, kinds: Sequence[tuple[PackedRows, Reading]], encoded: BaseModelOutputWithPooling
+    ) -> list[list[Float[Tensor, "rows length dim"]]]:
         """Run the LLM over each kind of rows; one without rows borrows none of the other's, which connects it."""
-        states = [self._states(rows, encoded) if len(rows.row_image) else None for rows in kinds]
-        given = [own for own in states if own is not None]
-        none = given[0][:0] if given else self._no_states(prefix, encoded)
-        return [none if own is None else own for own in states]
+        states = [self._states(rows, encoded, reading) if len(rows.row_image) else None for rows, reading in kinds]
+        rows, reading = kinds[0]
+        given = next((own for own in states if own is not None), None) or self._states(rows, encoded, reading)
+        return [[one[:0] for one in given] if own is None else own for own in states]
 
-    def _states(self, rows: PackedRows, encoded: BaseModelOutputWithPooling) -> Float[Tensor, "rows length dim"]:
-        """Run the LLM over the rows: at once while training, in bounded pieces otherwise."""
+    def _states(
+        self, rows: PackedRows, encoded: BaseModelOutputWithPooling, reading: Reading
+    ) -> list[Float[Tensor, "rows length dim"]]:
+        """Run the LLM over the rows: at once while training, in bounded pieces otherwise.
+
+        Without rows nothing runs, but for a pass that nobody reads while training: so every parameter has a gradient.
+        """
         if torch.is_grad_enabled():
-            return self._pass(rows, encoded, slice(None))
+            used = rows if len(rows.row_image) else prefix_row(reading.prefix)
+            states = read_rows(self.lmm, self.family, used, encoded, reading)
+            return [one[: len(rows.row_image)] for one in states]
+        if not len(rows.row_image):
+            nothing = torch.zeros(0, len(reading.prefix), self.dim, dtype=self.lmm.dtype, device=self.lmm.device)
+            return [nothing] * len(reading.layers)
         step = max(1, self.max_pass_tokens // rows.input_ids.shape[1])
-        pieces = [self._pass(rows, encoded, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
-        return torch.cat(pieces)
+        parts = [part_of(rows, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
+        pieces = [read_rows(self.lmm, self.family, part, encoded, reading) for part in parts]
+        return [torch.cat(own) for own in zip(*pieces, strict=True)]
 
-    def _no_states(self, prefix: Sequence[int], encoded: BaseModelOutputWithPooling) -> Float[Tensor, "0 length dim"]:
-        """Return no rows; while training, from a pass nobody reads, so that every parameter has a gradient of zero."""
-        if not torch.is_grad_enabled():
-            return torch.zeros(0, len(prefix), self.dim, dtype=self.lmm.dtype, device=self.lmm.device)
-        return self._pass(prefix_row(prefix), encoded, slice(None))[:0]
-
-    def _pass(self, rows: PackedRows, encoded: BaseModelOutputWithPooling, part: slice) -> Tensor:
-        device = self.lmm.device
-        features = encoded.pooler_output
-        chosen = [features[image] for image in rows.row_image[part].tolist()]
-        mask = block_mask(rows.segments[part].to(device))
-        if self.config._attn_implementation == "eager":
-            mask = additive_mask(mask, self.lmm.dtype)
-        return self.lmm.model(
-            input_ids=rows.input_ids[part].to(device),
-            attention_mask=mask,
-            position_ids=rows.position_ids[part].to(device),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=chosen)},
-            use_cache=False,
-        ).last_hidden_state
+    def _fall_back_unless_it_fits(self, length: int) -> None:
+        if self.packing == "packed" and not fits_window(self.config, length):
+            window = self.config.text_config.sliding_window
+            _LOGGER.warning(
+                "%s cannot pack prompts: %d tokens do not fit its sliding window of %d; from now on each prompt gets "
+                "a pass of its own",
+                *(self.name_or_path, length, window),
+            )
+            self.packing = "separate"
 
     def _text_losses(
         self,
@@ -378,6 +432,20 @@ class HFAdapter(nn.Module):
         asked = (targets != IGNORE).nonzero(as_tuple=True)
         logits = self.lmm.get_output_embeddings()(states[asked]).float()
         return functional.cross_entropy(logits, targets[asked], reduction="sum")
+
+
+def _check_choices(options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if value not in _CHOICES[name]:
+            raise ConfigError(f"{name} must be one of {_CHOICES[name]}, got {value!r}")
+
+
+def _check_layers(layers: Sequence[int], count: int) -> None:
+    if any(not -count - 1 <= layer <= count for layer in layers):
+        raise ConfigError(
+            f"the LLM has {count} layers; query_layer and feature_layer lie between 0, the embeddings, and {count}, or "
+            f"count from -1, got {tuple(layers[1:])}"
+        )
 
 
 def _wording(task: TaskWording | Mapping[str, str | bool]) -> TaskWording:

@@ -70,6 +70,7 @@ def pack_rows(
     max_suffix_tokens: int,
     context: int,
     pad_id: int,
+    every_image: bool = False,
 ) -> PackedRows:
     """Pack the suffixes of each image into rows.
 
@@ -79,13 +80,14 @@ def pack_rows(
         max_suffix_tokens: Bound on the suffix tokens of a row; a longer single suffix gets a row of its own.
         context: Longest sequence the LLM was made for; counts the prefix and one suffix, since positions restart.
         pad_id: Token in the padding.
+        every_image: Give an image without a suffix a row with the prefix alone.
 
     Raises:
         PromptError: If the prefix and one suffix do not fit the context.
     """
     rows, row_image = [], []
     for image, own in enumerate(suffixes):
-        for group in _groups(own, max_suffix_tokens):
+        for group in _groups(own, max_suffix_tokens) or [[]] * every_image:
             rows.append(group)
             row_image.append(image)
     longest = max((len(suffix.ids) for row in rows for suffix in row), default=0)
@@ -160,6 +162,29 @@ def block_mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 len
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     query, key = segments[:, :, None], segments[:, None, :]
     return (causal & ((key == _PREFIX) | (key == query)))[:, None]
+
+
+def open_prefix(
+    mask: Bool[Tensor, "rows 1 length length"], sees_future: Bool[Tensor, " prefix"]
+) -> Bool[Tensor, "rows 1 length length"]:
+    """Return the mask with the named tokens of the prefix seeing each other, later ones too."""
+    start = len(sees_future)
+    opened = mask.clone()
+    opened[..., :start, :start] |= sees_future[:, None] & sees_future
+    return opened
+
+
+def place_rows(
+    position_ids: Int[Tensor, "rows length"], prefix: Int[Tensor, "axes start"]
+) -> Int[Tensor, "rows length"] | Int[Tensor, "axes rows length"]:
+    """Return the positions of packed rows behind a prefix whose own positions are not 0, 1, 2 and so on.
+
+    A suffix goes on at the largest position of the prefix plus 1, alike on every axis.
+    """
+    start = prefix.shape[1]
+    behind = (position_ids[:, start:] - start + prefix.max() + 1).clamp(min=0)
+    placed = torch.cat([prefix[:, None].expand(-1, len(position_ids), -1), behind.expand(len(prefix), -1, -1)], 2)
+    return placed if len(prefix) > 1 else placed[0]
 
 
 def additive_mask(

@@ -4,13 +4,16 @@
 here: the data pipeline has done the geometry, so only rescaling and normalising are left, done on the whole batch.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, ImageProcessingMixin, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from lumen.errors import ConfigError, PromptError
 from lumen.lmm.packing import Suffix
@@ -36,9 +39,19 @@ class ImageStatistics:
 
 
 def load_statistics(name_or_path: str) -> ImageStatistics:
-    """Read the statistics from a model's image processor (PIL backend: no torchvision)."""
-    processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
-    return ImageStatistics(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
+    """Read the statistics from the settings of a model's image processor, without building it.
+
+    Several image processors exist only on top of torchvision; their settings are plain numbers.
+
+    Raises:
+        ConfigError: If the settings lack a number.
+    """
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
+    lacking = {"image_mean", "image_std"} - {key for key, value in settings.items() if value is not None}
+    if lacking:
+        raise ConfigError(f"preprocessor_config.json of {name_or_path} lacks {sorted(lacking)}: write them there")
+    scale = settings.get("rescale_factor", 1 / 255)
+    return ImageStatistics(scale, tuple(settings["image_mean"]), tuple(settings["image_std"]))
 
 
 class PromptEncoder:
@@ -50,22 +63,24 @@ class PromptEncoder:
         tokenizer: The model's tokenizer, with a chat template. ``[LOC]`` and the routing tokens are added to it.
         template: Wording around the phrase.
         wordings: The tasks it can ask for.
-        image_token: Text of the token that stands for one image cell.
+        placeholder: What stands for an image in the chat template.
 
     Raises:
         ConfigError: If the tokenizer has no chat template, or the template loses the phrase.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, template: Template, wordings: Wordings, image_token: str
+        self, tokenizer: PreTrainedTokenizerBase, *, template: Template, wordings: Wordings, placeholder: str
     ) -> None:
         if tokenizer.chat_template is None:
             raise ConfigError("the tokenizer has no chat template: save one beside it as chat_template.jinja")
-        tokenizer.add_special_tokens({"additional_special_tokens": wordings.special_tokens})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": wordings.special_tokens}, replace_extra_special_tokens=False
+        )
         self.tokenizer = tokenizer
         self.template = template
         self.wordings = wordings
-        self.image_token = image_token
+        self.placeholder = placeholder
         self.loc_token_id: int = tokenizer.convert_tokens_to_ids(LOC_TOKEN)
         self.routing_ids: dict[str, int] = {
             token: tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token != LOC_TOKEN
@@ -73,14 +88,15 @@ class PromptEncoder:
         self._prefix_text, self._turn_text = self._render()
         self._suffixes: dict[tuple[str, str], Suffix] = {}
 
-    def prefix(self, num_image_tokens: int) -> list[int]:
-        """Return the ids before the phrase, with the image token repeated."""
-        return self.encode_prefix(self._prefix_text, num_image_tokens)
+    def prefix(self, image_text: str) -> list[int]:
+        """Return the ids before the phrase, with the text that the image takes in place of its placeholder."""
+        return self.encode_prefix(self._prefix_text, image_text)
 
-    def encode_prefix(self, text: str, num_image_tokens: int) -> list[int]:
-        """Return the ids of a text that starts a conversation, with its image token repeated."""
-        text = text.replace(self.image_token, self.image_token * num_image_tokens, 1)
-        return self.tokenizer(text)["input_ids"]
+    def encode_prefix(self, text: str, image_text: str) -> list[int]:
+        """Return the ids of a text that starts a conversation, with the image's text in its place."""
+        text = text.replace(self.placeholder, image_text, 1)
+        begins = self.tokenizer.bos_token is not None and self.tokenizer.bos_token in text
+        return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]
 
     def suffix(self, phrase: str, task: str) -> Suffix:
         """Return the tokens of one phrase; remembered, since data sets ask for the same names again and again.
@@ -128,17 +144,27 @@ class PromptEncoder:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         before, mark, after = text.partition(MARK)
-        if not mark or self.image_token not in before:
+        if not mark or self.placeholder not in before:
             raise ConfigError(
                 f"the chat template must keep the image before the text; it made {text!r} without "
-                f"{self.image_token!r} in front of the phrase"
+                f"{self.placeholder!r} in front of the phrase"
             )
         return before.rstrip(" "), after
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer with its chat template."""
-    return AutoTokenizer.from_pretrained(name_or_path)
+def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer with its chat template.
+
+    Args:
+        name_or_path: Folder or model id.
+        chat_template: Used where the model brings none, neither beside the tokenizer nor in ``chat_template.json``,
+            where processors used to keep it.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    if tokenizer.chat_template is None:
+        file = cached_file(name_or_path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"] if file else chat_template
+    return tokenizer
 
 
 def count_answer_tokens(suffixes: Sequence[Suffix]) -> int:

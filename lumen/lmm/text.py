@@ -32,9 +32,9 @@ class TextEncoder:
         self._gap = answered[len(before) : start] if answered.startswith(before) else ""
         self._suffixes: dict[Prompt, Suffix] = {}
 
-    def prefix(self, num_image_tokens: int) -> list[int]:
-        """Return the ids before the question, with the image token repeated."""
-        return self.encoder.encode_prefix(self._prefix_text, num_image_tokens)
+    def prefix(self, image_text: str) -> list[int]:
+        """Return the ids before the question, with the text that the image takes in place of its placeholder."""
+        return self.encoder.encode_prefix(self._prefix_text, image_text)
 
     def question(self, prompt: Prompt) -> list[int]:
         """Return the ids from the question to where the assistant's words begin; earlier turns come first.
@@ -89,10 +89,10 @@ class TextEncoder:
     def _render(self, later: Sequence[str]) -> tuple[str, str]:
         """Split a conversation at its first question: the shared prefix, and all that follows that question."""
         before, mark, after = self._template(self._messages(later), True).partition(MARK)
-        if not mark or self.encoder.image_token not in before:
+        if not mark or self.encoder.placeholder not in before:
             raise ConfigError(
                 f"the chat template must keep the image before the question; it made {before!r} without "
-                f"{self.encoder.image_token!r} in front of it"
+                f"{self.encoder.placeholder!r} in front of it"
             )
         return before, after
 

@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from lumen.lmm.families.base import take_images
 from lumen.lmm.packing import Suffix
 from lumen.lmm.processing import PromptEncoder
 from lumen.lmm.text import TextEncoder
@@ -59,12 +60,12 @@ class AnswerWriter:
         self,
         lmm: PreTrainedModel,
         encoded: BaseModelOutputWithPooling,
-        num_image_tokens: int,
+        image_text: str,
         questions: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str]]:
         """Return the answer of each question of each image."""
-        prefix = self.text.prefix(num_image_tokens)
+        prefix = self.text.prefix(image_text)
         asked = [[[*prefix, *self.text.question(prompt)] for prompt in own] for own in questions]
         decode = self.encoder.tokenizer.decode
         written = self._write(lmm, encoded, asked, max_new_tokens)
@@ -74,13 +75,13 @@ class AnswerWriter:
         self,
         lmm: PreTrainedModel,
         encoded: BaseModelOutputWithPooling,
-        num_image_tokens: int,
+        image_text: str,
         prompts: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str | None]]:
         """Return the answer of each text prompt and None for each location prompt."""
         questions = [[prompt for prompt in own if self.text.is_text(prompt)] for own in prompts]
-        answers = [iter(own) for own in self.answer(lmm, encoded, num_image_tokens, questions, max_new_tokens)]
+        answers = [iter(own) for own in self.answer(lmm, encoded, image_text, questions, max_new_tokens)]
         return [
             [next(said) if self.text.is_text(prompt) else None for prompt in own]
             for own, said in zip(prompts, answers, strict=True)
@@ -90,7 +91,7 @@ class AnswerWriter:
         self,
         lmm: PreTrainedModel,
         encoded: BaseModelOutputWithPooling,
-        num_image_tokens: int,
+        image_text: str,
         prompts: Sequence[Sequence[Prompt]],
         forced: Sequence[Sequence[Suffix]],
     ) -> list[list[Suffix | None]]:
@@ -99,11 +100,11 @@ class AnswerWriter:
         Args:
             lmm: The LMM.
             encoded: The encoded images.
-            num_image_tokens: Image tokens of each image.
+            image_text: What each image takes in the text.
             prompts: Location prompts of each image.
             forced: Their suffixes; an answer may be twice as long as the forced one.
         """
-        prefix = self.encoder.prefix(num_image_tokens)
+        prefix = self.encoder.prefix(image_text)
         room = 2 * max((suffix.num_answer_tokens for own in forced for suffix in own), default=0)
         asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in own] for own in forced]
         written = self._write(lmm, encoded, asked, room)
@@ -177,11 +178,10 @@ def generate_ids(
         width = max(len(row) for row in part)
         ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in part], device=lmm.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part], device=lmm.device)
-        chosen = [encoded.pooler_output[image] for image in row_image[at : at + step]]
         written = lmm.generate(
             input_ids=ids,
             attention_mask=mask,
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=chosen)},
+            mm_encoder_outputs={"image": take_images(encoded, row_image[at : at + step])},
             generation_config=config,
         )
         answers += [_until(row, eos_id) for row in written[:, width:].tolist()]

@@ -3,6 +3,7 @@ import torch
 from helpers import make_images, relative_difference
 
 from lumen.errors import ConfigError, PromptError
+from lumen.lmm.nano import IMAGE_TOKEN
 from lumen.lmm.text import TextEncoder
 from lumen.lmm.writing import AnswerReport, names_task, written_suffix
 from lumen.prompts import MAX_TEXT_CHARACTERS, TaskWording
@@ -22,7 +23,7 @@ MIXED = [[Prompt("cat"), QUESTIONS[0], Prompt("red star"), QUESTIONS[2]], [QUEST
 def loss_alone(adapter, image, prompt):
     """Return the cross-entropy of one answer as transformers itself computes it: its mask, positions and pixels."""
     suffix = adapter.text.suffix(prompt)
-    ids = torch.tensor([[*adapter.text.prefix(NUM_CELLS), *suffix.ids]])
+    ids = torch.tensor([[*adapter.text.prefix(NUM_CELLS * IMAGE_TOKEN), *suffix.ids]])
     pixels = adapter.statistics.normalise(image[None])
     logits = adapter.lmm(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits[0]
     count = suffix.num_answer_tokens
@@ -42,7 +43,7 @@ def gradients(adapter, loss):
 def test_a_question_reads_as_a_conversation(make_adapter, template):
     adapter = make_adapter(template=template)
     read = [
-        adapter.encoder.tokenizer.decode([*adapter.text.prefix(2), *adapter.text.suffix(prompt).ids])
+        adapter.encoder.tokenizer.decode([*adapter.text.prefix(2 * IMAGE_TOKEN), *adapter.text.suffix(prompt).ids])
         for prompt in QUESTIONS
     ]
     assert read[0] == "USER: <image><image>\nis there a red star? ASSISTANT: yes</s>"
@@ -160,7 +161,7 @@ def test_every_parameter_has_a_gradient_whatever_a_batch_asks(make_adapter, prom
 
 def greedy(adapter, image, prompt, max_new_tokens):
     """Return the continuation token by token, with a whole pass for each."""
-    ids = [*adapter.text.prefix(NUM_CELLS), *adapter.text.question(prompt)]
+    ids = [*adapter.text.prefix(NUM_CELLS * IMAGE_TOKEN), *adapter.text.question(prompt)]
     pixels, start = adapter.statistics.normalise(image[None]), len(ids)
     for _ in range(max_new_tokens):
         row = torch.tensor([ids])
@@ -294,7 +295,7 @@ def test_an_answer_names_its_task_by_its_token_alone(make_adapter, written, is_n
 def test_generated_answers_need_a_template_with_an_answer(make_adapter):
     with pytest.raises(ConfigError, match="no answer to generate"):
         make_adapter(answer_mode="generated")
-    with pytest.raises(ConfigError, match="'forced' or 'generated'"):
+    with pytest.raises(ConfigError, match="answer_mode must be one of"):
         make_adapter(answer_mode="free")
 
 

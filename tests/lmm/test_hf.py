@@ -12,10 +12,9 @@ from transformers import (
 )
 
 from lumen.errors import ConfigError, PromptError
-from lumen.lmm import hf, packing, selfcheck
+from lumen.lmm import hf, packing, passes, selfcheck
 from lumen.lmm.hf import HFAdapter
 from lumen.lmm.nano import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer, make_nano
-from lumen.lmm.nano_vision import NanoVisionConfig
 from lumen.prompts import LOC_TOKEN, TaskWording
 from lumen.structures import Prompt
 
@@ -30,8 +29,7 @@ def ask(adapter, phrases=PHRASES, images=None, task="detection"):
 
 def plain_forward(adapter, image, phrase, task="detection"):
     """Return one prompt's states as transformers itself computes them: its mask, its positions, its pixels."""
-    stride, size_hw = adapter.input_spec.multiple, image.shape[-2:]
-    prefix = adapter.encoder.prefix((size_hw[0] // stride) * (size_hw[1] // stride))
+    prefix = adapter.prefix(image.shape[-2:])
     suffix = adapter.encoder.suffix(phrase, task)
     ids = torch.tensor([[*prefix, *suffix.ids]])
     pixels = adapter.statistics.normalise(image[None])
@@ -74,7 +72,7 @@ def test_suffixes_that_see_each_other_are_found_out(make_adapter, monkeypatch):
     with torch.no_grad():
         right = ask(adapter).query
 
-        monkeypatch.setattr(hf, "block_mask", leak)
+        monkeypatch.setattr(passes, "block_mask", leak)
         assert relative_difference(ask(adapter).query, right) > 1e-2
 
 
@@ -196,7 +194,7 @@ def test_every_suffix_holds_loc_once_where_it_says(make_adapter, template):
 
 def test_the_paper_prompt_reads_as_a_conversation(make_adapter):
     encoder = make_adapter(template="paper").encoder
-    text = encoder.tokenizer.decode([*encoder.prefix(2), *encoder.suffix("cat", "detection").ids])
+    text = encoder.tokenizer.decode([*encoder.prefix(2 * IMAGE_TOKEN), *encoder.suffix("cat", "detection").ids])
     assert text == (
         "USER: <image><image>\nPlease find the location of cat. Respond with boxes. ASSISTANT: "
         "Sure, the location is [LOC]. The task output is [DET].</s>"
@@ -239,11 +237,12 @@ def test_unknown_options_are_refused(make_adapter, options, message):
         make_adapter(**options)
 
 
-def test_an_unknown_family_is_refused(tiny_nano, monkeypatch):
-    monkeypatch.setattr(NanoVisionConfig, "model_type", "siglip_vision_model")
+def test_an_unknown_family_is_refused(monkeypatch):
+    monkeypatch.setattr(LlavaConfig, "model_type", "looks_like_llava")
     config = LlavaConfig()
-    config.vision_config = NanoVisionConfig()
-    with pytest.raises(ConfigError, match="no LMM family for model type 'llava' with vision tower 'siglip_vision_mod"):
+    with pytest.raises(
+        ConfigError, match="no LMM family for model type 'looks_like_llava/clip_vision_model'; known are"
+    ):
         hf.family_of(config)
 
 

@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from unittest import mock
 
@@ -31,7 +31,7 @@ from _timing import print_table, relative_difference
 
 from lumen.aligner import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm import hf
+from lumen.lmm import hf, passes
 from lumen.lmm.hf import HFAdapter
 from lumen.lmm.nano import make_nano
 from lumen.lmm.packing import IGNORE, PackedRows, pack_rows
@@ -234,11 +234,11 @@ def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[Percept
         states = [OneByOne(adapter)(image, [single.prompts]).query for image, single in split(images, samples)]
         expected = torch.cat(states)
         found = {}
-        for fault, name, wrong in (
-            ("positions run on", "pack_rows", rows_without_restart),
-            ("mask leaks", "block_mask", causal_mask),
+        for fault, module, name, wrong in (
+            ("positions run on", hf, "pack_rows", rows_without_restart),
+            ("mask leaks", passes, "block_mask", causal_mask),
         ):
-            with mock.patch.object(hf, name, wrong):
+            with mock.patch.object(module, name, wrong):
                 query = adapter(images, [sample.prompts for sample in samples]).query
             found[fault] = relative_difference(query, expected)
     return found
@@ -276,18 +276,25 @@ class OneByOne(nn.Module):
         self.adapter = adapter
         self.dim, self.vision_dim, self.lateral_channels = adapter.dim, adapter.vision_dim, adapter.lateral_channels
 
-    def forward(self, images: Tensor, prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
-        """Return the features of the prompts of one image."""
+    def forward(
+        self,
+        images: Tensor,
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        extras: Set[str] = frozenset(),
+        predicting: bool = False,
+    ) -> LocFeatures:
+        """Return the features of the prompts of one image; extras and ``predicting`` change nothing here."""
         adapter, stride = self.adapter, self.adapter.input_spec.multiple
         grid_hw = (images.shape[2] // stride, images.shape[3] // stride)
         pixels = adapter.statistics.normalise(images).to(adapter.lmm.dtype)
-        prefix = adapter.encoder.prefix(grid_hw[0] * grid_hw[1])
+        prefix = adapter.prefix(images.shape[-2:])
         answers = [self._ask(pixels, prefix, prompt) for prompt in prompts[0]]
         encoded = adapter.lmm.model.get_image_features(pixels)
         losses = [own for _, own in answers]
         return LocFeatures(
             query=torch.cat([query for query, _ in answers]),
-            grid=adapter.family.grid(adapter.config, encoded, grid_hw),
+            grid=adapter.family.vision_grid(adapter.config, encoded, grid_hw),
             laterals=adapter.family.laterals(encoded),
             stride=stride,
             image_index=torch.zeros(len(answers), dtype=torch.long),

@@ -128,7 +128,7 @@ class Ways:
         images = torch.randint(0, 256, (1, 3, side, side), generator=generator, dtype=torch.uint8)
         self.prompts = make_prompts(adapter, count, suffix_tokens)
         self.suffixes = [list(adapter.encoder.suffix(prompt.text, prompt.task).ids) for prompt in self.prompts]
-        self.prefix = adapter.encoder.prefix((side // adapter.input_spec.multiple) ** 2)
+        self.prefix = adapter.prefix((side, side))
         self.input_hw = (side, side)
         self.pixels = adapter.statistics.normalise(images)
         self.tower = self.lmm.model.vision_tower(self.pixels, output_hidden_states=True)

@@ -1,0 +1,88 @@
+"""Families whose connector merges neighbouring patches into one image token."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.lmm.families.base import Family, InputSpec, Size, fixed_square, patch_stride, repeat_token, to_grid
+from lumen.lmm.families.llava import chosen_layer, encode_dense, layer_states
+
+_FAKE = "<fake_token_around_image>"
+
+
+def between(before: str, after: str) -> Callable[[PretrainedConfig, str, Size], str]:
+    """Return a function that puts the image tokens between two markers."""
+    return lambda config, token, token_hw: before + repeat_token(config, token, token_hw) + after
+
+
+def square_of(merge: Callable[[PretrainedConfig], float]) -> Callable[[PretrainedConfig], InputSpec]:
+    """Return the input spec of a square tower, given how many patches a token covers per side."""
+    return lambda config: fixed_square(config, int(patch_stride(config) * merge(config)))
+
+
+def _encode_one_of_many(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    """Idefics wants an axis of images per sample; it drops images that are all zero, so none may be."""
+    blank = (pixels == 0).flatten(1).all(1)
+    return model.get_image_features((pixels + 1e-6 * blank.view(-1, 1, 1, 1))[:, None])
+
+
+def _encode_sized(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    return model.get_image_features(pixels, image_sizes=torch.tensor([pixels.shape[-2:]] * len(pixels)))
+
+
+def _pixtral_grid(config: PretrainedConfig, output: BaseModelOutputWithPooling, tower_hw: Size) -> Tensor:
+    states = output.hidden_states[chosen_layer(config)]  # one row holds the patches of all images
+    return to_grid(states.view(-1, tower_hw[0] * tower_hw[1], states.shape[-1]), tower_hw)
+
+
+def _rows_with_breaks(config: PretrainedConfig, token: str, token_hw: Size) -> str:
+    return "[IMG_BREAK]".join([token * token_hw[1]] * token_hw[0]) + "[IMG_END]"
+
+
+def _encode_naflex(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    """Siglip2 takes flat patches, (row, col, channel) in order, with the size of the grid."""
+    patch = patch_stride(model.config)
+    rows, cols = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+    patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 4, 5, 1)
+    sizes = torch.tensor([[rows, cols]] * len(pixels), device=pixels.device)
+    mask = torch.ones(len(pixels), rows * cols, dtype=torch.long, device=pixels.device)
+    return model.get_image_features(patches.flatten(3).flatten(1, 2), sizes, mask)
+
+
+INTERNVL = Family(
+    input_spec=square_of(lambda config: 1 / config.downsample_ratio),
+    image_text=between("<img>", "</img>"),
+)
+IDEFICS3 = Family(
+    input_spec=square_of(lambda config: config.scale_factor),
+    encode=_encode_one_of_many,
+    image_text=between(f"{_FAKE}<global-img>", _FAKE),
+)
+PIXTRAL = Family(
+    input_spec=lambda config: InputSpec(patch_stride(config), None),
+    encode=_encode_sized,
+    vision_grid=_pixtral_grid,
+    image_text=_rows_with_breaks,
+)
+MISTRAL3 = replace(PIXTRAL, input_spec=lambda config: InputSpec(patch_stride(config) * config.spatial_merge_size, None))
+AYA = Family(
+    input_spec=square_of(lambda config: config.downsample_factor),
+    vision_grid=layer_states,
+    placeholder="<image>",
+    image_text=between("<|START_OF_IMG|>TILE_GLOBAL", "<|END_OF_IMG|>"),
+    encode_dense=encode_dense,
+)
+COHERE2 = Family(
+    input_spec=square_of(lambda config: config.downsample_factor),
+    image_text=between("<|START_OF_IMG|>", "<|IMG_LINE_BREAK|><|END_OF_IMG|>"),
+    encode_dense=encode_dense,
+)
+LFM2 = Family(
+    input_spec=lambda config: InputSpec(patch_stride(config) * config.downsample_factor, None),
+    encode=_encode_naflex,
+    image_text=between("<|image_start|>", "<|image_end|>"),
+)

@@ -1,0 +1,100 @@
+"""The Qwen-VL line: flat patches in blocks of ``spatial_merge_size``, and positions with three axes (mrope)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.vision_utils import get_vision_window_index
+
+from lumen.lmm.families.base import Family, InputSpec, Size, patch_stride, take_images, to_grid
+
+
+def _token_stride(config: PretrainedConfig) -> int:
+    return patch_stride(config) * config.vision_config.spatial_merge_size
+
+
+def _grid_thw(tower_hw: Size, num_images: int, device: torch.device | None = None) -> Tensor:
+    return torch.tensor([[1, *tower_hw]] * num_images, dtype=torch.long, device=device)
+
+
+def encode_blocks(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    """Cut images into flat patches as the image processor does, and run tower and merger.
+
+    Patches follow each other block by block; within a patch: channel, time (the still image repeated), row, column.
+    """
+    vision = model.config.vision_config
+    patch, merge = vision.patch_size, vision.spatial_merge_size
+    images, channels, height, width = pixels.shape
+    rows, cols = height // patch, width // patch
+    cut = pixels.view(images, channels, rows // merge, merge, patch, cols // merge, merge, patch)
+    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)  # (I, row, col, row in block, col in block, 3, 1, y, x)
+    cut = cut.repeat_interleave(vision.temporal_patch_size, 6)
+    return model.get_image_features(cut.flatten(5).flatten(0, 4), _grid_thw((rows, cols), images, pixels.device))
+
+
+def _unblock(tokens: Tensor, tower_hw: Size, merge: int) -> Tensor:
+    """Bring tokens that follow each other block by block onto the grid."""
+    rows, cols = tower_hw
+    blocks = tokens.view(-1, rows // merge, cols // merge, merge, merge, tokens.shape[-1])
+    return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def block_grid(config: PretrainedConfig, output: BaseModelOutputWithPooling, tower_hw: Size) -> Tensor:
+    """Return the tower's last states, patch by patch."""
+    return _unblock(output.last_hidden_state, tower_hw, config.vision_config.spatial_merge_size)
+
+
+def window_grid(config: PretrainedConfig, output: BaseModelOutputWithPooling, tower_hw: Size) -> Tensor:
+    """Return the last states of a tower that leaves them in the order of its attention windows."""
+    vision, tokens = config.vision_config, output.last_hidden_state
+    merge = vision.spatial_merge_size
+    grids = _grid_thw(tower_hw, len(tokens) // (tower_hw[0] * tower_hw[1]))
+    order, _ = get_vision_window_index(grids, merge, vision.window_size, vision.patch_size)
+    blocks = tokens.view(-1, merge**2, tokens.shape[-1])[order.argsort().to(tokens.device)]
+    return _unblock(blocks.flatten(0, 1), tower_hw, merge)
+
+
+def merged_grid(config: PretrainedConfig, output: BaseModelOutputWithPooling, tower_hw: Size) -> Tensor:
+    """Return the last states of a tower that ends in the merged grid, which ``tower_hw`` is then."""
+    tokens = output.last_hidden_state
+    return to_grid(tokens.view(-1, tower_hw[0] * tower_hw[1], tokens.shape[-1]), tower_hw)
+
+
+def take_deepstack(output: BaseModelOutputWithPooling, images: Sequence[int]) -> BaseModelOutputWithPooling:
+    """Return the image tokens of some images with what the first LLM layers add to them."""
+    return type(output)(
+        pooler_output=take_images(output, images).pooler_output,
+        deepstack_features=[[layer[image] for image in images] for layer in output.deepstack_features],
+    )
+
+
+def mrope_positions(model: nn.Module, prefix: Tensor, token_hw: Size) -> Tensor:
+    """Return time, row and column of every token, as the model counts them."""
+    merge = model.config.vision_config.spatial_merge_size
+    tower_hw = (token_hw[0] * merge, token_hw[1] * merge)
+    kinds = (prefix == model.config.image_token_id).int()
+    grids = _grid_thw(tower_hw, 1, prefix.device)
+    return model.get_rope_index(prefix[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)[0][:, 0]
+
+
+QWEN3_VL = Family(
+    input_spec=lambda config: InputSpec(_token_stride(config), None),
+    encode=encode_blocks,
+    take=take_deepstack,
+    vision_grid=block_grid,
+    positions=mrope_positions,
+    writes=False,
+)
+QWEN2_VL = replace(QWEN3_VL, take=take_images, vision_dim=lambda config: config.vision_config.embed_dim)
+QWEN2_5_VL = replace(QWEN3_VL, take=take_images, vision_grid=window_grid)
+QWEN3_5 = replace(QWEN3_VL, take=take_images)
+GLM4V = replace(
+    QWEN3_VL,
+    take=take_images,
+    vision_grid=merged_grid,
+    vision_stride=_token_stride,
+    vision_dim=lambda config: config.vision_config.out_hidden_size,
+)

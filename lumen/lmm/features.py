@@ -1,0 +1,102 @@
+"""Dense features of an image: the grid of the vision tower, the LLM's states at the image tokens, or both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from transformers import PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.errors import ConfigError
+from lumen.lmm.families import Family, InputSpec
+from lumen.lmm.families.base import to_grid
+from lumen.lmm.packing import PackedRows
+
+SOURCES = ("vision", "llm", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """Where ``LocFeatures.grid`` comes from.
+
+    Args:
+        family: The family's functions.
+        config: The LMM's config.
+        kind: ``vision``, the vision tower; ``llm``, the LLM's states at the image tokens; ``both``, one after the
+            other, on the grid of the tower.
+        dense_hw: Height and width of the images when the tower's grid comes from a second pass at this size.
+
+    Raises:
+        ConfigError: If the family cannot do that.
+    """
+
+    family: Family
+    config: PretrainedConfig
+    kind: str = "vision"
+    dense_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dense_hw and (self.family.encode_dense is None or self.kind == "llm"):
+            raise ConfigError(
+                "dense_hw needs features='vision' or 'both' and a tower whose position embedding can be resized, got "
+                f"features={self.kind!r} and {self.config.model_type!r}"
+            )
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Which image sizes are taken."""
+        if self.dense_hw:
+            return InputSpec(self.family.vision_stride(self.config), self.dense_hw)
+        return self.family.input_spec(self.config)
+
+    @property
+    def dim(self) -> int:
+        """Channels of the features."""
+        widths = {"vision": self.family.vision_dim(self.config), "llm": self.config.text_config.hidden_size}
+        return widths.get(self.kind, sum(widths.values()))
+
+    def lmm_hw(self, input_hw: Sequence[int]) -> tuple[int, int]:
+        """Return the size that the LMM itself gets for images of this size."""
+        height, width = self.family.input_spec(self.config).fixed_hw or input_hw
+        return height, width
+
+    def token_hw(self, input_hw: Sequence[int]) -> tuple[int, int]:
+        """Return the grid of image tokens for images of this size."""
+        stride = self.family.input_spec(self.config).multiple
+        height, width = self.lmm_hw(input_hw)
+        return height // stride, width // stride
+
+    def grid(
+        self,
+        encoded: BaseModelOutputWithPooling,
+        states: Float[Tensor, "rows length dim"],
+        rows: PackedRows,
+        input_hw: Sequence[int],
+    ) -> Float[Tensor, "images vision_dim height width"]:
+        """Return the features.
+
+        Args:
+            encoded: What the tower gave.
+            states: The LLM's states; read for ``llm`` and ``both`` only, and then every image has a row.
+            rows: The rows of these states.
+            input_hw: Height and width of the images.
+        """
+        if self.kind == "llm":
+            return self._image_states(states, rows, self.token_hw(input_hw))
+        stride = self.family.vision_stride(self.config)
+        vision = self.family.vision_grid(self.config, encoded, (input_hw[0] // stride, input_hw[1] // stride))
+        if self.kind == "vision":
+            return vision
+        tokens = self._image_states(states, rows, self.token_hw(input_hw))
+        return torch.cat([vision, functional.interpolate(tokens, vision.shape[-2:], mode="nearest-exact")], 1)
+
+    def _image_states(
+        self, states: Float[Tensor, "rows length dim"], rows: PackedRows, token_hw: tuple[int, int]
+    ) -> Float[Tensor, "images dim height width"]:
+        """Return the states at the image tokens of each image's first row; a newline behind the cells is left out."""
+        first = torch.searchsorted(rows.row_image, rows.row_image.unique())
+        columns = (rows.input_ids[0] == self.config.image_token_id).nonzero()[: token_hw[0] * token_hw[1], 0]
+        return to_grid(states[first.to(states.device)][:, columns.to(states.device)], token_hw)

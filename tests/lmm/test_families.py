@@ -1,0 +1,351 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_images, relative_difference
+from zoo import WIDTH, ZOO, save
+
+from lumen.data.image import render_image
+from lumen.errors import ConfigError, PromptError
+from lumen.geometry import ImageFrame
+from lumen.lmm.hf import HFAdapter
+from lumen.structures import Prompt
+
+PHRASES = ("red circle", "cat", "a large striped star left of the blue cross")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a function that saves a family's tiny model once and gives its folder."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = save(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def load(folder):
+    """Return a function that loads a family's tiny model, once for the same options."""
+    loaded = {}
+
+    def get(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = HFAdapter(folder(name), **options).eval()
+        return loaded[key]
+
+    return get
+
+
+def ask(adapter, images, phrases=PHRASES):
+    with torch.no_grad():
+        return adapter(images, [[Prompt(phrase) for phrase in phrases]] * len(images))
+
+
+def plain_inputs(adapter, name, image, phrase):
+    """Return the inputs of transformers' own call for one image and prompt."""
+    tiny, suffix = ZOO[name], adapter.encoder.suffix(phrase, "detection")
+    prefix = adapter.prefix(image.shape[-2:])
+    if tiny.num_tokens:
+        at, image_id = prefix.index(adapter.config.image_token_id), adapter.config.image_token_id
+        rest = [token for token in prefix[at:] if token != image_id]
+        prefix = [*prefix[:at], *[image_id] * tiny.num_tokens, *rest]
+    ids = torch.tensor([[*prefix, *suffix.ids]])
+    pixels = adapter.statistics.normalise(image[None])
+    extra = tiny.plain(pixels, ids, adapter.config.image_token_id)
+    if adapter.family.chat_template:  # only PaliGemma has one, and tells prefix from suffix
+        extra["token_type_ids"] = (torch.arange(ids.shape[1]) >= len(prefix)).int()[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}, suffix
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_packed_prompts_equal_separate_ones(name, load):
+    images = make_images(2, ZOO[name].size_hw)
+    packed = load(name)
+    assert packed.packing == ("packed" if ZOO[name].packs else "separate")
+    separate = load(name, packing="separate")
+    assert relative_difference(ask(packed, images).query, ask(separate, images).query) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].num_tokens is None])
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_a_query_equals_that_of_transformers_own_forward(name, layer, load):
+    image = make_images(1, ZOO[name].size_hw)
+    adapter = load(name, query_layer=layer)
+    query = ask(adapter, image).query
+    for number, phrase in enumerate(PHRASES):
+        inputs, suffix = plain_inputs(adapter, name, image[0], phrase)
+        with torch.no_grad():
+            states = adapter.lmm(**inputs, output_hidden_states=True).hidden_states[layer][0]
+        wanted = states[len(states) - len(suffix.ids) + suffix.loc]
+        assert relative_difference(query[number], wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_model_still_generates_with_its_own_inputs(name, load):
+    adapter = load(name)
+    inputs, _ = plain_inputs(adapter, name, make_images(1, ZOO[name].size_hw)[0], "cat")
+    with torch.no_grad():
+        made = adapter.lmm.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert made.shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("features", ["vision", "llm"])
+def test_a_mark_in_each_corner_changes_that_corner_of_the_grid_most(name, features, load):
+    adapter = load(name, features=features)
+    height, width = ZOO[name].size_hw
+    dark = torch.full((1, 3, height, width), 40, dtype=torch.uint8)
+    marked = dark.repeat(4, 1, 1, 1)
+    for number, corner in enumerate(CORNERS):
+        rows = slice(0, 4) if "top" in corner else slice(height - 4, None)
+        cols = slice(0, 4) if "left" in corner else slice(width - 4, None)
+        marked[number, :, rows, cols] = 255
+    before, after = ask(adapter, dark, ["cat"]), ask(adapter, marked, ["cat"])
+    change = (after.grid - before.grid).abs().sum(1)
+    rows, cols = change.shape[1:]
+    assert (after.stride * rows, after.stride * cols) == (height, width)
+    assert after.grid.shape[1] == adapter.vision_dim
+    if features == "vision":
+        assert (rows, cols) == ZOO[name].grid_hw
+    found = [divmod(int(one.argmax()), cols) for one in change]
+    assert found == [(0, 0), (0, cols - 1), (rows - 1, 0), (rows - 1, cols - 1)]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_both_kinds_of_features_lie_on_one_grid(name, load):
+    images = make_images(2, ZOO[name].size_hw)
+    both = ask(load(name, features="both", feature_layer=1), images, [])
+    assert both.query.shape == (0, WIDTH)
+    alone = ask(load(name, features="llm", feature_layer=1), images, [])
+    assert both.grid.shape[2:] == ZOO[name].grid_hw
+    asked = ask(load(name, features="both", feature_layer=1), images)
+    assert relative_difference(asked.grid, both.grid) <= 1e-5  # no suffix changes the prefix
+    assert relative_difference(both.grid[:, -WIDTH:, 0, 0], alone.grid[:, :, 0, 0]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_images_of_a_batch_equal_single_ones(name, load):
+    images = make_images(2, ZOO[name].size_hw)
+    adapter = load(name, features="both", feature_layer=1)
+    batch = ask(adapter, images)
+    singles = [ask(adapter, image[None]) for image in images]
+    assert relative_difference(batch.query, torch.cat([one.query for one in singles])) <= 1e-5
+    assert relative_difference(batch.grid, torch.cat([one.grid for one in singles])) <= 1e-5
+
+
+SQUARE_ONLY = [name for name in ZOO if ZOO[name].size_hw == (16, 16)]
+
+
+@pytest.mark.parametrize("make_frame", [ImageFrame.letterbox, ImageFrame.stretch])
+@pytest.mark.parametrize("name", SQUARE_ONLY)
+def test_a_corner_of_a_wide_image_lies_where_its_frame_says(name, make_frame, load):
+    adapter = load(name)
+    frame = make_frame((32, 64), adapter.input_spec.fixed_hw)
+    marks = {(0, 0): (slice(0, 8), slice(0, 8)), (32, 64): (slice(24, 32), slice(56, 64))}
+    dark = np.full((32, 64, 3), 40, dtype=np.uint8)
+    drawn = [dark]
+    for rows, cols in marks.values():
+        drawn.append(dark.copy())
+        drawn[-1][rows, cols] = 255
+    images = torch.stack([torch.from_numpy(render_image(image, frame)).permute(2, 0, 1) for image in drawn])
+    features = ask(adapter, images, [])
+    change = (features.grid[1:] - features.grid[:1]).abs().sum(1)
+    middles = torch.tensor([[4.0, 4.0], [60.0, 28.0]])  # (x, y) of the marks
+    wanted = (frame.points_to_input(middles) / features.stride).floor().long()
+    found = [divmod(int(one.argmax()), change.shape[2]) for one in change]
+    assert found == [(row, col) for col, row in wanted.tolist()]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "cohere2_vision"])
+def test_a_short_sliding_window_falls_back_to_one_pass_per_prompt(name, tmp_path, caplog, folder):
+    shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["sliding_window"] = 24
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    images = make_images(2, (16, 16))
+    adapter = HFAdapter(str(tmp_path)).eval()
+    assert adapter.packing == "packed"
+    found = ask(adapter, images).query
+    assert adapter.packing == "separate"
+    assert "do not fit its sliding window of 24" in caplog.text
+    inputs, suffix = plain_inputs(adapter, name, images[1], PHRASES[2])
+    with torch.no_grad():
+        states = adapter.lmm.model(**inputs).last_hidden_state[0]
+    assert relative_difference(found[-1], states[len(states) - len(suffix.ids) + suffix.loc]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2_vl"])
+def test_an_llm_that_mixes_neighbours_asks_one_by_one_and_says_so(name, caplog, folder):
+    HFAdapter(folder(name))
+    assert "cannot pack prompts: each prompt gets a pass of its own" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_siglip", "llava_next", "paligemma", "gemma3"])
+def test_a_second_dense_pass_gives_a_finer_grid(name, load):
+    adapter = load(name, dense_hw=(32, 48))
+    assert adapter.input_spec.fixed_hw == (32, 48)
+    dark = torch.full((1, 3, 32, 48), 40, dtype=torch.uint8)
+    marked = dark.clone()
+    marked[:, :, 8:12, 44:] = 255
+    before, after = ask(adapter, dark), ask(adapter, marked)
+    assert after.grid.shape == (1, WIDTH, 8, 12)
+    assert after.stride == 4
+    assert divmod(int((after.grid - before.grid)[0].abs().sum(0).argmax()), 12) == (2, 11)
+    shrunk = torch.nn.functional.interpolate(marked.float(), (16, 16), mode="bilinear", antialias=True)
+    plain = ask(load(name), shrunk.round().byte())
+    assert torch.equal(plain.query, after.query)
+    both = ask(load(name, dense_hw=(32, 48), features="both"), marked)
+    assert both.grid.shape == (1, 2 * WIDTH, 8, 12)
+
+
+def test_a_dense_pass_at_the_own_size_changes_nothing(load):
+    images = make_images(2, (16, 16))
+    plain, dense = (ask(load("llava", dense_hw=hw), images) for hw in (None, (16, 16)))
+    assert torch.equal(plain.query, dense.query)
+    assert relative_difference(dense.grid, plain.grid) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_one_tile_is_what_the_model_itself_makes_of_a_base_tile(name, load):
+    adapter = load(name)
+    images = make_images(2, (16, 16))
+    pixels = torch.stack([adapter.statistics.normalise(images)] * 2, 1)  # base tile and one more
+    with torch.no_grad():
+        own = adapter.encode_images(images).pooler_output
+        wanted = adapter.lmm.model.get_image_features(pixels, image_sizes=torch.tensor([[16, 16]] * 2)).pooler_output
+    for tokens, others in zip(own, wanted, strict=True):
+        assert len(tokens) == 17
+        assert relative_difference(tokens[:16], others[:16]) <= 1e-6
+        assert torch.equal(tokens[16], adapter.lmm.model.image_newline)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llava", "<image>" * 6),
+        ("llava_next", "<image>" * 7),
+        ("internvl", "<img>" + "<IMG_CONTEXT>" * 6 + "</img>"),
+        ("smolvlm", "<fake_token_around_image><global-img>" + "<image>" * 6 + "<fake_token_around_image>"),
+        ("mistral3", "[IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]"),
+        ("gemma3", "\n\n<start_of_image>" + "<image_soft_token>" * 6 + "<end_of_image>\n\n"),
+        ("aya_vision", "<|START_OF_IMG|>TILE_GLOBAL" + "<|IMG_PATCH|>" * 6 + "<|END_OF_IMG|>"),
+        ("cohere2_vision", "<|START_OF_IMG|>" + "<|IMG_PATCH|>" * 6 + "<|IMG_LINE_BREAK|><|END_OF_IMG|>"),
+        ("qwen3_vl", "<|image_pad|>" * 6),
+        ("lfm2_vl", "<|image_start|>" + "<image>" * 6 + "<|image_end|>"),
+    ],
+)
+def test_an_image_is_spelt_as_its_processor_does(name, text, load):
+    adapter = load(name)
+    assert adapter.family.image_text(adapter.config, adapter.image_token, (2, 3)) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("llava", {"features": "text"}, "features must be one of"),
+        ("llava", {"query_layer": 3}, r"2 layers; query_layer and feature_layer lie between 0.* got \(3, -1\)"),
+        ("llava", {"feature_layer": -4}, "2 layers"),
+        ("llava", {"dense_hw": (32, 32), "features": "llm"}, "dense_hw needs features='vision' or 'both'"),
+        ("qwen2_vl", {"dense_hw": (32, 32)}, "dense_hw needs .* got features='vision' and 'qwen2_vl'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(name, options, message, folder):
+    with pytest.raises(ConfigError, match=message):
+        HFAdapter(folder(name), **options)
+
+
+def test_a_checkpoint_must_agree_on_layers_and_features(folder):
+    plain = HFAdapter(folder("llava")).describe()
+    assert plain["position"] == "loc"
+    assert "features" not in plain
+    other = HFAdapter(folder("llava"), query_layer=1, features="both", feature_layer=0, dense_hw=(32, 32)).describe()
+    assert (other["position"], other["features"], other["dense_hw"]) == ("loc@1", "both@0", "(32, 32)")
+
+
+def test_features_of_the_llm_reach_images_without_prompts(load):
+    adapter = load("llava", features="llm")
+    images = make_images(3, (16, 16))
+    with torch.no_grad():
+        some = adapter(images, [[], [Prompt("cat"), Prompt("dog")], []])
+    assert some.image_index.tolist() == [1, 1]
+    assert relative_difference(some.grid, ask(adapter, images).grid) <= 1e-5
+
+
+def test_a_chat_template_in_its_old_place_is_found(tmp_path, folder):
+    shutil.copytree(folder("llava"), tmp_path, dirs_exist_ok=True)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert HFAdapter(str(tmp_path)).prefix((16, 16)) == HFAdapter(folder("llava")).prefix((16, 16))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_prefix_begins_once(name, load):
+    adapter = load(name)
+    size_hw = ZOO[name].size_hw
+    assert adapter.prefix(size_hw).count(adapter.encoder.tokenizer.bos_token_id) <= 1
+
+
+def test_tokens_of_the_model_itself_are_refused_in_a_phrase(folder):
+    with pytest.raises(PromptError, match="special tokens"):
+        ask(HFAdapter(folder("qwen3_vl")), make_images(1, (16, 32)), ["a <|image_pad|>"])
+
+
+def test_settings_without_a_mean_are_refused(tmp_path, folder):
+    shutil.copytree(folder("llava"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_std": [1, 1, 1]}))
+    with pytest.raises(ConfigError, match=r"lacks \['image_mean'\]"):
+        HFAdapter(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "paligemma", "gemma3", "mistral3"])
+def test_eager_attention_reads_the_packed_mask_alike(name, load):
+    images = make_images(2, ZOO[name].size_hw)
+    eager = load(name, attention="eager")
+    assert eager.packing == "packed"
+    assert relative_difference(ask(eager, images).query, ask(load(name, packing="separate"), images).query) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_prompts_while_training_still_touch_the_llm(name, load):
+    adapter = load(name)
+    features = adapter(make_images(1, ZOO[name].size_hw), [[]])
+    assert features.query.shape == (0, WIDTH)
+    (features.query.sum() + features.grid.sum()).backward()
+    assert adapter.lmm.get_input_embeddings().weight.grad is not None
+    adapter.zero_grad()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_family_writes_what_its_own_generate_writes_or_refuses(name, load):
+    adapter = load(name)
+    images = make_images(2, ZOO[name].size_hw)
+    question = Prompt("what is this?", "vqa")
+    with torch.no_grad():
+        encoded = adapter.encode_images(images)
+    if not adapter.family.writes:
+        with pytest.raises(ConfigError, match="cannot write answers"):
+            adapter.generate(encoded, images.shape[-2:], [[question], []])
+        return
+    with torch.no_grad():
+        written = adapter.generate(encoded, images.shape[-2:], [[question, question], [question]], 4)
+        assert written[0][0] == written[0][1]
+        if ZOO[name].num_tokens:  # its processor spells an image otherwise
+            return
+        token_hw = adapter.features.token_hw(images.shape[-2:])
+        prefix = adapter.text.prefix(adapter.family.image_text(adapter.config, adapter.image_token, token_hw))
+        ids = torch.tensor([[*prefix, *adapter.text.question(question)]])
+        for image, own in zip(images, written, strict=True):
+            plain = ZOO[name].plain(adapter.statistics.normalise(image[None]), ids, adapter.config.image_token_id)
+            made = adapter.lmm.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), **plain, max_new_tokens=4, do_sample=False
+            )
+            assert adapter.encoder.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip() == own[0]
