@@ -19,6 +19,7 @@ from lumen.lmm.packing import IGNORE, PackedRows, Suffix, additive_mask, block_m
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
 from lumen.lmm.selfcheck import packing_works
 from lumen.lmm.text import TextEncoder
+from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
 from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings, template_named
@@ -109,7 +110,8 @@ class HFAdapter(nn.Module):
         self.max_pass_tokens = max_pass_tokens
         self.answer_mode = answer_mode
         self.max_new_tokens = max_new_tokens
-        self.writer = AnswerWriter(self.encoder, self.text, max_pass_tokens=max_pass_tokens)
+        self.usage = Usage()
+        self.writer = AnswerWriter(self.encoder, self.text, self.usage, max_pass_tokens=max_pass_tokens)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -205,6 +207,7 @@ class HFAdapter(nn.Module):
         if wrong:
             wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
             raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+        self.usage.images += len(images)
         return self.lmm.model.get_image_features(self.statistics.normalise(images).to(self.lmm.dtype))
 
     def ask(
@@ -340,6 +343,8 @@ class HFAdapter(nn.Module):
         device = self.lmm.device
         features = encoded.pooler_output
         chosen = [features[image] for image in rows.row_image[part].tolist()]
+        self.usage.passes += len(chosen)
+        self.usage.tokens += int((rows.segments[part] >= 0).sum())
         mask = block_mask(rows.segments[part].to(device))
         if self.config._attn_implementation == "eager":
             mask = additive_mask(mask, self.lmm.dtype)
