@@ -1,4 +1,4 @@
-"""A nano of four layers with a decoder for every task. ``data/nano4``: ``make_nano.py --out data/nano4 --llm-layers 4``."""
+"""A nano of four layers, ``make_nano.py --out data/nano4 --llm-layers 4``, with a decoder for every task."""
 
 from mmengine.config import read_base
 

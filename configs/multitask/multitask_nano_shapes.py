@@ -1,7 +1,7 @@
 """One nano, trained once from nothing on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
 
-Two thirds of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption; the rest are
-crops of one shape, asked for its keypoints.
+Four fifths of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption. The rest
+are crops of one shape, asked for its keypoints.
 
     python tools/make_nano.py --out data/nano4 --llm-layers 4
     python tools/make_shapes.py

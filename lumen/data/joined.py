@@ -18,8 +18,8 @@ class JoinedDataset(Dataset):
 
     Args:
         base: Config of the data set that gives images and objects, with an empty pipeline.
-        further: For each key to add: ``dataset``, the config of the data set that knows it, and ``key``, its name in the
-            records there. Joined by ``img_id``; an image that the data set does not know gets an empty tuple.
+        further: For each key to add: ``dataset``, the config of the data set that knows it, and ``key``, its name in
+            the records there. Joined by ``img_id``; an image that the data set does not know gets an empty tuple.
         pipeline: Transforms applied to each joined record.
 
     Raises:

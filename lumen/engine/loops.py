@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lumen.engine.optim import autocast, check_dtype
+from lumen.engine.protocol import EvaluationMeter
 from lumen.engine.reproducible import kept_rng, set_rng_state
 from lumen.errors import ConfigError
 from lumen.model import Lumen
@@ -66,16 +67,20 @@ class LumenValLoop(ValLoop):
         check_needs(self.evaluator, runner.model)
 
     def run(self) -> dict[str, float]:
-        """Evaluate and return the metrics."""
+        """Evaluate, write the protocol card and return the metrics."""
+        self._meter = EvaluationMeter(self.runner.model)
         with kept_rng():
-            return super().run()
+            figures = super().run()
+        _write_card(self, figures, "val")
+        return figures
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Answer one batch and hand the answers to the metrics."""
         self.runner.call_hook("before_val_iter", batch_idx=idx, data_batch=data_batch)
-        with autocast(self._dtype, self.runner.model):
+        with autocast(self._dtype, self.runner.model), self._meter.timed():
             outputs = self.runner.model.val_step(data_batch)
+        self._meter.count(outputs)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook("after_val_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
@@ -98,14 +103,27 @@ class LumenTestLoop(TestLoop):
         self._dtype = check_dtype(dtype)
         check_needs(self.evaluator, runner.model)
 
+    def run(self) -> dict[str, float]:
+        """Test, write the protocol card and return the metrics."""
+        self._meter = EvaluationMeter(self.runner.model)
+        figures = super().run()
+        _write_card(self, figures, "test")
+        return figures
+
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Answer one batch and hand the answers to the metrics."""
         self.runner.call_hook("before_test_iter", batch_idx=idx, data_batch=data_batch)
-        with autocast(self._dtype, self.runner.model):
+        with autocast(self._dtype, self.runner.model), self._meter.timed():
             outputs = self.runner.model.test_step(data_batch)
+        self._meter.count(outputs)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook("after_test_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+def _write_card(loop: LumenValLoop | LumenTestLoop, figures: dict[str, float], mode: str) -> None:
+    parts = {"dataset": loop.dataloader.dataset, "evaluator": loop.evaluator, "dtype": loop._dtype}
+    loop._meter.write(loop.runner, **parts, figures=figures, mode=mode)
 
 
 def check_needs(evaluator: Evaluator, model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from lumen.lmm.passes import LAST, Reading, part_of, read_rows
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
 from lumen.lmm.selfcheck import fits_window, packing_works
 from lumen.lmm.text import TextEncoder
+from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
 from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings, template_named
@@ -125,7 +126,8 @@ class HFAdapter(nn.Module):
         self.max_pass_tokens = max_pass_tokens
         self.answer_mode = answer_mode
         self.max_new_tokens = max_new_tokens
-        self.writer = AnswerWriter(self.encoder, self.text, max_pass_tokens=max_pass_tokens)
+        self.usage = Usage()
+        self.writer = AnswerWriter(self.encoder, self.text, self.usage, max_pass_tokens=max_pass_tokens)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -225,6 +227,7 @@ class HFAdapter(nn.Module):
         if wrong:
             wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
             raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+        self.usage.images += len(images)
         if not self.features.dense_hw:
             return self.family.encode(self.lmm.model, self._pixels(images))
         small = functional.interpolate(images.float(), self.features.lmm_hw(size_hw), mode="bilinear", antialias=True)
@@ -385,15 +388,22 @@ class HFAdapter(nn.Module):
         """
         if torch.is_grad_enabled():
             used = rows if len(rows.row_image) else prefix_row(reading.prefix)
-            states = read_rows(self.lmm, self.family, used, encoded, reading)
+            states = self._read(used, encoded, reading)
             return [one[: len(rows.row_image)] for one in states]
         if not len(rows.row_image):
             nothing = torch.zeros(0, len(reading.prefix), self.dim, dtype=self.lmm.dtype, device=self.lmm.device)
             return [nothing] * len(reading.layers)
         step = max(1, self.max_pass_tokens // rows.input_ids.shape[1])
         parts = [part_of(rows, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
-        pieces = [read_rows(self.lmm, self.family, part, encoded, reading) for part in parts]
+        pieces = [self._read(part, encoded, reading) for part in parts]
         return [torch.cat(own) for own in zip(*pieces, strict=True)]
+
+    def _read(
+        self, rows: PackedRows, encoded: BaseModelOutputWithPooling, reading: Reading
+    ) -> list[Float[Tensor, "rows length dim"]]:
+        self.usage.passes += len(rows.row_image)
+        self.usage.tokens += int((rows.segments >= 0).sum())
+        return read_rows(self.lmm, self.family, rows, encoded, reading)
 
     def _fall_back_unless_it_fits(self, length: int) -> None:
         if self.packing == "packed" and not fits_window(self.config, length):

@@ -12,6 +12,7 @@ from lumen.lmm.families.base import take_images
 from lumen.lmm.packing import Suffix
 from lumen.lmm.processing import PromptEncoder
 from lumen.lmm.text import TextEncoder
+from lumen.lmm.usage import Usage
 from lumen.prompts import TaskWording
 from lumen.structures import Prompt
 
@@ -47,12 +48,14 @@ class AnswerWriter:
     Args:
         encoder: Encoder of the phrases.
         text: Encoder of the questions.
+        usage: Counter of what is written.
         max_pass_tokens: Bound on the tokens of one batch.
     """
 
-    def __init__(self, encoder: PromptEncoder, text: TextEncoder, *, max_pass_tokens: int) -> None:
+    def __init__(self, encoder: PromptEncoder, text: TextEncoder, usage: Usage, *, max_pass_tokens: int) -> None:
         self.encoder = encoder
         self.text = text
+        self.usage = usage
         self.max_pass_tokens = max_pass_tokens
         self.report = AnswerReport()
 
@@ -127,16 +130,19 @@ class AnswerWriter:
         max_new_tokens: int,
     ) -> list[list[list[int]]]:
         """Continue rows of tokens, given per image."""
+        rows = list(itertools.chain.from_iterable(asked))
         written = generate_ids(
             lmm,
             encoded,
-            list(itertools.chain.from_iterable(asked)),
+            rows,
             [image for image, own in enumerate(asked) for _ in own],
             max_new_tokens=max_new_tokens,
             max_pass_tokens=self.max_pass_tokens,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
             eos_id=self.encoder.tokenizer.eos_token_id,
         )
+        self.usage.passes += len(rows)
+        self.usage.tokens += sum(map(len, rows)) + sum(map(len, written))
         rest = iter(written)
         return [[next(rest) for _ in own] for own in asked]
 

@@ -1,11 +1,5 @@
 """Average precision after the COCO protocol, over every image and the unfiltered ground truth of an annotation file."""
 
-import contextlib
-import importlib.util
-import io
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,27 +8,31 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
+from lumen.masks import Rle
+from lumen.metrics.coco_backends import Predictions, choose_backend, evaluate
+from lumen.metrics.coco_truth import GroundTruth, read_ground_truth
 from lumen.paths import find_path
 from lumen.registry import METRICS
 
 _AREAS = {"": 0, "_s": 1, "_m": 2, "_l": 3}
-_BACKENDS = ("pycocotools", "faster-coco-eval")
-_FIELDS = ("bboxes", "scores", "labels")
+_FIELDS = {"bbox": ("bboxes", "scores", "labels"), "segm": ("masks", "scores", "labels")}
 
 
 @METRICS.register_module()
 class CocoMetric(BaseMetric):
-    """Box AP of COCO. Reads predictions in original pixels; a label means ``dataset_meta['cat_ids'][label]``.
+    """AP of COCO, of boxes, masks or both. Reads predictions in original pixels.
 
-    Where several prompts of an image ask for one class, predictions that are equal to the last bit count once. Crowd
-    regions are handled as COCO does; COCO's evaluation knows no other ignored regions.
+    A label means ``dataset_meta['cat_ids'][label]``. Where several prompts of an image ask for one class, predictions
+    that are equal to the last bit count once. Crowd regions are handled as COCO does; COCO's evaluation knows no other
+    ignored regions. Areas of masks, not of boxes, tell small from large when masks are evaluated.
 
     If predictions carry ``peak_scores``, the AP with these scores instead of ``scores`` is reported too.
 
     Args:
         ann_file: COCO-format json with the ground truth; the evaluated data set's own when left out.
-        backend: ``pycocotools`` is the reference, ``faster-coco-eval`` gives the same figures sooner, ``auto`` takes it
-            where it is installed.
+        iou_type: ``bbox``, ``segm``, or both; the first one gives the headline. ``segm`` reads ``masks`` as RLE.
+        backend: ``pycocotools`` is the reference; ``faster-coco-eval`` and ``numpy`` give the same figures sooner.
+            ``auto`` takes ``numpy``, which is by far the fastest.
         max_dets: Number of predictions per image and class that count, best first.
         classwise: Report the AP of each class as well.
         is_partial: Evaluate on the answered images only, such as the first hundred. Such figures are no COCO figures.
@@ -42,17 +40,18 @@ class CocoMetric(BaseMetric):
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
     Raises:
-        ConfigError: The backend is unknown or not installed.
+        ConfigError: The backend is unknown or not installed, or there is no such IoU type.
         DataError: The annotation file is broken.
     """
 
     default_prefix = "coco"
-    needs = frozenset(_FIELDS)
+    needs = frozenset(_FIELDS["bbox"])
 
     def __init__(
         self,
         *,
         ann_file: str | None = None,
+        iou_type: str | Sequence[str] = "bbox",
         backend: str = "auto",
         max_dets: int = 100,
         classwise: bool = False,
@@ -61,12 +60,15 @@ class CocoMetric(BaseMetric):
         collect_device: str = "cpu",
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        self.iou_types = _choose_iou_types(iou_type)
+        self.needs = frozenset(name for kind in self.iou_types for name in _FIELDS[kind])
         self._ann_file = None if ann_file is None else find_path(ann_file)
-        self.backend = _choose_backend(backend)
+        self.backend = choose_backend(backend)
         self.max_dets = max_dets
         self.classwise = classwise
         self.is_partial = is_partial
-        self._ground_truth = None if ann_file is None else read_ground_truth(self._ann_file)
+        self._ground_truth = None if ann_file is None else self._read()
+        self._sizes_hw: dict[int, tuple[int, int]] = {}
         self.protocol: dict[str, Any] = {}
 
     @property
@@ -82,16 +84,16 @@ class CocoMetric(BaseMetric):
         return named
 
     @property
-    def ground_truth(self) -> dict[str, list[dict]]:
+    def ground_truth(self) -> GroundTruth:
         """Content of the annotation file, read once."""
         if self._ground_truth is None:
-            self._ground_truth = read_ground_truth(self.ann_file)
+            self._ground_truth = self._read()
         return self._ground_truth
 
     @property
     def headline(self) -> str:
         """Name of the figure that ranks models."""
-        return f"{self.prefix}/bbox_mAP"
+        return f"{self.prefix}/{self.iou_types[0]}_mAP"
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the predictions of some samples, in original pixels.
@@ -101,10 +103,15 @@ class CocoMetric(BaseMetric):
             data_samples: Dicts with ``img_id``, ``prompts`` and ``pred_instances``.
 
         Raises:
-            DataError: A prediction lacks a field, is not finite, or names no class.
+            DataError: A prediction lacks a field, is not finite, names no class, or its mask is not of the image's
+                size.
         """
+        num_classes = len(self._cat_ids())
         for sample in data_samples:
-            self.results.append(_answer(sample, len(self._cat_ids())))
+            result = _answer(sample, self.needs, num_classes)
+            if "masks" in result:
+                _check_masks(result["masks"], self._size_hw(result["img_id"]), result["img_id"])
+            self.results.append(result)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Return the figures, in [0, 1]; -1 where no ground truth exists.
@@ -114,18 +121,9 @@ class CocoMetric(BaseMetric):
         """
         cat_ids = self._cat_ids()
         img_ids = self._check_answered([result["img_id"] for result in results])
-        detections = _detections(results, cat_ids, "scores")
-        ap = self._average_precision(detections, img_ids, cat_ids)
-        figures = {f"bbox_mAP{name}": _mean(ap[:, :, :, area]) for name, area in _AREAS.items()}
-        figures |= {"bbox_mAP_50": _mean(ap[0, :, :, 0]), "bbox_mAP_75": _mean(ap[5, :, :, 0])}
-        if self.classwise:
-            # The evaluators sort the category ids.
-            columns = np.argsort(np.argsort(cat_ids))
-            names = self.dataset_meta["classes"]
-            figures |= {f"bbox_AP_{n}": _mean(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)}
-        if len(detections) and all("peak_scores" in result for result in results):
-            peaks = self._average_precision(_detections(results, cat_ids, "peak_scores"), img_ids, cat_ids)
-            figures["bbox_mAP_peak_only"] = _mean(peaks[:, :, :, 0])
+        figures: dict[str, float] = {}
+        for iou_type in self.iou_types:
+            figures |= self._figures(iou_type, results, img_ids, cat_ids)
         num_prompts = [result["num_prompts"] for result in results]
         self.protocol = {
             "images": len(img_ids),
@@ -137,6 +135,34 @@ class CocoMetric(BaseMetric):
         }
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         return figures
+
+    def _figures(
+        self, iou_type: str, results: Sequence[Mapping[str, Any]], img_ids: list[int], cat_ids: Sequence[int]
+    ) -> dict[str, float]:
+        settings = {"img_ids": img_ids, "cat_ids": cat_ids, "max_dets": self.max_dets}
+        predictions = _predictions(results, cat_ids, "scores", iou_type)
+        ap = evaluate(self.backend, self.ground_truth, predictions, **settings)
+        figures = {f"{iou_type}_mAP{name}": _mean(ap[:, :, :, area]) for name, area in _AREAS.items()}
+        figures |= {f"{iou_type}_mAP_50": _mean(ap[0, :, :, 0]), f"{iou_type}_mAP_75": _mean(ap[5, :, :, 0])}
+        if self.classwise:
+            # The evaluators sort the category ids.
+            columns = np.argsort(np.argsort(cat_ids))
+            names = self.dataset_meta["classes"]
+            figures |= {f"{iou_type}_AP_{n}": _mean(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)}
+        if len(predictions.scores) and all("peak_scores" in result for result in results):
+            peaks = _predictions(results, cat_ids, "peak_scores", iou_type)
+            ap = evaluate(self.backend, self.ground_truth, peaks, **settings)
+            figures[f"{iou_type}_mAP_peak_only"] = _mean(ap[:, :, :, 0])
+        return figures
+
+    def _read(self) -> GroundTruth:
+        return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types)
+
+    def _size_hw(self, img_id: int) -> tuple[int, int] | None:
+        """Return the size of an image; None where the file does not know it, which ``compute_metrics`` tells."""
+        if not self._sizes_hw:
+            self._sizes_hw = {i["id"]: (i["height"], i["width"]) for i in self.ground_truth["images"]}
+        return self._sizes_hw.get(img_id)
 
     def _cat_ids(self) -> tuple[int, ...]:
         """Return the category id of each label, checked against the names in the annotation file."""
@@ -163,70 +189,18 @@ class CocoMetric(BaseMetric):
             )
         return sorted(set(answered))
 
-    def _average_precision(self, detections: np.ndarray, img_ids: list[int], cat_ids: Sequence[int]) -> np.ndarray:
-        """Return precision over (IoU threshold, recall, class by rising id, area); -1 without ground truth."""
-        coco_class, eval_class = _load_backend(self.backend)
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = coco_class()
-            truth.dataset = self.ground_truth
-            truth.createIndex()
-            if len(detections):
-                answers = truth.loadRes(detections)
-            else:
-                answers = coco_class()
-                answers.dataset = {**self.ground_truth, "annotations": []}
-                answers.createIndex()
-            evaluation = eval_class(truth, answers, "bbox")
-            evaluation.params.imgIds = list(img_ids)
-            evaluation.params.catIds = list(cat_ids)
-            evaluation.params.maxDets = [self.max_dets]
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return np.asarray(evaluation.eval["precision"])[..., -1]
 
-
-def read_ground_truth(ann_file: str | os.PathLike[str]) -> dict[str, list[dict]]:
-    """Read what COCO's evaluation needs, with nothing left out.
-
-    Annotations are numbered anew from 1: the evaluators take the id 0 for "not matched".
-
-    Raises:
-        DataError: The file cannot be read, or an entry lacks something.
-    """
-    try:
-        with open(ann_file, encoding="utf-8") as file:
-            content = json.load(file)
-        images = [{"id": image["id"]} for image in content["images"]]
-        categories = [{"id": category["id"], "name": category["name"]} for category in content["categories"]]
-        annotations = [_truth(entry, number) for number, entry in enumerate(content["annotations"], start=1)]
-        known = {image["id"] for image in images}, {category["id"] for category in categories}
-        strays = [e for e in annotations if e["image_id"] not in known[0] or e["category_id"] not in known[1]]
-    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
-        raise DataError(f"{ann_file}: no usable COCO ground truth ({type(error).__name__}: {error})") from error
-    if strays:
-        raise DataError(f"{ann_file}: {len(strays)} annotations of unknown images or categories, first {strays[0]}")
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
-def _truth(entry: Mapping[str, Any], number: int) -> dict[str, Any]:
-    box = [float(value) for value in entry["bbox"]]
-    area = float(entry.get("area", box[2] * box[3]))
-    if len(box) != 4 or not all(map(math.isfinite, (*box, area))):
-        raise ValueError(f"annotation {entry.get('id')}: bbox {box} or area {area} is not finite")
-    ids = {"id": number, "image_id": entry["image_id"], "category_id": entry["category_id"]}
-    return {**ids, "bbox": box, "area": area, "iscrowd": int(entry.get("iscrowd", 0))}
-
-
-def _answer(sample: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Take out of one sample what the evaluation needs, as arrays."""
+def _answer(sample: Mapping[str, Any], needs: frozenset[str], num_classes: int) -> dict[str, Any]:
+    """Take out of one sample what the evaluation needs, as arrays and RLEs."""
     predictions = sample.get("pred_instances")
-    if predictions is None or any(key not in predictions for key in _FIELDS):
+    if predictions is None or any(key not in predictions for key in needs):
         raise DataError(
-            f"image {sample.get('img_id')}: pred_instances must hold {_FIELDS}, got {list(predictions or ())}"
+            f"image {sample.get('img_id')}: pred_instances must hold {sorted(needs)}, got {list(predictions or ())}"
         )
-    names = [*_FIELDS, "peak_scores"] if "peak_scores" in predictions else _FIELDS
-    table = {name: _to_array(predictions[name]) for name in names}
-    labels = table["labels"].astype(np.int64)
+    names = needs | {"peak_scores"} if "peak_scores" in predictions else needs
+    table = {name: _to_array(predictions[name]) for name in sorted(names - {"masks"})}
+    masks = list(predictions["masks"]) if "masks" in needs else None
+    labels = table["labels"] = table["labels"].astype(np.int64)
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise DataError(
             f"image {sample['img_id']}: labels {labels.min()}..{labels.max()} do not fit {num_classes} classes; free "
@@ -234,29 +208,60 @@ def _answer(sample: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
         )
     if not all(np.isfinite(column).all() for column in table.values()):
         raise DataError(f"image {sample['img_id']}: boxes or scores are not finite")
+    if masks is not None and len(masks) != len(labels):
+        raise DataError(f"image {sample['img_id']}: {len(masks)} masks, but {len(labels)} labels")
     prompts = sample.get("prompts", ())
     if len(labels) and len({prompt.label for prompt in prompts}) < len(prompts):
-        kept = _first_of_equal(table)
+        kept = _first_of_equal(table, masks)
         table = {name: column[kept] for name, column in table.items()}
-    return {"img_id": sample["img_id"], "num_prompts": len(prompts), **table}
+        masks = None if masks is None else [masks[row] for row in kept]
+    result = {"img_id": sample["img_id"], "num_prompts": len(prompts), **table}
+    return result if masks is None else {**result, "masks": masks}
 
 
-def _first_of_equal(table: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the rows, in order, that do not repeat box, label and scores of an earlier row."""
-    columns = np.concatenate([column.reshape(len(column), -1).astype(np.float64) for column in table.values()], axis=1)
-    return np.sort(np.unique(columns, axis=0, return_index=True)[1])
+def _first_of_equal(table: Mapping[str, np.ndarray], masks: Sequence[Rle] | None) -> np.ndarray:
+    """Return the rows, in order, that do not repeat box, label, scores and mask of an earlier row."""
+    columns = [column.reshape(len(column), -1).astype(np.float64) for column in table.values()]
+    if masks is not None:
+        columns.append(np.unique([str(code["counts"]) for code in masks], return_inverse=True)[1].reshape(-1, 1))
+    return np.sort(np.unique(np.concatenate(columns, axis=1), axis=0, return_index=True)[1])
 
 
-def _detections(results: Sequence[Mapping[str, Any]], cat_ids: Sequence[int], score_name: str) -> np.ndarray:
-    """Return rows of image id, x, y, width, height, score, category id."""
+def _check_masks(masks: Sequence[Rle], size_hw: tuple[int, int] | None, img_id: int) -> None:
+    wrong = [code.get("size") for code in masks if size_hw and tuple(code.get("size", ())) != size_hw]
+    if wrong:
+        raise DataError(
+            f"image {img_id}: {len(wrong)} masks of another size, first {list(wrong[0] or ())}, the image has "
+            f"{list(size_hw)} (height, width): masks must be in original pixels"
+        )
+
+
+def _predictions(
+    results: Sequence[Mapping[str, Any]], cat_ids: Sequence[int], score_name: str, iou_type: str
+) -> Predictions:
     filled = [result for result in results if len(result["labels"])]
-    if not filled:
-        return np.zeros((0, 7))
-    boxes = np.concatenate([result["bboxes"] for result in filled]).astype(np.float64)
-    ids = np.repeat([result["img_id"] for result in filled], [len(result["labels"]) for result in filled])
-    scores = np.concatenate([result[score_name] for result in filled])
-    labels = np.concatenate([result["labels"] for result in filled]).astype(np.int64)
-    return np.column_stack([ids, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, np.asarray(cat_ids)[labels]])
+    labels = _join(filled, "labels", np.int64)
+    boxes = _join(filled, "bboxes", np.float64).reshape(-1, 4) if iou_type == "bbox" else np.zeros((len(labels), 4))
+    boxes[:, 2:] -= boxes[:, :2]
+    counts = np.array([len(result["labels"]) for result in filled], dtype=np.int64)
+    return Predictions(
+        img_ids=np.repeat(np.array([result["img_id"] for result in filled], dtype=np.int64), counts),
+        cat_ids=np.asarray(cat_ids, dtype=np.int64)[labels],
+        boxes=boxes,
+        scores=_join(filled, score_name, np.float64),
+        masks=[code for result in filled for code in result["masks"]] if iou_type == "segm" else None,
+    )
+
+
+def _join(results: Sequence[Mapping[str, Any]], name: str, dtype: type) -> np.ndarray:
+    return np.concatenate([result[name] for result in results] or [np.zeros(0)]).astype(dtype)
+
+
+def _choose_iou_types(iou_type: str | Sequence[str]) -> tuple[str, ...]:
+    chosen = (iou_type,) if isinstance(iou_type, str) else tuple(iou_type)
+    if not chosen or len(set(chosen)) < len(chosen) or set(chosen) - set(_FIELDS):
+        raise ConfigError(f"iou_type must be one or both of {tuple(_FIELDS)}, got {iou_type!r}")
+    return chosen
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -266,23 +271,3 @@ def _mean(precision: np.ndarray) -> float:
 
 def _to_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values)
-
-
-def _choose_backend(backend: str) -> str:
-    has_faster = importlib.util.find_spec("faster_coco_eval") is not None
-    if backend == "auto":
-        return "faster-coco-eval" if has_faster else "pycocotools"
-    if backend not in _BACKENDS or (backend == "faster-coco-eval" and not has_faster):
-        raise ConfigError(f"backend {backend!r} is unknown or not installed; known are 'auto' and {_BACKENDS}")
-    return backend
-
-
-def _load_backend(backend: str) -> tuple[type, type]:
-    if backend == "faster-coco-eval":
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval

@@ -400,3 +400,28 @@ def test_a_clip_grid_is_row_major(tiny_clip_llava):
     with torch.no_grad():
         change = (ask(adapter, ["cat"], marked).grid - ask(adapter, ["cat"], dark).grid)[0].abs().sum(0)
     assert divmod(int(change.argmax()), 4) == (1, 3)
+
+
+def test_usage_counts_sequences_and_their_tokens_without_padding(make_adapter):
+    with torch.no_grad():
+        packed, separate = make_adapter(), make_adapter(packing="separate")
+        for adapter in (packed, separate):
+            ask(adapter)
+    prefix = len(packed.encoder.prefix(24))
+    words = sum(len(packed.encoder.suffix(phrase, "detection").ids) for phrase in PHRASES)
+    assert (packed.usage.images, packed.usage.passes) == (2, 2)
+    assert packed.usage.tokens == 2 * (prefix + words)
+    assert separate.usage.passes == 2 * len(PHRASES)
+    assert separate.usage.tokens == 2 * (len(PHRASES) * prefix + words)
+    packed.usage.clear()
+    assert (packed.usage.images, packed.usage.passes, packed.usage.tokens) == (0, 0, 0)
+
+
+def test_usage_counts_what_the_lmm_writes(make_adapter):
+    with torch.no_grad():
+        adapter = make_adapter(template="paper", max_new_tokens=3)
+        encoded = adapter.encode_images(make_images(1))
+        adapter.generate(encoded, (64, 96), [[Prompt("what is this?", task="vqa")]])
+    asked = len(adapter.text.prefix(24)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
+    assert adapter.usage.passes == 1
+    assert asked <= adapter.usage.tokens <= asked + 3

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from lumen.errors import ConfigError, DataError
-from lumen.metrics.coco import CocoMetric, read_ground_truth
+from lumen.masks import encode_masks
+from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco_truth import read_ground_truth
 from lumen.structures import Prompt
 
-BACKENDS = ["pycocotools", "faster-coco-eval"]
+BACKENDS = ["pycocotools", "faster-coco-eval", "numpy"]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -243,9 +245,11 @@ def random_case(path, *, num_images=12, num_classes=4, seed=0):
 def test_backends_agree(tmp_path):
     pytest.importorskip("faster_coco_eval")
     ann_file, samples, names, ids = random_case(tmp_path / "a.json")
-    one, other = (evaluate(ann_file, samples, classes=names, cat_ids=ids, backend=b, classwise=True) for b in BACKENDS)
+    options = {"classes": names, "cat_ids": ids, "classwise": True}
+    one, *others = (evaluate(ann_file, samples, backend=backend, **options) for backend in BACKENDS)
     assert 0.1 < one["coco/bbox_mAP"] < 0.9
-    assert one == pytest.approx(other, abs=1e-9)
+    for other in others:
+        assert one == pytest.approx(other, abs=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -259,3 +263,77 @@ def test_figures_equal_those_of_mmdet(tmp_path):
     expected = theirs.evaluate(len(samples))
     for name in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l"):
         assert ours[f"coco/{name}"] == pytest.approx(expected[f"coco/{name}"], abs=6e-4)  # mmdet rounds to 3 digits
+
+
+def square(box, size_hw=(200, 200)):
+    mask = torch.zeros(1, *size_hw, dtype=torch.bool)
+    mask[0, box[1] : box[3], box[0] : box[2]] = True
+    return encode_masks(mask)[0]
+
+
+def write_mask_truth(path):
+    write_truth(path)
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        left, top, width, height = entry["bbox"]
+        corners = [left, top, left + width, top, left + width, top + height, left, top + height]
+        entry["segmentation"] = [corners]
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def mask_answer(img_id, rows, boxes=None, **extra):
+    """Make a processed sample whose masks are the rows' boxes; ``boxes`` may say otherwise."""
+    sample = answer(img_id, [(label, score, box) for (label, score, _), box in zip(rows, boxes, strict=True)]
+                    if boxes else rows, **extra)  # fmt: skip
+    sample["pred_instances"]["masks"] = [square(row[2]) for row in rows]
+    return sample
+
+
+def test_masks_and_boxes_are_judged_apart_in_one_metric(tmp_path, backend):
+    # The cat's box is right and its mask lacks the lower fifth: IoU .8, right at seven of ten thresholds.
+    rows = [(0, 0.9, [10, 10, 60, 42]), (1, 0.8, DOG)]
+    samples = [mask_answer(1, rows, boxes=[CAT, DOG]), mask_answer(2, [])]
+    ann_file = write_mask_truth(tmp_path / "a.json")
+    figures = evaluate(ann_file, samples, backend=backend, iou_type=("bbox", "segm"), classwise=True)
+    assert figures["coco/bbox_mAP"] == pytest.approx(1)
+    assert figures["coco/segm_AP_cat"] == pytest.approx(0.7)
+    assert figures["coco/segm_AP_dog"] == pytest.approx(1)
+    assert figures["coco/segm_mAP_l"] == -1
+
+
+def test_masks_alone_need_no_boxes(tmp_path, backend):
+    samples = [mask_answer(1, PERFECT), mask_answer(2, [])]
+    for sample in samples:
+        del sample["pred_instances"]["bboxes"]
+    metric = CocoMetric(ann_file=write_mask_truth(tmp_path / "a.json"), iou_type="segm", backend=backend)
+    metric.dataset_meta = {"classes": ("cat", "dog"), "cat_ids": (1, 2)}
+    metric.process(None, samples)
+    assert metric.needs == {"masks", "scores", "labels"}
+    assert metric.headline == "coco/segm_mAP"
+    assert metric.evaluate(2)[metric.headline] == pytest.approx(1)
+
+
+def test_equal_masks_to_two_prompts_for_one_class_count_once(tmp_path, backend):
+    ann_file = write_mask_truth(tmp_path / "a.json")
+    once = evaluate(ann_file, [mask_answer(1, PERFECT), mask_answer(2, [])], backend=backend, iou_type="segm")
+    samples = [mask_answer(1, [*PERFECT, PERFECT[0]], prompt_labels=(0, 1, 0)), mask_answer(2, [])]
+    assert evaluate(ann_file, samples, backend=backend, iou_type="segm") == once
+
+
+def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path):
+    sample = mask_answer(1, PERFECT)
+    sample["pred_instances"]["masks"][1] = square(DOG, (200, 150))
+    with pytest.raises(DataError, match=r"image 1: 1 masks of another size, first \[200, 150\].*\[200, 200\]"):
+        evaluate(write_mask_truth(tmp_path / "a.json"), [sample, mask_answer(2, [])], iou_type="segm")
+
+
+def test_an_annotation_without_a_mask_is_an_error_when_masks_are_evaluated(tmp_path):
+    with pytest.raises(DataError, match="no segmentation"):
+        CocoMetric(ann_file=write_truth(tmp_path / "a.json"), iou_type="segm")
+
+
+@pytest.mark.parametrize("iou_type", ["keypoints", (), ("bbox", "bbox")])
+def test_an_unknown_iou_type_is_an_error(tmp_path, iou_type):
+    with pytest.raises(ConfigError, match="iou_type must be"):
+        CocoMetric(ann_file=write_truth(tmp_path / "a.json"), iou_type=iou_type)

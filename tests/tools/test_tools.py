@@ -12,7 +12,13 @@ from lumen.errors import ConfigError, DataError
 from lumen.structures import PerceptionSample, Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("infer.py", "browse_dataset.py", "list_decoders.py", "benchmarks/predict_startup.py")
+TOOLS = (
+    "infer.py",
+    "browse_dataset.py",
+    "list_decoders.py",
+    "benchmarks/predict_startup.py",
+    "benchmarks/coco_metric.py",
+)
 
 
 def _load(name):

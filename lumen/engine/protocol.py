@@ -1,0 +1,146 @@
+"""Measures one evaluation and writes its protocol card."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.evaluator import Evaluator
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from lumen.lmm.usage import Usage
+from lumen.metrics.protocol import ProtocolCard
+from lumen.model import Lumen
+from lumen.structures import PerceptionSample, SharedRepresentation
+
+
+class EvaluationMeter:
+    """Counts what an evaluation asks and what it costs, from the moment it is made until ``write``.
+
+    With several ranks each counts its own share; what the card says per image is that of rank 0.
+
+    Args:
+        model: The model, wrapped or not. Of a model that is no ``Lumen`` less is known.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model.module if is_model_wrapper(model) else model
+        self._device = next(self._model.parameters()).device
+        self._num_samples = self._num_prompts = 0
+        self._seconds = 0.0
+        self._stride: int | None = None
+        self._hook = None
+        if isinstance(self._model, Lumen):
+            self._model.lmm.usage.clear()
+            self._model.lmm.answer_report.clear()
+            self._hook = self._model.aligner.register_forward_hook(self._note_stride)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of what is computed inside."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self._seconds += time.perf_counter() - start
+
+    def count(self, samples: Sequence[PerceptionSample | Any]) -> None:
+        """Count answered samples and their prompts."""
+        self._num_samples += len(samples)
+        self._num_prompts += sum(len(sample.prompts) for sample in samples if isinstance(sample, PerceptionSample))
+
+    def write(
+        self,
+        runner: Runner,
+        *,
+        dataset: Dataset,
+        evaluator: Evaluator,
+        dtype: str,
+        figures: Mapping[str, Any],
+        mode: str,
+    ) -> None:
+        """Print the card, and write it to ``protocol_<mode>.json`` of the work dir, in place of an older one.
+
+        Args:
+            runner: The runner, for its config, weights and work dir.
+            dataset: What was evaluated.
+            evaluator: Its metrics; a ``protocol`` of theirs goes into the card.
+            dtype: Precision of the evaluation.
+            figures: What came out.
+            mode: ``val`` or ``test``.
+        """
+        if self._hook is not None:
+            self._hook.remove()
+        if not is_main_process():
+            return
+        meta, usage = evaluator.dataset_meta or {}, self._usage()
+        asking = self._model.lmm.protocol if isinstance(self._model, Lumen) else {}
+        written = self._model.lmm.answer_report if isinstance(self._model, Lumen) else None
+        card = ProtocolCard(
+            config=str(runner.cfg.filename or runner.experiment_name),
+            checkpoint=_weights_of(runner),
+            dataset=str(meta.get("ann_file") or type(dataset).__name__),
+            num_images=len(dataset),
+            boxes=str(meta.get("boxes", "not used")),
+            prompts_per_image=self._per_image(self._num_prompts),
+            answer_mode=asking.get("answer_mode"),
+            template=asking.get("template"),
+            packing=asking.get("packing"),
+            written_answers=written and asdict(written),
+            heatmap_stride=self._stride,
+            dtype=dtype,
+            lmm_passes_per_image=usage and self._per_image(usage.passes),
+            lmm_tokens_per_image=usage and self._per_image(usage.tokens),
+            ms_per_image=self._per_image(self._seconds * 1e3),
+            peak_memory_mb=self._peak_memory_mb(),
+            device=_name_of(self._device),
+            metrics={type(metric).__name__: getattr(metric, "protocol", {}) for metric in evaluator.metrics},
+            figures=figures,
+        )
+        card.write(Path(runner.work_dir) / f"protocol_{mode}.json")
+        runner.logger.info(card.text())
+
+    def _note_stride(self, module: nn.Module, inputs: Any, shared: SharedRepresentation) -> None:
+        self._stride = shared.stride
+
+    def _usage(self) -> Usage | None:
+        return self._model.lmm.usage if isinstance(self._model, Lumen) else None
+
+    def _per_image(self, amount: int | float) -> float:
+        return amount / max(self._num_samples, 1)
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _peak_memory_mb(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _weights_of(runner: Runner) -> str:
+    if runner.iter:
+        return f"iteration {runner.iter} of {runner.work_dir}"
+    source = runner._resume or runner._load_from
+    if source is True:
+        return f"newest of {runner.work_dir}"
+    return str(source["checkpoint"] if isinstance(source, Mapping) else source or "none")
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
