@@ -30,7 +30,9 @@ MANIFEST = "cache.json"
 WEIGHTS = "lmm.safetensors"
 TEMPORARY = ".tmp-"
 # Settings that change neither features nor targets: where data lie, how much is computed at once.
-_WITHOUT_EFFECT = frozenset({"attention", "max_pass_tokens", "max_suffix_tokens", "packing", "recall"}) | {
+_WITHOUT_EFFECT = frozenset(
+    {"attention", "max_new_tokens", "max_pass_tokens", "max_suffix_tokens", "packing", "recall"}
+) | {
     "_scope_",
     "cache_mb",
     "data_prefix",

@@ -15,11 +15,11 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
     return Registry(kind, parent=getattr(_mmengine, parent), scope=_SCOPE, locations=list(locations))
 
 
-MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
+MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf", "lumen.lmm.cached", "lumen.lmm.sam")
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(f"lumen.data.{room}" for room in ("coco", "keypoints", "mixture", "refer", "semantic", "text")),
+    *(f"lumen.data.{room}" for room in ("cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")),
 )
 TRANSFORMS = _child(
     "transform",
@@ -56,6 +56,7 @@ _DECODERS = (
     "grounding",
     "pose",
     "referring_segmentation",
+    "sam_segmentation",
     "segmentation",
     "semantic_segmentation",
     "text",

@@ -130,7 +130,8 @@ def encode(
     samples = [one["data_samples"] for one in packed]
     device_type = torch.device(options.device).type
     with torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=options.amp):
-        features = adapter(images, [sample.prompts for sample in samples])
+        # As when predicting: there are no text losses to compute, and forced answers give the same pairs.
+        features = adapter(images, [sample.prompts for sample in samples], predicting=True)
     extras = _chosen_extras({"images": images, **features.extras}, options.extras, len(samples))
     return dataclasses.replace(features, extras=extras), samples
 

@@ -1,6 +1,6 @@
 """An adapter without an LMM: features come from a cache."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,16 +61,33 @@ class CachedAdapter(nn.Module):
         """Return 0: text is not trained from a cache."""
         return 0
 
+    def count_text_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
+        """Return 0: text is not trained from a cache."""
+        return 0
+
+    def is_text(self, task: str) -> NoReturn:
+        """Raise ConfigError: only an LMM answers in words."""
+        raise ConfigError(f"task {task!r} is answered in words, which are not cached; leave its decoder out here")
+
     def left_out(self) -> Iterator[str]:
         """Yield the names of weights that the LMM has from its base model."""
         yield from self._cache.manifest["absent"]
 
-    def forward(self, images: Sequence[CachedImage] | Tensor, prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
+    def forward(
+        self,
+        images: Sequence[CachedImage] | Tensor,
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        extras: Set[str] = frozenset(),
+        predicting: bool = False,
+    ) -> LocFeatures:
         """Put the features of a batch together.
 
         Args:
             images: As ``CachedFeatures`` gives them.
             prompts: The prompts of each image, those of the time of writing.
+            extras: Not used: all that the cache holds is given.
+            predicting: Not used: learning and predicting read the same features.
 
         Raises:
             DataError: The images are not cached features, or their prompts are not those that were cached.
@@ -80,7 +97,7 @@ class CachedAdapter(nn.Module):
             self._check(image, own)
         sizes = torch.tensor([len(image.query) for image in images])
         query = torch.cat([image.query for image in images])
-        extras = [name for name, _ in images[0].items() if name.startswith("extra_")]
+        stored = [name for name, _ in images[0].items() if name.startswith("extra_")]
         return LocFeatures(
             query=query,
             grid=torch.stack([image.grid for image in images]),
@@ -91,7 +108,7 @@ class CachedAdapter(nn.Module):
             stride=self._cache.manifest["stride"],
             image_index=torch.arange(len(images)).repeat_interleave(sizes).to(query.device),
             prompt_index=torch.cat([image.prompt_index for image in images]),
-            extras={name.removeprefix("extra_"): torch.stack([image.get(name) for image in images]) for name in extras},
+            extras={name.removeprefix("extra_"): torch.stack([image.get(name) for image in images]) for name in stored},
         )
 
     def encode_images(self, images: Tensor) -> NoReturn:
