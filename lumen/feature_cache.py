@@ -324,7 +324,7 @@ def _to_json(key: str, value: Any) -> Any:
 
 def _from_json(key: str, value: Any) -> Any:
     if key == "prompts":
-        return tuple(Prompt(**fields) for fields in value)
+        return tuple(Prompt(**{name: _tuples(field) for name, field in fields.items()}) for fields in value)
     return ImageFrame(**{name: tuple(pair) for name, pair in value.items()}) if key == "frame" else _tuples(value)
 
 

@@ -22,7 +22,6 @@ from lumen.structures import (
     select_pairs,
 )
 
-
 ImageBatch = Sequence[Tensor | BaseDataElement] | Tensor
 
 
