@@ -14,7 +14,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,6 +45,14 @@ class SelectiveModel(Protocol):
 
     def trained_names(self) -> Collection[str]:
         """Return the names of ``state_dict`` that differ from the base model."""
+
+
+@runtime_checkable
+class StandIn(Protocol):
+    """A module in place of a larger one, such as cached features in place of an LMM."""
+
+    def left_out(self) -> Iterable[str]:
+        """Return the names of weights that the larger one has from its base model, and this one lacks."""
 
 
 def plain(value: Any) -> Any:
@@ -160,6 +168,17 @@ def trained_state(model: nn.Module, also: Collection[str] = ()) -> dict[str, Ten
         frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
         names = (state.keys() - frozen) | set(also)
     return {name: tensor for name, tensor in state.items() if name in names}
+
+
+def absent_names(model: nn.Module, held: Collection[str]) -> list[str]:
+    """Return the names that a checkpoint which holds ``held`` leaves to the base model, stand-ins included."""
+    standing = {
+        f"{place}.{name}"
+        for place, part in model.named_modules()
+        if isinstance(part, StandIn)
+        for name in part.left_out()
+    }
+    return sorted((model.state_dict().keys() | standing) - set(held))
 
 
 def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh: Collection[str] = ()) -> set[str]:

@@ -1,12 +1,13 @@
 """``Lumen``: adapter, aligner and routed decoders behind MMEngine's model interface."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine import dist
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
@@ -20,6 +21,8 @@ from lumen.structures import (
     pairs_of_task,
     select_pairs,
 )
+
+ImageBatch = Sequence[Tensor | BaseDataElement] | Tensor
 
 
 @MODELS.register_module()
@@ -89,12 +92,13 @@ class Lumen(BaseModel):
         return frozenset().union(*(decoder.spec.predictions for decoder in self.decoders.values()))
 
     def forward(
-        self, inputs: Sequence[Tensor] | Tensor, data_samples: Sequence[PerceptionSample], mode: str = "tensor"
+        self, inputs: ImageBatch, data_samples: Sequence[PerceptionSample], mode: str = "tensor"
     ) -> SharedRepresentation | dict[str, Tensor] | list[PerceptionSample]:
         """MMEngine's entry point.
 
         Args:
-            inputs: One uint8 RGB image (3, height, width) per sample, all of one size.
+            inputs: One uint8 RGB image (3, height, width) per sample, all of one size, or what else the adapter takes
+                in place of an image.
             data_samples: The samples, with their prompts.
             mode: ``loss`` gives named losses, ``predict`` the samples with ``pred_instances`` in original pixels,
                 ``tensor`` the shared representation.
@@ -156,7 +160,7 @@ class Lumen(BaseModel):
         return dict(zip(counts, total.clamp(min=1).unbind(), strict=True))
 
     def normalised_losses(
-        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample], counts: Mapping[str, Tensor]
+        self, inputs: ImageBatch, samples: Sequence[PerceptionSample], counts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return each loss: its sum over these samples, by its count over the global batch, times its weight.
 
@@ -202,13 +206,33 @@ class Lumen(BaseModel):
         return list(samples)
 
     def _share(
-        self, inputs: Sequence[Tensor] | Tensor, samples: Sequence[PerceptionSample], *, predicting: bool = False
+        self, inputs: ImageBatch, samples: Sequence[PerceptionSample], *, predicting: bool = False
     ) -> tuple[LocFeatures, SharedRepresentation]:
         self._check_tasks(samples)
-        images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+        images = _stacked(inputs)
         prompts = [sample.prompts for sample in samples]
         features = self.lmm(images, prompts, extras=self.extras, predicting=predicting)
+        features = self.add_images(features, images, samples)
         return features, self.align(features)
+
+    def add_images(self, features: LocFeatures, images: ImageBatch, samples: Sequence[PerceptionSample]) -> LocFeatures:
+        """Add ``extras['images']``, the uint8 input, where a decoder that these samples ask for names it.
+
+        Args:
+            features: Of the adapter; a cache may hold the images already.
+            images: What the adapter was given.
+            samples: The samples, with their prompts.
+
+        Raises:
+            ConfigError: The adapter was given no images.
+        """
+        asked = {prompt.task for sample in samples for prompt in sample.prompts}
+        wanted = sorted(task for task in asked & set(self.decoders) if "images" in self.decoders[task].spec.extras)
+        if not wanted or "images" in features.extras:
+            return features
+        if not isinstance(images, Tensor):
+            raise ConfigError(f"the decoders of {wanted} need images: write the cache with --extras images")
+        return dataclasses.replace(features, extras={**features.extras, "images": images})
 
     def align(self, features: LocFeatures) -> SharedRepresentation:
         """Run the aligner with the map queries of all decoders."""
@@ -243,6 +267,13 @@ class Lumen(BaseModel):
         for task, decoder in self.decoders.items():
             counts |= {f"{task}/{name}": f"{task}/{count}" for name, count in decoder.spec.losses.items()}
         return counts
+
+
+def _stacked(inputs: ImageBatch) -> ImageBatch:
+    """Return images as one tensor; what is no image, such as cached features, stays a list."""
+    if isinstance(inputs, Tensor) or not all(isinstance(image, Tensor) for image in inputs):
+        return inputs
+    return torch.stack(list(inputs))
 
 
 def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:

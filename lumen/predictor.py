@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from mmengine import Config
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -74,7 +74,7 @@ class LumenPredictor:
         # The view without augmentation of the class that made the training images, so that they are framed alike.
         self._framing = FrameImage(input_hw=input_hw, mode=mode, pad_value=pad_value)
         self._frame: ImageFrame | None = None
-        self._encoded: Any = None
+        self._encoded: _Encoded | None = None
 
     @classmethod
     def from_checkpoint(
@@ -133,7 +133,7 @@ class LumenPredictor:
         """
         frame, pixels = self._draw(_load(image))
         with self._inference():
-            self._encoded = self.model.lmm.encode_images(pixels[None].to(self.device))
+            self._encoded = self._encode(pixels[None])
         self._frame = frame
 
     def predict(
@@ -214,22 +214,26 @@ class LumenPredictor:
         for at in range(0, len(drawn), batch_size):
             frames, pixels = zip(*drawn[at : at + batch_size], strict=True)
             with self._inference():
-                encoded = self.model.lmm.encode_images(torch.stack(pixels).to(self.device))
+                encoded = self._encode(torch.stack(pixels))
             answers += self._answer(encoded, frames, question, score_threshold)
         return answers
 
     def _answer(
-        self, encoded: Any, frames: Sequence[ImageFrame], question: "_Question", score_threshold: float | int
+        self, encoded: "_Encoded", frames: Sequence[ImageFrame], question: "_Question", score_threshold: float | int
     ) -> list[InstanceData]:
         samples = [question.sample(frame) for frame in frames]
         with self._inference():
             samples = self.model.predict(self._share(encoded, samples), samples)
         return [question.table(sample.pred_instances.cpu(), score_threshold) for sample in samples]
 
-    def _share(self, encoded: Any, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+    def _encode(self, pixels: Tensor) -> "_Encoded":
+        images = pixels.to(self.device)
+        return _Encoded(images, self.model.lmm.encode_images(images))
+
+    def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
         prompts = [sample.prompts for sample in samples]
-        features = self.model.lmm.ask(encoded, self.input_hw, prompts, extras=self.model.extras, predicting=True)
-        return self.model.align(features)
+        features = self.model.lmm.ask(encoded.states, self.input_hw, prompts, extras=self.model.extras, predicting=True)
+        return self.model.align(self.model.add_images(features, encoded.images, samples))
 
     def _draw(self, image: np.ndarray) -> tuple[ImageFrame, Tensor]:
         frame = self._framing.draw_frame(image.shape[:2])
@@ -300,6 +304,19 @@ def _load(image: ImageLike) -> np.ndarray:
     if 0 in image.shape:
         raise DataError(f"the image has no pixels: {image.shape}")
     return image
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Images as the network sees them, beside what the vision tower made of them.
+
+    Args:
+        images: uint8 input pixels, which some decoders look at themselves.
+        states: Of ``encode_images``.
+    """
+
+    images: UInt8[Tensor, "images 3 height width"]
+    states: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,14 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
     return Registry(kind, parent=getattr(_mmengine, parent), scope=_SCOPE, locations=list(locations))
 
 
-MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf")
+MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf", "lumen.lmm.cached", "lumen.lmm.sam")
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(f"lumen.data.{room}" for room in ("coco", "joined", "keypoints", "mixture", "refer", "semantic", "text")),
+    *(
+        f"lumen.data.{room}"
+        for room in ("cached", "coco", "joined", "keypoints", "mixture", "refer", "semantic", "text")
+    ),
 )
 TRANSFORMS = _child(
     "transform",
@@ -30,7 +33,7 @@ DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
     "metric",
     "METRICS",
-    *(f"lumen.metrics.{room}" for room in ("coco", "counting", "pose", "refer", "semantic", "text")),
+    *(f"lumen.metrics.{room}" for room in ("calibration", "coco", "counting", "pose", "refer", "semantic", "text")),
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
@@ -56,6 +59,7 @@ _DECODERS = (
     "grounding",
     "pose",
     "referring_segmentation",
+    "sam_segmentation",
     "segmentation",
     "semantic_segmentation",
     "text",

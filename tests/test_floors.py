@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: ("registry", "structures", "geometry", "errors", "paths"),
-    1: ("heatmap", "losses", "masks", "prompts", "attention", "checkpoint", "config"),
+    1: ("heatmap", "losses", "masks", "prompts", "attention", "checkpoint", "config", "feature_cache"),
     2: ("lmm", "data", "metrics", "visualization"),
     3: ("aligner",),
     4: ("decoders",),

@@ -240,9 +240,10 @@ class EmaHook(Hook):
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """Return trained parameters and floating buffers that checkpoints hold, by name; they share memory."""
     inner = model.module if is_model_wrapper(model) else model
-    frozen = {name for name, parameter in inner.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    trained = {name for name, parameter in inner.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    living = trained | {name for name, _ in inner.named_buffers(remove_duplicate=False)}
     state = inner.state_dict()
-    return {name: tensor for name, tensor in state.items() if name not in frozen and tensor.is_floating_point()}
+    return {name: tensor for name, tensor in state.items() if name in living and tensor.is_floating_point()}
 
 
 @HOOKS.register_module()

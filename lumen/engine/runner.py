@@ -16,6 +16,7 @@ from torch import nn
 
 from lumen import __version__
 from lumen.checkpoint import (
+    absent_names,
     describe,
     find_checkpoint,
     load_checkpoint,
@@ -110,7 +111,7 @@ class LumenRunner(Runner):
             "hooks": {},
             "meta": self._meta(num_iters, metrics or {}),
         }
-        checkpoint["meta"]["absent"] = sorted(model.state_dict().keys() - checkpoint["state_dict"].keys())
+        checkpoint["meta"]["absent"] = absent_names(model, checkpoint["state_dict"])
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_checkpoint(Path(out_dir) / filename, plain(checkpoint))
 

@@ -1,0 +1,141 @@
+"""Segment Anything through transformers: points and boxes on images in, masks out. Never trained, never saved."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
+
+from lumen.errors import ConfigError
+from lumen.paths import find_path
+from lumen.registry import MODELS
+
+# The statistics of ImageNet, on which both families were trained.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# model_type: class, and whether the input is stretched to the square (else padded to it, right and below).
+_FAMILIES: dict[str, tuple[type[PreTrainedModel], bool]] = {
+    "sam": (SamModel, False),
+    "sam2": (Sam2Model, True),
+    "sam2_video": (Sam2Model, True),  # how the SAM 2 checkpoints are published; images need its image part only
+}
+
+
+@MODELS.register_module()
+class SamMasks(nn.Module):
+    """A frozen SAM or SAM 2. It has no parameters of its own: optimizers, checkpoints and averages do not see it.
+
+    Each image is embedded once, however many objects it has; the embeddings of the last batch are kept, so that an
+    image that is asked again is not embedded again.
+
+    Args:
+        name_or_path: Folder or model id, as ``from_pretrained`` takes it; folders are looked up by
+            ``lumen.paths.find_path``.
+        objects_at_once: Objects of an image that are decoded together.
+
+    Raises:
+        ConfigError: It is no SAM.
+    """
+
+    def __init__(self, name_or_path: str, *, objects_at_once: int = 64) -> None:
+        super().__init__()
+        path = find_path(name_or_path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+        if config.model_type not in _FAMILIES:
+            raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamMasks takes {sorted(_FAMILIES)}")
+        kind, self.is_stretched = _FAMILIES[config.model_type]
+        self.objects_at_once = objects_at_once
+        # In a tuple, so that it is no submodule.
+        self._sam = (kind.from_pretrained(path).requires_grad_(False).eval(),)
+        self._images: Tensor | None = None
+        self._embeddings: dict[int, Any] = {}
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the square that SAM sees."""
+        return self._sam[0].config.prompt_encoder_config.image_size
+
+    @torch.no_grad()
+    def forward(
+        self,
+        images: UInt8[Tensor, "images 3 height width"],
+        image_index: Int[Tensor, " n"],
+        points: Float[Tensor, "n 2"],
+        boxes: Float[Tensor, "n 4"],
+    ) -> Float[Tensor, "n rows cols"]:
+        """Return how probable each object's mask is, on a grid that covers the whole input.
+
+        Args:
+            images: RGB at input size.
+            image_index: The image of each object.
+            points: A point (x, y) on each object, in input pixels.
+            boxes: Its box, in input pixels.
+        """
+        if images is not self._images:
+            self._images, self._embeddings = images, {}
+        size_hw = tuple(images.shape[-2:])
+        masks = images.new_zeros(len(points), *self._rows_cols(size_hw), dtype=torch.float32)
+        for image, chosen in _by_image(image_index, self.objects_at_once):
+            if image not in self._embeddings:
+                self._embeddings[image] = self._sam[0].get_image_embeddings(self._prepare(images[image : image + 1]))
+            logits = self._decode(self._embeddings[image], points[chosen], boxes[chosen], size_hw)
+            masks[chosen] = self._cut(logits.float(), size_hw).sigmoid()
+        return masks
+
+    def _decode(self, embedding: Any, points: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Return mask logits (n, 1, rows, cols) of the whole square. SAM adds half a pixel to what it is given."""
+        scale = points.new_tensor(self._scale_xy(size_hw))
+        sam = self._sam[0]
+        return sam(
+            image_embeddings=embedding,
+            input_points=(points * scale - 0.5)[None, :, None].to(sam.dtype),
+            input_boxes=(boxes * scale.repeat(2) - 0.5)[None].to(sam.dtype),
+            multimask_output=False,
+        ).pred_masks[0]
+
+    def _prepare(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 side side"]:
+        height, width = images.shape[-2:]
+        scale_x, scale_y = self._scale_xy((height, width))
+        size = (round(height * scale_y), round(width * scale_x))
+        pixels = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) * 255 for values in (_MEAN, _STD))
+        padding = (0, self.side - size[1], 0, self.side - size[0])
+        return functional.pad((pixels - mean) / std, padding).to(self._sam[0].dtype)
+
+    def _scale_xy(self, size_hw: tuple[int, int]) -> tuple[float, float]:
+        height, width = size_hw
+        if self.is_stretched:
+            return self.side / width, self.side / height
+        return (self.side / max(size_hw),) * 2
+
+    def _rows_cols(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid of the answers: SAM's own of a quarter of the square, without the padding."""
+        scale_x, scale_y = self._scale_xy(size_hw)
+        return max(1, round(size_hw[0] * scale_y / 4)), max(1, round(size_hw[1] * scale_x / 4))
+
+    def _cut(self, logits: Float[Tensor, "n 1 side side"], size_hw: tuple[int, int]) -> Float[Tensor, "n rows cols"]:
+        """Read the part of the square that the input covers; it need not end between two cells."""
+        rows, cols = self._rows_cols(size_hw)
+        scale_x, scale_y = self._scale_xy(size_hw)
+        # grid_sample counts from -1 to 1 over the whole square.
+        x = (torch.arange(cols, device=logits.device) + 0.5) / cols * (2 * size_hw[1] * scale_x / self.side) - 1
+        y = (torch.arange(rows, device=logits.device) + 0.5) / rows * (2 * size_hw[0] * scale_y / self.side) - 1
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        return functional.grid_sample(
+            logits.transpose(0, 1), grid[None], mode="bilinear", padding_mode="border", align_corners=False
+        )[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SamMasks":
+        """Move SAM along with the model that it serves."""
+        self._sam[0]._apply(fn, recurse)
+        self._images, self._embeddings = None, {}
+        return super()._apply(fn, recurse)
+
+
+def _by_image(image_index: Int[Tensor, " n"], at_once: int) -> Iterator[tuple[int, Int[Tensor, " m"]]]:
+    """Yield each image that has objects with at most ``at_once`` of their indices."""
+    for image in image_index.unique().tolist():
+        for chosen in (image_index == image).nonzero()[:, 0].split(at_once):
+            yield image, chosen

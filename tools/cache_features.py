@@ -1,0 +1,74 @@
+"""Write what the LMM gives for a data set, so that decoders train without the LMM.
+
+A config of the cached stage is the full one with these lines; metrics, aligner and decoders stay:
+
+    model["lmm"] = dict(type=CachedAdapter, cache="data/cache/train", lmm=model["lmm"])
+    train_dataloader["dataset"] = dict(
+        type=CachedFeatures, cache="data/cache/train", dataset=train_dataloader["dataset"])
+    val_dataloader["dataset"] = dict(type=CachedFeatures, cache="data/cache/val", dataset=val_dataloader["dataset"])
+    test_dataloader = val_dataloader
+    load_from = dict(checkpoint="work_dirs/detection_nano_shapes/iter_2700.pth", fresh=["decoders.segmentation.*"])
+    custom_hooks = [dict(type=FreezeHook, freeze=["aligner.*", "decoders.detection.*"])]
+
+``fresh`` names the new decoders, ``freeze`` what stays. Checkpoints of this stage load with the full model's config.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2700.pth --out data/cache/val
+  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2700.pth --out data/cache/train \\
+      --split train --dtype bfloat16 --cfg-options train_dataloader.dataset.pipeline.1.flip_probability=0
+"""
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="data set [%(default)s]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of features [%(default)s]")
+    parser.add_argument("--extras", nargs="+", default=[], help="further features, such as images")
+    parser.add_argument("--batch-size", type=int, default=4, help="images at once [%(default)s]")
+    parser.add_argument("--device", default="cpu", help="where to compute [%(default)s]")
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
+    """Load the config and write the cache."""
+    config = load_tool_config(options, ROOT)
+    import torch
+
+    from lumen.checkpoint import find_checkpoint
+    from lumen.engine.caching import CacheOptions, write_cache
+    from lumen.errors import CheckpointError
+
+    torch.set_num_threads(options.threads or (torch.get_num_threads() if torch.cuda.is_available() else 1))
+    checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
+    if checkpoint is None:
+        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
+    chosen = CacheOptions(
+        dtype=options.dtype,
+        extras=tuple(options.extras),
+        batch_size=options.batch_size,
+        seed=config.get("randomness", {}).get("seed", 0),
+        device=options.device,
+        amp=options.amp,
+    )
+    write_cache(config, checkpoint, options.split, options.out, chosen)
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_options())
