@@ -177,6 +177,28 @@ class Photometric:
 
 
 @TRANSFORMS.register_module()
+class BlackenImage:
+    """Paint images black, to see what a model answers without looking.
+
+    Reads and writes ``image``.
+
+    Args:
+        share: Share of the images that turn black, drawn at random.
+    """
+
+    def __init__(self, *, share: float = 1.0) -> None:
+        if not 0 <= share <= 1:
+            raise ConfigError(f"share must lie in [0, 1], got {share}")
+        self.share = share
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace the image."""
+        if self.share and np.random.random() < self.share:
+            results["image"] = np.zeros_like(results["image"])
+        return results
+
+
+@TRANSFORMS.register_module()
 class AskClasses:
     """Choose the prompts of a sample: one phrase per class, and for each the objects that answer it.
 

@@ -15,6 +15,8 @@ from lumen.metrics.matching import Objects
 
 GroundTruth = dict[str, list[dict]]
 
+_AREAS_AT_ONCE = 255  # pycocotools counts the masks of a call in a byte
+
 
 def read_ground_truth(ann_file: str | os.PathLike[str], *, with_masks: bool = False) -> GroundTruth:
     """Read what COCO's evaluation needs, with nothing left out.
@@ -104,4 +106,5 @@ def _mask(entry: Mapping[str, Any], size_hw: tuple[int, int], ann_file: str | os
 
 def mask_areas(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Return the number of pixels of each RLE."""
-    return np.asarray(codec.area(list(codes)) if len(codes) else [], dtype=np.float64)
+    parts = [codec.area(list(codes[at : at + _AREAS_AT_ONCE])) for at in range(0, len(codes), _AREAS_AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts])

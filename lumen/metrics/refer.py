@@ -166,7 +166,8 @@ class ReferringMaskMetric(BaseMetric):
         Raises:
             DataError: A prediction lacks a field or names no prompt, or the sample has no ``target_rles``.
         """
-        self.results.extend(_compare_masks(sample, self.score_threshold) for sample in data_samples)
+        asked = [sample for sample in data_samples if len(sample["prompts"])]
+        self.results.extend(_compare_masks(sample, self.score_threshold) for sample in asked)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Return the figures.

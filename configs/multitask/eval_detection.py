@@ -1,0 +1,22 @@
+"""Boxes of the multi-task nano: 8 names asked on each of the 300 validation images.
+
+python tools/test.py configs/multitask/eval_detection.py work_dirs/multitask_nano_shapes
+"""
+
+from mmengine.config import read_base
+
+from lumen.data.coco import CocoDataset
+from lumen.data.transforms import AskClasses, PackSample
+from lumen.metrics.calibration import CalibrationMetric
+from lumen.metrics.coco import CocoMetric
+
+with read_base():
+    from .._base_.multitask_eval import *
+
+test_dataloader["dataset"] = dict(
+    _images,
+    type=CocoDataset,
+    ann_file=_instances,
+    pipeline=[*_view, dict(type=AskClasses, num_prompts=None, shuffle=False), dict(type=PackSample)],
+)
+test_evaluator = [dict(type=CocoMetric), dict(type=CalibrationMetric)]

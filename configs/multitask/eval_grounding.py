@@ -1,0 +1,26 @@
+"""Boxes for referring sentences of the multi-task nano: attributes, relations, and sentences that fit nothing.
+
+    python tools/test.py configs/multitask/eval_grounding.py work_dirs/multitask_nano_shapes
+
+The blind baseline asks each image sentences of other images:
+
+    ... --cfg-options test_dataloader.dataset.shuffle_sentences=0
+"""
+
+from mmengine.config import read_base
+
+from lumen.data.refer import AskSentences, ReferDataset
+from lumen.data.transforms import PackSample
+from lumen.metrics.refer import GroundingMetric
+
+with read_base():
+    from .._base_.multitask_eval import *
+
+test_dataloader["dataset"] = dict(
+    _images,
+    **_refs,
+    type=ReferDataset,
+    shuffle_sentences=None,
+    pipeline=[*_view, dict(type=AskSentences, num_prompts=None, shuffle=False), dict(type=PackSample)],
+)
+test_evaluator = dict(type=GroundingMetric)
