@@ -1,0 +1,147 @@
+"""Every task of one multi-task model on shapes, each figure beside its blind baseline. Evaluations run tools/test.py.
+
+Blind baselines: sentences of other images, black images, the most frequent answer of each form of question, the mean
+place of each keypoint in its box, the mean count of the training set.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from _timing import print_table
+from mmengine.structures import InstanceData
+
+from lumen.config import read_config
+from lumen.paths import find_path
+from lumen.registry import DATASETS, METRICS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "multitask"
+TASKS = ("detection", "segmentation", "pose", "grounding", "referring_segmentation", "counting", "vqa")
+BLIND = {
+    "grounding": "test_dataloader.dataset.shuffle_sentences=0",
+    "vqa": "test_dataloader.dataset.pipeline.2.share=1.0",
+}
+ROWS = (
+    ("detection", "coco/bbox_mAP", ""),
+    ("segmentation", "coco/segm_mAP", ""),
+    ("pose", "pose/AP", "mean place"),
+    ("pose", "pose/PCK@0.1", "mean place"),
+    ("grounding", "grounding/accuracy", "other sentences"),
+    ("grounding", "grounding/accuracy_attribute", "other sentences"),
+    ("grounding", "grounding/accuracy_relation", "other sentences"),
+    ("grounding", "grounding/n_acc_at_t_acc_90", "other sentences"),
+    ("referring_segmentation", "referring_segmentation/ciou", ""),
+    ("counting", "counting/MAE", "training mean"),
+    ("counting", "counting/MAE_present", ""),
+    ("vqa", "vqa/accuracy", "black image"),
+    *(("vqa", f"vqa/accuracy_{form}", "black image") for form in ("colour", "count", "existence", "relation")),
+)
+EXAMPLES = """examples:
+  python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes
+  python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes/iter_2000.pth --only grounding vqa
+"""
+
+
+def main() -> None:
+    """Evaluate every task, then blindly, and print the table."""
+    options = parse_options()
+    seen = {task: evaluate(task, options) for task in options.only}
+    blind = {task: evaluate(task, options, BLIND[task]) for task in options.only if task in BLIND}
+    if "pose" in options.only:
+        blind["pose"] = guess_mean_places()
+    if "counting" in options.only:
+        blind["counting"] = {"counting/MAE": seen["counting"]["counting/MAE_baseline"]}
+    rows = [
+        [name, f"{seen[task][name]:.3f}", f"{blind[task][name]:.3f} ({kind})" if kind else ""]
+        for task, name, kind in ROWS
+        if task in seen and name in seen[task]
+    ]
+    if "vqa" in options.only:
+        rows.append(["vqa/accuracy", f"{seen['vqa']['vqa/accuracy']:.3f}", f"{guess_answers():.3f} (frequent answer)"])
+    print_table(["figure", "model", "blind"], rows)
+    if options.out:
+        options.out.write_text(json.dumps({"model": seen, "blind": blind}, indent=2, sort_keys=True) + "\n")
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or the work dir of the run")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all)")
+    parser.add_argument(
+        "--work-dir", type=Path, default=ROOT / "work_dirs" / "multitask_eval", help="folder of the runs"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file for all figures")
+    return parser.parse_args()
+
+
+def evaluate(task: str, options: argparse.Namespace, *overrides: str) -> dict[str, float]:
+    """Run tools/test.py for one task; return its figures."""
+    folder = options.work_dir / (f"{task}_blind" if overrides else task)
+    out = folder / "figures.json"
+    command = [sys.executable, str(ROOT / "tools" / "test.py"), str(CONFIGS / f"eval_{task}.py")]
+    command += [str(options.checkpoint), "--work-dir", str(folder), "--out", str(out)]
+    command += ["--cfg-options", *overrides] if overrides else []
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def guess_answers() -> float:
+    """Return the accuracy of the most frequent training answer of each form of question."""
+    questions = {split: _read(f"questions_{split}.json")["questions"] for split in ("train", "val")}
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question in questions["train"]:
+        counts[question["form"]][question["answer"]] += 1
+    guesses = {form: answers.most_common(1)[0][0] for form, answers in counts.items()}
+    return float(np.mean([guesses[question["form"]] == question["answer"] for question in questions["val"]]))
+
+
+def guess_mean_places() -> dict[str, float]:
+    """Return the pose figures of the mean place of each keypoint, relative to its box, in the training set."""
+    content = _read("instances_train.json")
+    places: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+    label_of_id = {category["id"]: label for label, category in enumerate(content["categories"])}
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        points = np.array(entry["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
+        places[label_of_id[entry["category_id"]]].append((points - (x, y)) / (width, height))
+    means = {label: torch.tensor(np.mean(own, 0), dtype=torch.float32) for label, own in places.items()}
+    config = read_config(CONFIGS / "eval_pose.py", import_roots=[ROOT])
+    dataset = DATASETS.build(config.test_dataloader["dataset"])
+    samples = [_guess(dataset[index]["data_samples"], means).to_dict() for index in range(len(dataset))]
+    figures: dict[str, float] = {}
+    for item in config.test_evaluator:
+        metric = METRICS.build(item)
+        metric.dataset_meta = dataset.metainfo
+        metric.process(None, samples)
+        figures |= metric.evaluate(len(samples))
+    return figures
+
+
+def _guess(sample: Any, means: dict[int, torch.Tensor]) -> Any:
+    x1, y1, x2, y2 = (float(side) for side in sample.box)
+    points = means[int(sample.box_label)] * torch.tensor([x2 - x1, y2 - y1]) + torch.tensor([x1, y1])
+    places = torch.tensor([prompt.label for prompt in sample.prompts])
+    scores = torch.ones(1, len(places))
+    sample.pred_instances = InstanceData(keypoints=points[places][None], keypoint_scores=scores, scores=scores[:, 0])
+    return sample
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((Path(find_path("data/shapes")) / "annotations" / name).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
