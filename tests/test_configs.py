@@ -40,6 +40,9 @@ def test_a_leaf_builds_and_takes_a_step(path, tiny_nano):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model)
+        if config.optim_wrapper is None:  # a config that evaluates only
+            assert config.test_dataloader and config.test_evaluator and config.test_cfg
+            return
         wrapper = dict(config.optim_wrapper)
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
             {

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.feature_cache import CachedImage, FeatureCache, describe_settings
+from lumen.lmm.usage import Usage
+from lumen.lmm.writing import AnswerReport
 from lumen.registry import MODELS
 from lumen.structures import LocFeatures, Prompt
 
@@ -37,6 +39,8 @@ class CachedAdapter(nn.Module):
         if lmm is not None:
             self._cache.require_model({**self._cache.model, "settings": describe_settings(lmm)}, "the config's lmm")
         self._weights = self._cache.weights()
+        self.usage = Usage()
+        self.answer_report = AnswerReport()
 
     @property
     def dim(self) -> int:
@@ -52,6 +56,11 @@ class CachedAdapter(nn.Module):
     def lateral_channels(self) -> tuple[int, ...]:
         """Channels of each map in ``LocFeatures.laterals``, finest first."""
         return tuple(self._cache.manifest["lateral_channels"])
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """How the LMM was asked when the cache was made; belongs to a figure, not to a checkpoint."""
+        return {"template": self.describe()["template"], "answer_mode": "forced", "packing": "cached"}
 
     def describe(self) -> dict[str, str]:
         """Return what the LMM that made the cache says of itself."""

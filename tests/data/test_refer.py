@@ -167,7 +167,7 @@ def test_masks_of_all_targets_are_joined(make_coco):
     [
         ("odvg", {}, "layout must be one of"),
         ("refer", {"split": None}, "split is for"),
-        ("shapes", {}, "split is for"),
+        ("shapes", {}, "split is left out, or 'groups'"),
         ("refer", {"instances_file": None}, "instances_file is for"),
         ("mdetr", {"split": None}, "instances_file is for"),
     ],
@@ -348,6 +348,24 @@ def test_a_mirrored_image_is_not_asked_for_the_mirrored_side(frame, kept):
     assert asked(AskSentences(shuffle=False)(record(sentences, frame=frame))) == kept
     with pytest.raises(DataError, match="mirrored"):
         AskSentences(num_prompts=None)(record(sentences, frame=frame))
+
+
+def test_sides_are_exchanged_in_a_mirrored_view_if_asked_for():
+    sentences = [("the leftmost star", [1]), ("the highest", [1])]
+    mirrored = ImageFrame.stretch((8, 8), (8, 8)).flip_horizontal()
+    ask = AskSentences(shuffle=False, exchange_sides=True)
+    assert asked(ask(record(sentences, frame=mirrored))) == ["the rightmost star", "the highest"]
+    assert asked(ask(record(sentences))) == ["the leftmost star", "the highest"]
+
+
+def test_sentences_of_some_kinds_are_asked_behind_others():
+    results = record([("one", [1]), ("two", [2])])
+    results["refs"][0]["kind"], results["refs"][1]["kind"] = "relation", "group"
+    for kind in ("group", "relation"):
+        results = AskSentences(shuffle=False, kinds=(kind,))(results)
+    assert asked(results) == ["two", "one"]
+    assert results["kinds"] == ("group", "relation") and results["ref_ids"] == (1, 0)
+    assert results["gt_instances"]["prompt_index"].tolist() == [0, 1]
 
 
 def test_sentences_are_chosen_at_random_and_keep_their_targets():

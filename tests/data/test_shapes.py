@@ -327,6 +327,25 @@ def test_some_sentences_of_both_kinds_have_no_target_although_their_noun_is_ther
         assert parse(ref["sentence"])[0] & {item.category for item in objects}
 
 
+def test_groups_name_every_shape_of_a_look_and_some_looks_that_are_absent(folder):
+    content = read(folder, "instances")
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    groups = read(folder, "refs")["groups"]
+    for image in content["images"]:
+        own = [item for item in content["annotations"] if item["image_id"] == image["id"]]
+        mine = [group for group in groups if group["image_id"] == image["id"]]
+        assert any(not group["ann_ids"] for group in mine)
+        for group in mine:
+            the, look, plural = group["sentence"].split()
+            noun = None if plural == "shapes" else plural.removesuffix("es" if plural == "crosses" else "s")
+            fits = [
+                item["id"]
+                for item in own
+                if look in (item["colour"], item["texture"]) and noun in (None, names[item["category_id"]])
+            ]
+            assert (the, group["ann_ids"], group["no_target"]) == ("the", fits, not fits)
+
+
 def test_directions_compare_centres():
     scene = [make_object(centre=(20, 80)), make_object(centre=(120, 80)), make_object("ring", centre=(60, 60))]
     assert Query(Phrase("star"), "left of", Phrase("ring")).find(scene) == [0]

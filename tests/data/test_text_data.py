@@ -8,6 +8,7 @@ from PIL import Image
 from lumen.data.text import AskQuestions, LoadImageOrBlank, QuestionsDataset
 from lumen.data.transforms import FrameImage, LoadImage, PackSample
 from lumen.errors import ConfigError, DataError
+from lumen.geometry import ImageFrame
 from lumen.structures import Prompt
 
 IMAGES = [
@@ -162,3 +163,27 @@ def test_unknown_options_are_refused(make):
         AskQuestions(num_prompts=0)
     with pytest.raises(ConfigError, match="'majority' or 'random'"):
         AskQuestions(answer="best")
+
+
+def make_results(question, answer, *, mirrored):
+    frame = ImageFrame.stretch((8, 8), (8, 8))
+    entry = {"id": 0, "question": question, "answers": (answer,), "history": (), "form": ""}
+    return {"questions": (entry,), "frame": frame.flip_horizontal() if mirrored else frame}
+
+
+def test_a_mirrored_view_is_not_asked_for_a_side_unless_sides_are_exchanged():
+    asked = AskQuestions()(make_results("is it left of the ring?", "yes", mirrored=True))
+    assert asked["prompts"] == ()
+    asked = AskQuestions(exchange_sides=True)(make_results("where?", "left of it", mirrored=True))
+    assert [(prompt.text, prompt.answer) for prompt in asked["prompts"]] == [("where?", "right of it")]
+    asked = AskQuestions(exchange_sides=True)(make_results("is it left?", "yes", mirrored=False))
+    assert [prompt.text for prompt in asked["prompts"]] == ["is it left?"]
+
+
+def test_questions_are_asked_behind_other_prompts_and_leave_targets_alone():
+    results = make_results("what?", "it", mirrored=False)
+    results |= {"prompts": (Prompt("star"),), "gt_instances": "own", "ignored_instances": "own"}
+    results = AskQuestions()(results)
+    assert [prompt.text for prompt in results["prompts"]] == ["star", "what?"]
+    assert results["gt_instances"] == "own"
+    assert [entry and entry["question"] for entry in results["questions"]] == [None, "what?"]

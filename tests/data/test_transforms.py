@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, BlackenImage, FrameImage, LoadImage, PackSample, Photometric
 from lumen.errors import ConfigError
 from lumen.geometry import ImageFrame
 from lumen.masks import encode_masks
@@ -273,3 +273,11 @@ def test_packing_does_not_copy_metainfo():
     assert packed["inputs"][:, 1, 2].tolist() == image[1, 2].tolist()
     assert packed["inputs"].is_contiguous()
     assert sample.to_dict()["gt_instances"]["bboxes"].shape == (3, 4)
+
+
+def test_blackened_images_show_nothing():
+    image = np.full((2, 2, 3), 9, dtype=np.uint8)
+    assert BlackenImage(share=1.0)({"image": image})["image"].max() == 0
+    assert BlackenImage(share=0.0)({"image": image})["image"] is image
+    with pytest.raises(ConfigError, match="share"):
+        BlackenImage(share=2.0)

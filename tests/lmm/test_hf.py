@@ -407,7 +407,7 @@ def test_usage_counts_sequences_and_their_tokens_without_padding(make_adapter):
         packed, separate = make_adapter(), make_adapter(packing="separate")
         for adapter in (packed, separate):
             ask(adapter)
-    prefix = len(packed.encoder.prefix(24))
+    prefix = len(packed.prefix((64, 96)))
     words = sum(len(packed.encoder.suffix(phrase, "detection").ids) for phrase in PHRASES)
     assert (packed.usage.images, packed.usage.passes) == (2, 2)
     assert packed.usage.tokens == 2 * (prefix + words)
@@ -422,6 +422,7 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
         adapter = make_adapter(template="paper", max_new_tokens=3)
         encoded = adapter.encode_images(make_images(1))
         adapter.generate(encoded, (64, 96), [[Prompt("what is this?", task="vqa")]])
-    asked = len(adapter.text.prefix(24)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
+    image = adapter.family.image_text(adapter.config, adapter.image_token, (4, 6))
+    asked = len(adapter.text.prefix(image)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
     assert adapter.usage.passes == 1
     assert asked <= adapter.usage.tokens <= asked + 3

@@ -96,6 +96,6 @@ def test_samples_are_spread_over_the_data_set():
 def test_a_failing_command_stops_the_benchmark():
     startup = _load("benchmarks/predict_startup.py")
     wall, cpu = startup.seconds_of([sys.executable, "-c", "pass"])
-    assert wall > 0 and cpu >= 0
+    assert wall > 0 and cpu >= -1e-9  # sums of clock ticks, rounded
     with pytest.raises(SystemExit, match="failed"):
         startup.seconds_of([sys.executable, "-c", "raise SystemExit(1)"])
