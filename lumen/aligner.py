@@ -15,7 +15,7 @@ from torch.nn import functional
 from lumen.attention import Attention, TwoWayLayer, mlp
 from lumen.errors import ConfigError
 from lumen.geometry import sine_positions
-from lumen.heatmap import detection_targets, elliptic_targets, gaussian_focal_loss, ignore_weight
+from lumen.heatmap import TARGETS, gaussian_focal_loss, ignore_weight
 from lumen.registry import MODELS
 from lumen.structures import (
     LocFeatures,
@@ -25,7 +25,6 @@ from lumen.structures import (
     targets_per_pair,
 )
 
-_TARGETS = {"centernet": detection_targets, "ttfnet": elliptic_targets}
 _SHARED_TOKENS = 2
 
 
@@ -75,8 +74,8 @@ class DenseAligner(nn.Module):
         super().__init__()
         if fine_levels > len(lateral_channels):
             raise ConfigError(f"fine_levels={fine_levels}, but the LMM has {len(lateral_channels)} finer maps")
-        if target not in _TARGETS:
-            raise ConfigError(f"unknown heatmap target {target!r}; choose one of {sorted(_TARGETS)}")
+        if target not in TARGETS:
+            raise ConfigError(f"unknown heatmap target {target!r}; choose one of {sorted(TARGETS)}")
         self.channels = channels
         self.leak_map_queries = leak_map_queries
         self.target = target
@@ -134,7 +133,7 @@ class DenseAligner(nn.Module):
         ignored = targets_per_pair(samples, shared, "ignored_instances")
         size_hw, num_pairs = tuple(shared.heat_logits.shape[-2:]), shared.num_pairs
         place = {"num_pairs": num_pairs, "size_hw": size_hw, "stride": shared.stride}
-        heat = _TARGETS[self.target](targets.bboxes, targets.pair_index, **place, point_sigma=self.point_sigma)
+        heat = TARGETS[self.target](targets.bboxes, targets.pair_index, **place, point_sigma=self.point_sigma)
         weight = ignore_weight(ignored.bboxes, ignored.pair_index, **place) if len(ignored) else None
         present = torch.zeros(num_pairs, device=heat.device).index_fill_(0, targets.pair_index, 1)
         known = torch.ones_like(present).index_fill_(0, ignored.pair_index, 0).maximum(present)

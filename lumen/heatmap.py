@@ -151,6 +151,10 @@ def elliptic_targets(
     return paint_gaussians(_centers(boxes), sigmas, pair_index, num_pairs, size_hw, stride=stride)
 
 
+TARGETS = {"centernet": detection_targets, "ttfnet": elliptic_targets}
+"""Ways to paint boxes, by the name that configs use; one signature."""
+
+
 def cells_around(
     boxes: Float[Tensor, "n 4"], size_hw: Sequence[int], stride: int
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, "m 2"], Float[Tensor, " m"]]:

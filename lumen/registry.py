@@ -35,7 +35,7 @@ METRICS = _child(
     "METRICS",
     *(f"lumen.metrics.{room}" for room in ("calibration", "coco", "counting", "pose", "refer", "semantic", "text")),
 )
-HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks")
+HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.visual_hook")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", "OPTIM_WRAPPER_CONSTRUCTORS", "lumen.engine.optim")
 OPTIMIZERS = _child("optimizer", "OPTIMIZERS")

@@ -1,4 +1,4 @@
-"""Draw samples as the network sees them: input pixels, boxes per prompt, and the heatmap it is trained towards."""
+"""Draw samples as the network sees them: boxes, masks, points, texts per prompt, and the heatmap to be learned."""
 
 import argparse
 import sys
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python tools/browse_dataset.py configs/detection/detection_nano_shapes.py
   python tools/browse_dataset.py configs/detection/detection_nano_shapes.py --num 4 --split test --out /tmp/look
   python tools/browse_dataset.py configs/detection/detection_nano_bccd.py --index 7 12 --stride 8
+a mixture of data sets is shown set by set, each with its share of --num
 """
 
 
@@ -54,31 +55,57 @@ def build_dataset(config: Any, split: str) -> Any:
 
 def target_heat(sample: Any, target: str, stride: int) -> np.ndarray:
     """Return what the heatmaps of all prompts are trained towards, the highest of them per input pixel."""
-    from lumen.heatmap import detection_targets, elliptic_targets
+    from lumen.heatmap import TARGETS
 
-    make = {"centernet": detection_targets, "ttfnet": elliptic_targets}[target]
     height, width = sample.img_shape
     found = sample.gt_instances
     size_hw, num_prompts = (height // stride, width // stride), len(sample.prompts)
-    heat = make(found.bboxes, found.prompt_index, num_pairs=num_prompts, size_hw=size_hw, stride=stride)
+    heat = TARGETS[target](found.bboxes, found.prompt_index, num_pairs=num_prompts, size_hw=size_hw, stride=stride)
     highest = heat.amax(0) if num_prompts else torch.zeros(size_hw)
-    # Cells as they are, so that their borders can be seen.
-    return highest.repeat_interleave(stride, 0).repeat_interleave(stride, 1).numpy()
+    return vis.spread_heat(highest.numpy(), stride, (size_hw[0] * stride, size_hw[1] * stride))
 
 
 def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
-    """Return one picture: boxes, target heatmap, and the prompts with the number of their objects."""
+    """Return one picture: what is asked, the target heatmap, and the prompts with the number of their objects.
+
+    Prompts that are answered in words have no heatmap and stand with their answers.
+    """
+    from lumen.prompts import TEXT_TASKS
+
     sample, image = packed["data_samples"], packed["inputs"].permute(1, 2, 0).numpy()
-    phrases, found = [prompt.text for prompt in sample.prompts], sample.gt_instances
-    boxes = vis.draw_boxes(image, found.bboxes.numpy(), found.prompt_index.tolist(), phrases)
-    heat = target_heat(sample, target, stride)
-    covered = image[: heat.shape[0], : heat.shape[1]]
+    prompts, found = sample.prompts, sample.gt_instances
+    is_text = [prompt.task in {task.name for task in TEXT_TASKS} for prompt in prompts]
+    panels = [vis.draw_truth(image, prompts, found)]
+    titles = [f"{sample.img_id}: {Path(sample.img_path).name}"]
+    if not prompts or not all(is_text):
+        heat = target_heat(sample, target, stride)
+        panels.append(vis.draw_heatmap(image[: heat.shape[0], : heat.shape[1]], heat))
+        titles.append(f"target, stride {stride}")
+    phrases = [prompt.text or f"({prompt.task})" for prompt in prompts]
     counts = torch.bincount(found.prompt_index, minlength=len(phrases)).tolist()
     ignored = torch.bincount(sample.ignored_instances.prompt_index, minlength=len(phrases)).tolist()
-    notes = [_note(*pair) for pair in zip(counts, ignored, strict=True)]
-    panels = [boxes, vis.draw_heatmap(covered, heat), vis.legend(phrases, notes, width=480)]
-    titles = [f"{sample.img_id}: {Path(sample.img_path).name}", f"target, stride {stride}", f"{len(phrases)} prompts"]
+    notes = [
+        f"-> {prompt.answer or '?'}" if said else _note(*numbers)
+        for prompt, said, *numbers in zip(prompts, is_text, counts, ignored, strict=True)
+    ]
+    tasks = ", ".join(dict.fromkeys(prompt.task for prompt in prompts))
+    panels.append(vis.legend(phrases, notes, width=480))
+    titles.append(f"{len(phrases)} prompts: {tasks}" if prompts else "no prompts")
     return vis.contact_sheet(panels, titles, columns=3, cell_wh=(480, 480))
+
+
+def spread_indices(dataset: Any, num: int) -> list[int]:
+    """Return ``num`` samples spread evenly; in a mixture, spread over each of its data sets."""
+    from lumen.data.mixture import MixedDataset
+
+    if not isinstance(dataset, MixedDataset):
+        return chosen_indices(len(dataset), num, None)
+    share = -(-num // len(dataset.sizes))
+    return [
+        dataset.start_of(source) + index
+        for source, size in enumerate(dataset.sizes)
+        for index in chosen_indices(size, share, None)
+    ]
 
 
 def chosen_indices(length: int, num: int, index: Sequence[int] | None) -> list[int]:
@@ -110,11 +137,11 @@ def main() -> None:
         dataset = build_dataset(config, args.split)
         target = (config.get("model") or {}).get("aligner", {}).get("target", "centernet")
         np.random.seed(args.seed)
-        indices = chosen_indices(len(dataset), args.num, args.index)
-        pictures = [draw_sample(dataset[index], target, args.stride) for index in indices]
-        for index, picture in zip(indices, pictures, strict=True):
+        indices = chosen_indices(len(dataset), 0, args.index) if args.index else spread_indices(dataset, args.num)
+        for index in indices:
+            picture = draw_sample(dataset[index], target, args.stride)
             vis.save_png(args.out / f"{args.split}_{index:06d}.png", picture)
-    print(f"wrote {len(pictures)} of {len(dataset)} samples to {args.out}")
+    print(f"wrote {len(indices)} of {len(dataset)} samples to {args.out}")
 
 
 if __name__ == "__main__":

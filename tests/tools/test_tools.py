@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
 
+from lumen.data.mixture import MixedDataset
 from lumen.errors import ConfigError, DataError
 from lumen.structures import PerceptionSample, Prompt
 
@@ -15,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
     "infer.py",
     "browse_dataset.py",
+    "inspect_misses.py",
     "list_decoders.py",
     "benchmarks/predict_startup.py",
     "benchmarks/coco_metric.py",
@@ -91,6 +94,34 @@ def test_samples_are_spread_over_the_data_set():
         browse.chosen_indices(100, 3, [100])
     with pytest.raises(ConfigError, match="no test_dataloader"):
         browse.build_dataset({}, "test")
+
+
+class _Numbers(list):
+    """A data set of numbers."""
+
+
+def test_a_mixture_is_shown_set_by_set():
+    browse = _load("browse_dataset.py")
+    mixture = MixedDataset([_Numbers(range(100)), _Numbers(range(3))])
+    assert browse.spread_indices(mixture, 4) == [0, 99, 100, 102]
+    assert browse.spread_indices(_Numbers(range(9)), 2) == [0, 8]
+
+
+def test_masks_points_and_answers_of_a_sample_are_drawn():
+    browse = _load("browse_dataset.py")
+    packed = _packed(2)
+    plain = browse.draw_sample(packed, "ttfnet", 8)
+    targets = packed["data_samples"].gt_instances
+    targets.masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    targets.masks[:, 8:24, 8:24] = True
+    assert not np.array_equal(browse.draw_sample(packed, "ttfnet", 8), plain)
+    targets.bboxes[:, 2:] = targets.bboxes[:, :2]
+    assert browse.draw_sample(packed, "ttfnet", 8).shape[2] == 3
+    empty = {"bboxes": torch.zeros(0, 4), "prompt_index": torch.zeros(0, dtype=torch.long)}
+    packed["data_samples"].gt_instances = InstanceData(**empty)
+    packed["data_samples"].set_metainfo({"prompts": (Prompt("what is it?", "vqa", answer="a star"),)})
+    with_text = browse.draw_sample(packed, "ttfnet", 8)
+    assert with_text.shape[1] < plain.shape[1], "no panel for a heatmap"
 
 
 def test_a_failing_command_stops_the_benchmark():
