@@ -1,20 +1,20 @@
 """The ``lumen`` command. Nothing heavy is imported before it is known what to do."""
 
 import gc
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lumen import __version__
 from lumen.errors import CheckpointError, ConfigError, DataError, LumenError
+from lumen.reports import Output, Request, predict_files
 
 if TYPE_CHECKING:
     from lumen.predictor import LumenPredictor
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _POINTER = "last_checkpoint"
 _BEST = "best.pth"
+_EXAMPLES = (
+    "Examples:",
+    "lumen predict photo.jpg star 'red ring' --out out/",
+    "lumen predict photos/ 'stop sign' -t 0.4 --json all.json",
+    "lumen predict photo.jpg star --task segmentation",
+    "lumen predict photo.jpg 'the red star left of the ring' --task grounding",
+    "lumen predict photo.jpg 'the red star left of the ring' --task referring_segmentation",
+    "lumen predict photo.jpg sky road car --task semantic_segmentation",
+    "lumen predict photo.jpg --task pose --category star --keypoints 'top tip,left tip,right tip'",
+    "lumen predict photo.jpg --task pose --category person --skeleton-from annotations/person_keypoints_val2017.json",
+    "lumen predict photo.jpg star ring --task counting",
+    "lumen predict photo.jpg 'how many stars are there?' --task vqa",
+    "lumen predict photo.jpg --task caption",
+)
 
 app = typer.Typer(
     help="Find anything you can name: one multimodal model pass, any number of phrases.",
@@ -54,36 +68,56 @@ def _root(
         raise typer.Exit
 
 
-@app.command(
-    epilog="Examples: lumen predict photo.jpg star 'red ring' --out out/ | lumen predict photos/ 'stop sign' -t 0.4"
-)
+@app.command(epilog="\n\n".join(_EXAMPLES))
 def predict(
     inputs: Annotated[
-        list[str], typer.Argument(help="Images or folders of images, then the phrases to look for.", show_default=False)
+        list[str],
+        typer.Argument(help="Images or folders of images, then phrases, sentences or questions.", show_default=False),
     ],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="detection, segmentation, pose, grounding, referring_segmentation, semantic_segmentation, counting, "
+            "vqa, caption, or a task of your own; the model must have a decoder for it."
+        ),
+    ] = "detection",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")] = Path("out"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="One JSON file for all images, in place of one per image.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Work folder of a run; by default the newest in work_dirs.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Config, together with --checkpoint.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Lowest score that is shown.")] = 0.3,
-    task: Annotated[str, typer.Option(help="Task of the decoder that answers.")] = "detection",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            "-t",
+            help="Lowest score that is kept; by default 0.3, and 0 for sentences. Counts and texts have none.",
+            show_default=False,
+        ),
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="pose: what the objects are called.")] = None,
+    keypoints: Annotated[str | None, typer.Option(help="pose: names of the keypoints, with commas between.")] = None,
+    skeleton_from: Annotated[
+        Path | None, typer.Option(help="pose: COCO-format JSON that names the category's keypoints and bones.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")] = None,
+    pictures: Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is in words.")] = True,
     heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = True,
 ) -> None:
-    """Look for phrases in images: writes NAME.png, NAME_heat_N_PHRASE.png and NAME.json per image.
+    """Ask about images: writes NAME.png, NAME_heat_N_PHRASE.png and NAME.json per image.
 
     The first argument is an image or a folder, and so are those behind it that exist and end like an image or hold a
     slash; the rest are phrases.
     """
     warn_about_namesake()
     paths, phrases = split_inputs(inputs)
-    if not phrases:
-        raise DataError("name at least one phrase to look for, such as: lumen predict photo.jpg star 'red ring'")
+    request = make_request(phrases, task, threshold, category, keypoints, skeleton_from)
     files = find_model(model, config, checkpoint)
-    failed = predict_with(files, paths, phrases, out, threshold=threshold, task=task, device=device, heatmaps=heatmaps)
-    if failed:
+    if predict_with(files, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
         raise typer.Exit(2)
 
 
@@ -122,65 +156,44 @@ def check_data(
 
 
 def predict_with(
-    files: ModelFiles,
-    paths: Sequence[Path],
-    phrases: Sequence[str],
-    out: Path,
-    *,
-    threshold: float,
-    task: str,
-    device: str | None,
-    heatmaps: bool,
+    files: ModelFiles, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
 ) -> int:
     """Load a model and run ``predict_files``, whose arguments and result these are."""
     print(f"model: {files.checkpoint} ({files.config})")
-    predictor = _load_predictor(files, device)
-    return predict_files(predictor, paths, phrases, out, threshold=threshold, task=task, heatmaps=heatmaps)
+    return predict_files(_load_predictor(files, device), paths, request, output)
 
 
-def predict_files(
-    predictor: "LumenPredictor",
-    paths: Sequence[Path],
+def make_request(
     phrases: Sequence[str],
-    out: Path,
-    *,
-    threshold: float = 0.3,
-    task: str = "detection",
-    heatmaps: bool = True,
-) -> int:
-    """Answer phrases about image files and write pictures and JSON; an unreadable file is reported and passed over.
+    task: str,
+    threshold: float | None,
+    category: str | None,
+    keypoints: str | None,
+    skeleton_from: Path | None,
+) -> Request:
+    """Return what the command line asks for.
 
-    Args:
-        predictor: The model.
-        paths: Image files.
-        phrases: What to look for.
-        out: Folder to write to; made if missing.
-        threshold: Lowest score that is kept.
-        task: Task of the decoder that answers.
-        heatmaps: Whether to write a picture per phrase.
-
-    Returns:
-        How many files could not be read.
+    Raises:
+        ConfigError: The options do not fit each other.
+        DataError: The file names no keypoints for the category.
     """
-    from lumen.data.image import read_image
+    if task != "pose":
+        if (category, keypoints, skeleton_from) != (None, None, None):
+            raise ConfigError(f"--category, --keypoints and --skeleton-from belong to --task pose, got --task {task}")
+        asked = tuple(phrases) or (("",) if task == "caption" else ())
+        return Request(asked, task, threshold)
+    if phrases or category is None or (keypoints is None) == (skeleton_from is None):
+        raise ConfigError(
+            "pose takes --category NAME, either --keypoints 'NAME,NAME' or --skeleton-from FILE, and no phrases; got "
+            f"{category=}, {keypoints=}, {skeleton_from=!s}, phrases={list(phrases)}"
+        )
+    if keypoints is not None:
+        names = tuple(name.strip() for name in keypoints.split(",") if name.strip())
+        return Request((category,), task, threshold, names)
+    from lumen.data.keypoints import read_skeleton
 
-    out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for path, stem in zip(paths, unique_stems(paths), strict=True):
-        try:
-            image = read_image(path)
-        except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        predictor.set_image(image)
-        result = predictor.predict(phrases, task=task, score_threshold=threshold)
-        _write_report(out / f"{stem}.json", path, image.shape[:2], phrases, result, predictor.description)
-        _draw(out, stem, image, phrases, result)
-        if heatmaps:
-            _draw_heatmaps(out, stem, image, phrases, predictor.heatmaps(phrases, task=task).numpy())
-        print(f"{path}: {len(result)} found -> {out / stem}.png")
-    return failed
+    skeleton = read_skeleton(skeleton_from, category)
+    return Request((category,), task, threshold, skeleton.names, skeleton.bones)
 
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -219,19 +232,6 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             raise DataError(f"the folder {path} holds no image; known endings are {', '.join(SUFFIXES)}")
         images += found
     return images
-
-
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """Return a name per file without its ending; equal names get a number."""
-    taken: set[str] = set()
-    stems = []
-    for path in paths:
-        stem, number = path.stem, 2
-        while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        taken.add(stem)
-        stems.append(stem)
-    return stems
 
 
 def find_model(model: Path | None, config: Path | None, checkpoint: Path | None) -> ModelFiles:
@@ -311,48 +311,6 @@ def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _write_report(
-    path: Path,
-    image_path: Path,
-    size_hw: tuple[int, ...],
-    phrases: Sequence[str],
-    result: Any,
-    description: Mapping[str, str],
-) -> None:
-    report = {
-        "image": str(image_path),
-        "height": size_hw[0],
-        "width": size_hw[1],
-        "phrases": list(phrases),
-        "labels": result.labels.tolist(),
-        "scores": [round(score, 5) for score in result.scores.tolist()],
-        "bboxes_xyxy": [[round(edge, 3) for edge in box] for box in result.bboxes.tolist()],
-        "model": dict(description),
-    }
-    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
-    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-
-
-def _draw(out: Path, stem: str, image: Any, phrases: Sequence[str], result: Any) -> None:
-    from lumen.visualization import draw_boxes, save_png
-
-    picture = draw_boxes(image, result.bboxes.numpy(), result.labels.tolist(), phrases, result.scores.tolist())
-    save_png(out / f"{stem}.png", picture)
-
-
-def _draw_heatmaps(out: Path, stem: str, image: Any, phrases: Sequence[str], heat: Any) -> None:
-    from lumen.visualization import draw_heatmap, save_png
-
-    for number, (phrase, values) in enumerate(zip(phrases, heat, strict=True), start=1):
-        save_png(out / f"{stem}_heat_{number}_{slug(phrase)}.png", draw_heatmap(image, values, phrase))
-
-
-def slug(phrase: str) -> str:
-    """Return a phrase as a part of a file name: letters, digits and hyphens, at most 40."""
-    words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in phrase.lower()).split()
-    return "-".join(words)[:40].rstrip("-") or "phrase"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lumen.errors import DataError
-from lumen.geometry import ImageFrame
+from lumen.geometry import ImageFrame, xywh_to_xyxy
 
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
@@ -86,6 +86,12 @@ def merge_masks(codes: Sequence[Rle], *, intersect: bool = False) -> Rle:
 def mask_area(code: Rle) -> int:
     """Return the number of pixels of an RLE."""
     return int(codec.area(_as_bytes(code)))
+
+
+def mask_boxes(codes: Sequence[Rle]) -> Float[Tensor, "n 4"]:
+    """Return the tightest box, xyxy, around each mask; one without pixels has the box 0, 0, 0, 0."""
+    boxes = codec.toBbox([_as_bytes(code) for code in codes]) if codes else np.zeros((0, 4))
+    return xywh_to_xyxy(torch.from_numpy(boxes).float().reshape(-1, 4))
 
 
 def masks_to_input(masks: Bool[Tensor, "n height width"], frame: ImageFrame) -> Bool[Tensor, "n rows cols"]:

@@ -183,24 +183,30 @@ class Lumen(BaseModel):
             for name, total in sums.items()
         }
 
-    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[PerceptionSample]:
+    def predict(
+        self, shared: SharedRepresentation, samples: Sequence[PerceptionSample], *, task: str | None = None
+    ) -> list[PerceptionSample]:
         """Answer every sample's prompts; boxes are written in original pixels.
+
+        Args:
+            shared: The representation of all pairs.
+            samples: The samples that it points to.
+            task: Task whose empty table a sample without prompts gets; that of the first decoder when left out.
 
         Raises:
             DataError: If one sample mixes tasks: their answers have different fields.
         """
+        empty_task = next(iter(self.decoders)) if task is None else task
         for sample in samples:
             tasks = sorted({prompt.task for prompt in sample.prompts})
             if len(tasks) > 1:
                 raise DataError(f"one sample is asked one task at a time when predicting, got {tasks}")
         self._check_tasks(samples)
-        for task, decoder in self.decoders.items():
-            own = self._own_pairs(shared, samples, task)
+        for name, decoder in self.decoders.items():
+            own = self._own_pairs(shared, samples, name)
             answers = decoder.predict(own, samples)
             for sample, answer in zip(samples, answers, strict=True):
-                is_asked = bool(sample.prompts) and sample.prompts[0].task == task
-                is_default = not sample.prompts and task == next(iter(self.decoders))
-                if is_asked or is_default:
+                if name == (sample.prompts[0].task if sample.prompts else empty_task):
                     _check_fields(decoder, answer)
                     sample.pred_instances = to_original(answer, sample)
         return list(samples)

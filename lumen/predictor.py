@@ -1,4 +1,4 @@
-"""``LumenPredictor``: an image once, phrases as often as you like, answers in original pixels."""
+"""``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,32 +8,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from mmengine import Config
+from jaxtyping import Float, UInt8
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
-from lumen.checkpoint import load_checkpoint, load_trained_state
-from lumen.config import read_config
-from lumen.data.image import PAD_VALUE, read_image, render_image, to_rgb
+from lumen.crops import check_boxes, crop_samples, pose_table
+from lumen.data.image import PAD_VALUE, as_rgb, render_image
+from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
+from lumen.data.keypoints import Skeleton
 from lumen.data.transforms import FrameImage
-from lumen.errors import CheckpointError, ConfigError, DataError, PromptError
-from lumen.geometry import ImageFrame
+from lumen.data.views import Views
+from lumen.errors import ConfigError, DataError, PromptError
+from lumen.geometry import ImageFrame, box_area
+from lumen.loading import load_trained
 from lumen.masks import maps_to_original
 from lumen.model import Lumen
-from lumen.paths import CHECKOUT
-from lumen.registry import MODELS, TRANSFORMS
-from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
+from lumen.questions import Question
+from lumen.structures import PerceptionSample, SharedRepresentation
 
-DEFAULT_THRESHOLD = 0.3
 _DTYPES = (torch.float32, torch.bfloat16)
+_FINDERS = ("detection", "segmentation")
+_ASKS_NOTHING = frozenset({"caption"})
 
 ImageLike = str | PathLike[str] | Image.Image | np.ndarray
 
 
 class LumenPredictor:
-    """Ask a trained model for phrases in images.
+    """Ask a trained model about images: phrases, sentences, keypoints, questions in words.
 
     ``set_image`` runs the vision tower once; each question then costs one pass over its phrases. Asking twice, asking
     in a batch, and asking a phrase twice give the same answers as asking once.
@@ -43,22 +45,24 @@ class LumenPredictor:
         input_hw: Height and width of the network input, as in training.
         mode: ``letterbox`` or ``stretch``, as in training.
         pad_value: Grey value beside the image, as in training.
+        views: How images and objects are seen, in place of the three before; made from them when left out.
         classes: Phrases to ask for where a question names none.
         device: Where to compute.
         dtype: ``torch.float32``, or ``torch.bfloat16`` for autocast; scores and boxes stay float32.
         description: What is known of the model, for reports.
 
     Raises:
-        ConfigError: If ``mode`` or ``dtype`` is no such value.
+        ConfigError: If ``mode`` or ``dtype`` is no such value, or neither ``input_hw`` nor ``views`` is given.
     """
 
     def __init__(
         self,
         model: Lumen,
         *,
-        input_hw: Sequence[int],
+        input_hw: Sequence[int] | None = None,
         mode: str = "letterbox",
         pad_value: int = PAD_VALUE,
+        views: Views | None = None,
         classes: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -66,13 +70,20 @@ class LumenPredictor:
     ) -> None:
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
+        if (input_hw is None) == (views is None):
+            raise ConfigError(f"give input_hw or views, got input_hw={input_hw} and views={views}")
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.dtype = dtype
         self.classes = None if classes is None else tuple(classes)
         self.description = dict(description or model.describe())
-        # The view without augmentation of the class that made the training images, so that they are framed alike.
-        self._framing = FrameImage(input_hw=input_hw, mode=mode, pad_value=pad_value)
+        # Views without augmentation of the classes that made the training images, so that they are framed alike.
+        self._views = views or Views(
+            FrameImage(input_hw=input_hw, mode=mode, pad_value=pad_value),
+            CropInstance(input_hw=input_hw, pad_value=pad_value),
+            AskKeypoints(),
+        )
+        self._image: np.ndarray | None = None
         self._frame: ImageFrame | None = None
         self._encoded: _Encoded | None = None
 
@@ -96,31 +107,24 @@ class LumenPredictor:
             dtype: bfloat16 on a GPU, float32 elsewhere, when left out.
 
         Raises:
-            ConfigError: The config cannot be read, or names no ``FrameImage``.
+            ConfigError: The config cannot be read, or names neither ``FrameImage`` nor ``CropInstance``.
             CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
         """
-        config = read_config(config_path, import_roots=[CHECKOUT])
-        framing = find_framing(config)
-        checkpoint = load_checkpoint(checkpoint_path)
-        model = _build_model(config)
-        load_trained_state(model, checkpoint)
+        trained = load_trained(config_path, checkpoint_path)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        known = {"config": str(config_path), "checkpoint": str(checkpoint_path)}
         return cls(
-            model,
-            input_hw=framing.input_hw,
-            mode=framing.mode,
-            pad_value=framing.pad_value,
+            trained.model,
+            views=trained.views,
             classes=classes,
             device=device,
             dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
-            description={**model.describe(), "iter": str(checkpoint["meta"].get("iter", "?")), **known},
+            description=trained.description,
         )
 
     @property
     def input_hw(self) -> tuple[int, int]:
         """Height and width of the network input."""
-        return self._framing.input_hw
+        return self._views.whole.input_hw
 
     def set_image(self, image: ImageLike) -> None:
         """Encode an image; the questions that follow are about it.
@@ -131,36 +135,107 @@ class LumenPredictor:
         Raises:
             DataError: The image cannot be read, or is no such array.
         """
-        frame, pixels = self._draw(_load(image))
-        with self._inference():
-            self._encoded = self._encode(pixels[None])
-        self._frame = frame
+        image = as_rgb(image)
+        frame, pixels = self._draw(image)
+        self._encoded = self._encode(pixels[None])
+        self._image, self._frame = image, frame
 
     def predict(
         self,
         phrases: Sequence[str] | None = None,
         *,
         task: str = "detection",
-        score_threshold: float | int = DEFAULT_THRESHOLD,
+        score_threshold: float | int | None = None,
     ) -> InstanceData:
         """Answer phrases about the image that was set.
 
         Args:
-            phrases: Any number of them; None for ``classes``.
+            phrases: Any number of them; None for ``classes``, and for no more than the picture where the task is
+                ``caption``.
             task: Task of the decoder that answers.
-            score_threshold: Answers with a lower score are left out.
+            score_threshold: Answers with a lower score are left out; a semantic mask's score is the phrase's presence.
+                None for the task's own: 0 for ``grounding`` and ``referring_segmentation``, whose decoder decides
+                which sentence has no target, 0.3 else. Counts and texts stay whatever it is.
 
         Returns:
-            One row per answer, best first, on the CPU: the task's ``TaskSpec.predictions``, boxes in original pixels.
-            ``labels`` is the index into ``phrases``, and ``phrases`` the text; ``prompt_index`` is left out.
+            One row per answer, on the CPU: the task's ``TaskSpec.predictions``, boxes and points in original pixels,
+            masks as a list of COCO run-length codes of the original image. ``labels`` is the index into ``phrases``,
+            and ``phrases`` the text; ``prompt_index`` is left out. Best first over all phrases; tasks that answer
+            phrase by phrase (sentences, semantic masks, counts, texts) in the order of ``phrases``.
 
         Raises:
             PromptError: A phrase is not acceptable, or no decoder knows the task.
             DataError: No image was set.
         """
         self._require_image()
-        question = _Question.of(self._phrases(phrases), task)
+        question = self._question(phrases, task)
         return self._answer(self._encoded, [self._frame], question, score_threshold)[0]
+
+    def pose(
+        self,
+        category: str,
+        keypoints: Sequence[str] | Skeleton,
+        boxes: Any = None,
+        *,
+        score_threshold: float | int | None = None,
+        batch_size: int = 16,
+    ) -> InstanceData:
+        """Find the keypoints of each object of a category in the image that was set.
+
+        Args:
+            category: What the objects are called.
+            keypoints: Names of the keypoints, or the skeleton that holds them.
+            boxes: xyxy in original pixels, (n, 4). When left out, the objects are found first, by detection or, where
+                there is none, by segmentation.
+            score_threshold: Found boxes with a lower score are left out; see ``predict``.
+            batch_size: Crops that are computed at once.
+
+        Returns:
+            One row per object, in the order of ``boxes`` or of the scores of the found boxes, on the CPU:
+            ``keypoints`` (n, k, 2) in original pixels and ``keypoint_scores`` (n, k) in the order of the names;
+            ``scores``, of keypoints and box together; ``bboxes`` and ``box_scores``, 1 for given boxes; ``labels``, all
+            0, and ``phrases``, the category. No rows where no keypoint is named.
+
+        Raises:
+            PromptError: A name is not acceptable, or the model has no decoder for poses, or none that finds objects.
+            DataError: No image was set, or a box is no box or lies outside of it.
+        """
+        self._require_image()
+        self._require_task("pose")
+        _require_batch(batch_size)
+        names = keypoints.names if isinstance(keypoints, Skeleton) else keypoints
+        Question.of(names, "pose")  # refuses what is no list of texts
+        question = Question.of(self._views.ask.phrases(names, category), "pose")
+        objects = self._find(category, score_threshold) if boxes is None else self._given(boxes)
+        objects = objects if question.phrases else objects[:0]
+        answers: list[InstanceData] = []
+        for at in range(0, len(objects), batch_size):
+            part = objects[slice(at, at + batch_size)]
+            samples, pixels = crop_samples(question, self._image, part, self._views.crop)
+            answers += self._decode(self._encode(pixels), samples, "pose")
+        return pose_table(answers, question, objects, category)
+
+    def answer(self, question: str) -> str:
+        """Answer a question about the image that was set, in words.
+
+        Raises:
+            PromptError: The question is not acceptable, or no decoder knows the task ``vqa``.
+            DataError: No image was set.
+        """
+        return self._say(Question.of([question], "vqa"))
+
+    def caption(self, instruction: str = "") -> str:
+        """Describe the image that was set; ``instruction`` stands in place of the usual one. Raises as ``answer``."""
+        return self._say(Question.of([instruction], "caption"))
+
+    def chat(self, history: Sequence[Sequence[str]], question: str) -> str:
+        """Answer the next question of a conversation about the image that was set. Raises as ``answer``.
+
+        Args:
+            history: The (question, answer) of each turn so far, the oldest first; it is not changed.
+            question: The next one.
+        """
+        return self._say(Question.turn(history, question))
 
     def heatmaps(
         self, phrases: Sequence[str] | None = None, *, task: str = "detection"
@@ -175,11 +250,13 @@ class LumenPredictor:
             task: Task that the wording names.
 
         Raises:
-            PromptError: A phrase is not acceptable, or no decoder knows the task.
+            PromptError: A phrase is not acceptable, no decoder knows the task, or it is answered in words.
             DataError: No image was set.
         """
         self._require_image()
-        question = _Question.of(self._phrases(phrases), task)
+        question = self._question(phrases, task)
+        if task in self.model.text_tasks:
+            raise PromptError(f"task {task!r} is answered in words and has no heatmap; ask for a location task's")
         with self._inference():
             shared = self._share(self._encoded, [question.sample(self._frame)])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
@@ -191,7 +268,7 @@ class LumenPredictor:
         phrases: Sequence[str] | None = None,
         *,
         task: str = "detection",
-        score_threshold: float | int = DEFAULT_THRESHOLD,
+        score_threshold: float | int | None = None,
         batch_size: int = 8,
     ) -> list[InstanceData]:
         """Answer the same phrases about many images; the image that was set stays.
@@ -206,38 +283,61 @@ class LumenPredictor:
         Returns:
             One table per image, as ``predict`` returns it.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        question = _Question.of(self._phrases(phrases), task)
-        drawn = [self._draw(_load(image)) for image in images]
+        _require_batch(batch_size)
+        question = self._question(phrases, task)
+        drawn = [self._draw(as_rgb(image)) for image in images]
         answers = []
         for at in range(0, len(drawn), batch_size):
             frames, pixels = zip(*drawn[at : at + batch_size], strict=True)
-            with self._inference():
-                encoded = self._encode(torch.stack(pixels))
-            answers += self._answer(encoded, frames, question, score_threshold)
+            answers += self._answer(self._encode(torch.stack(pixels)), frames, question, score_threshold)
         return answers
 
     def _answer(
-        self, encoded: "_Encoded", frames: Sequence[ImageFrame], question: "_Question", score_threshold: float | int
+        self, encoded: "_Encoded", frames: Sequence[ImageFrame], question: Question, score_threshold: float | int | None
     ) -> list[InstanceData]:
-        samples = [question.sample(frame) for frame in frames]
+        answers = self._decode(encoded, [question.sample(frame) for frame in frames], question.task)
+        return [question.table(answer, score_threshold) for answer in answers]
+
+    def _decode(self, encoded: "_Encoded", samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
         with self._inference():
-            samples = self.model.predict(self._share(encoded, samples), samples)
-        return [question.table(sample.pred_instances.cpu(), score_threshold) for sample in samples]
+            samples = self.model.predict(self._share(encoded, samples), samples, task=task)
+        return [sample.pred_instances.cpu() for sample in samples]
+
+    def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+        prompts, input_hw = [sample.prompts for sample in samples], encoded.images.shape[-2:]
+        features = self.model.lmm.ask(encoded.states, input_hw, prompts, extras=self.model.extras, predicting=True)
+        return self.model.align(self.model.add_images(features, encoded.images, samples))
 
     def _encode(self, pixels: Tensor) -> "_Encoded":
         images = pixels.to(self.device)
-        return _Encoded(images, self.model.lmm.encode_images(images))
+        with self._inference():
+            return _Encoded(images, self.model.lmm.encode_images(images))
 
-    def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
-        prompts = [sample.prompts for sample in samples]
-        features = self.model.lmm.ask(encoded.states, self.input_hw, prompts, extras=self.model.extras, predicting=True)
-        return self.model.align(self.model.add_images(features, encoded.images, samples))
+    def _say(self, question: Question) -> str:
+        self._require_image()
+        self._require_task(question.task)
+        return self._answer(self._encoded, [self._frame], question, None)[0].texts[0]
+
+    def _find(self, category: str, score_threshold: float | int | None) -> InstanceData:
+        """Return the boxes of a category with their scores, best first."""
+        finder = next((task for task in _FINDERS if task in self.model.decoders), None)
+        if finder is None:
+            raise PromptError(
+                f"no decoder of this model, {list(self.model.decoders)}, finds {category!r}; give boxes, such as those "
+                "that another model found"
+            )
+        found = self.predict([category], task=finder, score_threshold=score_threshold)
+        found = found[box_area(found.bboxes) > 0]
+        return InstanceData(bboxes=found.bboxes, scores=found.scores)
+
+    def _given(self, boxes: Any) -> InstanceData:
+        bboxes = check_boxes(boxes, self._image.shape[:2])
+        return InstanceData(bboxes=bboxes, scores=torch.ones(len(bboxes)))
 
     def _draw(self, image: np.ndarray) -> tuple[ImageFrame, Tensor]:
-        frame = self._framing.draw_frame(image.shape[:2])
-        drawn = render_image(image, frame, pad_value=self._framing.pad_value)
+        whole = self._views.whole
+        frame = whole.draw_frame(image.shape[:2])
+        drawn = render_image(image, frame, pad_value=whole.pad_value)
         return frame, torch.from_numpy(drawn).permute(2, 0, 1)
 
     @contextmanager
@@ -247,63 +347,23 @@ class LumenPredictor:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
             yield
 
-    def _phrases(self, phrases: Sequence[str] | None) -> tuple[str, ...]:
+    def _question(self, phrases: Sequence[str] | None, task: str) -> Question:
+        self._require_task(task)
+        if "prompt_index" not in self.model.decoders[task].spec.predictions:
+            raise PromptError(f"task {task!r} asks about objects one at a time: use pose(category, keypoints)")
+        if phrases is None and task in _ASKS_NOTHING:
+            return Question.of([""], task)
         if phrases is None and self.classes is None:
             raise PromptError("name the phrases to ask for, or give the predictor classes")
-        if isinstance(phrases, str):
-            raise PromptError(f"phrases must be a list of texts, got the text {phrases!r}; write [{phrases!r}]")
-        return self.classes if phrases is None else tuple(phrases)
+        return Question.of(self.classes if phrases is None else phrases, task)
+
+    def _require_task(self, task: str) -> None:
+        if task not in self.model.decoders:
+            raise PromptError(f"no decoder for task {task!r}; this model has {list(self.model.decoders)}")
 
     def _require_image(self) -> None:
         if self._frame is None:
             raise DataError("no image was set; call set_image(image) first, or predict_batch(images, phrases)")
-
-
-def find_framing(config: Config) -> FrameImage:
-    """Return the ``FrameImage`` of a config's test pipeline, or of its validation pipeline where it has no test.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    for name in ("test_dataloader", "val_dataloader"):
-        loader = config.get(name)
-        for step in loader["dataset"].get("pipeline", ()) if loader else ():
-            if isinstance(step, FrameImage):
-                return step
-            if isinstance(step, Mapping) and _is_framing(step["type"]):
-                return TRANSFORMS.build(step)
-    raise ConfigError(
-        f"{config.filename}: neither test_dataloader nor val_dataloader has FrameImage in its dataset's pipeline; add "
-        "it, or make LumenPredictor(model, input_hw=...) yourself"
-    )
-
-
-def _is_framing(kind: type | str) -> bool:
-    return kind is FrameImage or (isinstance(kind, str) and kind.rpartition(".")[2] == FrameImage.__name__)
-
-
-def _build_model(config: Config) -> Lumen:
-    try:
-        return MODELS.build(config.model)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
-            "Checkpoints hold what was trained only; put the base model where the config's name_or_path says"
-        ) from error
-
-
-def _load(image: ImageLike) -> np.ndarray:
-    """Return RGB bytes, by the same rules as the data sets."""
-    if isinstance(image, str | PathLike):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.array(to_rgb(image))
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image is a path, a PIL image or a uint8 RGB array (height, width, 3), got {came}")
-    if 0 in image.shape:
-        raise DataError(f"the image has no pixels: {image.shape}")
-    return image
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,39 +379,6 @@ class _Encoded:
     states: Any
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Phrases of one task; each wording is asked once, however often it is named.
-
-    Args:
-        phrases: As the caller named them.
-        prompts: One per wording.
-        unique_of: Prompt of each phrase.
-    """
-
-    phrases: tuple[str, ...]
-    prompts: tuple[Prompt, ...]
-    unique_of: Int[Tensor, " phrases"]
-
-    @classmethod
-    def of(cls, phrases: tuple[str, ...], task: str) -> "_Question":
-        position = {phrase: index for index, phrase in enumerate(dict.fromkeys(phrases))}
-        prompts = tuple(Prompt(text=phrase, task=task) for phrase in position)
-        return cls(phrases, prompts, torch.tensor([position[phrase] for phrase in phrases], dtype=torch.long))
-
-    def sample(self, frame: ImageFrame) -> PerceptionSample:
-        """Return a sample that asks this question about an image."""
-        return PerceptionSample(
-            metainfo={"prompts": self.prompts, "frame": frame, "ori_shape": frame.ori_hw, "img_shape": frame.input_hw}
-        )
-
-    def table(self, answer: InstanceData, score_threshold: float | int) -> InstanceData:
-        """Turn rows per wording into rows per phrase, best first; rows keep their order where scores are equal."""
-        is_asked = self.unique_of[:, None] == answer.prompt_index
-        phrase, row = (is_asked & (answer.scores >= score_threshold)).nonzero(as_tuple=True)
-        order = answer.scores[row].argsort(descending=True, stable=True)
-        phrase, rows = phrase[order], answer[row[order]]
-        table = InstanceData(**{key: value for key, value in rows.items() if key not in ("prompt_index", "labels")})
-        table.labels = phrase
-        table.phrases = [self.phrases[index] for index in phrase.tolist()]
-        return table
+def _require_batch(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")

@@ -1,4 +1,3 @@
-import inspect
 import json
 import os
 import subprocess
@@ -9,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from lumen import cli
-from lumen.cli import ModelFiles, find_model, list_images, predict_files, slug, split_inputs, unique_stems
+from lumen.cli import ModelFiles, find_model, list_images, make_request, split_inputs
 from lumen.errors import CheckpointError, ConfigError, DataError
-from lumen.predictor import DEFAULT_THRESHOLD, LumenPredictor
+from lumen.prompts import KNOWN_TASKS
+from lumen.reports import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,31 +40,6 @@ def _make_run(folder, *, best=False, pointer="iter_5.pth"):
     return folder
 
 
-def test_a_question_writes_pictures_and_json(folder, tiny_lumen, capsys):
-    predictor = LumenPredictor(tiny_lumen, input_hw=(64, 64))
-    failed = predict_files(predictor, [folder / "a.png"], ["star", "red ring"], folder / "out", threshold=0.0)
-    assert failed == 0
-    names = sorted(path.name for path in (folder / "out").iterdir())
-    assert names == ["a.json", "a.png", "a_heat_1_star.png", "a_heat_2_red-ring.png"]
-    report = json.loads((folder / "out" / "a.json").read_text())
-    assert (report["height"], report["width"]) == (40, 60)
-    assert report["phrases"] == ["star", "red ring"]
-    assert len(report["bboxes_xyxy"]) == len(report["scores"]) == len(report["labels"]) > 0
-    assert set(report["labels"]) <= {0, 1}
-    assert max(box[2] for box in report["bboxes_xyxy"]) <= 60
-    assert report["model"]["tasks"] == "detection"
-    assert "found" in capsys.readouterr().out
-
-
-def test_an_unreadable_file_is_reported_and_passed_over(folder, tiny_lumen, capsys):
-    (folder / "broken.png").write_bytes(b"not an image")
-    predictor = LumenPredictor(tiny_lumen, input_hw=(64, 64))
-    paths = [folder / "broken.png", folder / "a.png"]
-    assert predict_files(predictor, paths, ["star"], folder / "out", heatmaps=False) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.json", "a.png"]
-
-
 def test_files_come_first_then_phrases(folder):
     paths, phrases = split_inputs(["a.png", "photos/", "star", "red ring"])
     assert [str(path) for path in paths] == ["a.png", "photos/a.png", "photos/b.JPG"]
@@ -81,19 +57,6 @@ def test_a_missing_image_is_not_taken_for_a_phrase(folder):
 def test_a_folder_without_images_is_an_error(folder):
     with pytest.raises(DataError, match="holds no image"):
         list_images([folder / "star"])
-
-
-def test_equal_names_do_not_overwrite_each_other():
-    paths = [Path("x/a.png"), Path("y/a.png"), Path("a-2.jpg"), Path("b.png")]
-    assert unique_stems(paths) == ["a", "a-2", "a-2-2", "b"]
-
-
-@pytest.mark.parametrize(
-    ("phrase", "expected"),
-    [("Red Ring", "red-ring"), ("a/../b", "a-b"), ("\u661f", "phrase"), ("x" * 99, "x" * 40), ("a'b", "a-b")],
-)
-def test_a_phrase_becomes_part_of_a_file_name(phrase, expected):
-    assert slug(phrase) == expected
 
 
 def test_the_newest_run_is_taken(folder):
@@ -176,9 +139,50 @@ def test_predicting_imports_no_training_library(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_and_the_predictor_share_a_threshold():
-    for function in (predict_files, cli.predict):
-        assert inspect.signature(function).parameters["threshold"].default == DEFAULT_THRESHOLD
+def _request(phrases=(), task="detection", *, category=None, keypoints=None, skeleton_from=None):
+    return make_request(phrases, task, None, category, keypoints, skeleton_from)
+
+
+def test_options_become_a_request(folder):
+    assert _request(["star"]) == Request(("star",), "detection")
+    assert _request(["is it red?"], "vqa") == Request(("is it red?",), "vqa")
+    assert _request(task="caption") == Request(("",), "caption")
+    named = Request(("star",), "pose", None, ("top tip", "left tip"))
+    assert _request(task="pose", category="star", keypoints="top tip, left tip,") == named
+    categories = [{"id": 1, "name": "star", "keypoints": ["top tip", "left tip"], "skeleton": [[1, 2]]}]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (folder / "ann.json").write_text(json.dumps(content))
+    read = _request(task="pose", category="star", skeleton_from=folder / "ann.json")
+    assert read == Request(("star",), "pose", None, ("top tip", "left tip"), ((0, 1),))
+
+
+def test_options_that_do_not_fit_the_task_are_explained(folder):
+    with pytest.raises(ConfigError, match="belong to --task pose"):
+        _request(["star"], category="star")
+    for options in (
+        {"category": "star"},
+        {"keypoints": "tip"},
+        {"category": "star", "keypoints": "tip", "phrases": ["ring"]},
+        {"category": "star", "keypoints": "tip", "skeleton_from": Path("a.json")},
+    ):
+        with pytest.raises(ConfigError, match="pose takes --category"):
+            _request(task="pose", **options)
+    with pytest.raises(ConfigError, match="pose needs one category and its keypoints"):
+        _request(task="pose", category="star", keypoints=" , ")
+    with pytest.raises(ConfigError, match="at least one phrase"):
+        _request(task="vqa")
+    (folder / "ann.json").write_text(json.dumps({"images": [], "annotations": [], "categories": [{"name": "dog"}]}))
+    with pytest.raises(DataError, match="no category 'star'; known are"):
+        _request(task="pose", category="star", skeleton_from=folder / "ann.json")
+    with pytest.raises(DataError, match="needs a list of keypoint names"):
+        _request(task="pose", category="dog", skeleton_from=folder / "ann.json")
+
+
+def test_help_shows_an_example_per_task():
+    shown = CliRunner().invoke(cli.app, ["predict", "--help"], env={"COLUMNS": "200"}).output
+    missing = [wording.name for wording in KNOWN_TASKS if f"--task {wording.name}" not in shown]
+    assert missing == ["detection", "chat"], "the one needs no option, the other a history"
+    assert "lumen predict photo.jpg star 'red ring'" in shown
 
 
 def _check_data(*words):

@@ -12,13 +12,15 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: ("registry", "structures", "geometry", "errors", "paths"),
-    1: ("heatmap", "losses", "masks", "prompts", "attention", "checkpoint", "config", "feature_cache"),
-    2: ("lmm", "data", "metrics", "visualization"),
-    3: ("aligner",),
+    1: ("heatmap", "losses", "masks", "prompts", "attention", "checkpoint", "config", "feature_cache", "questions"),
+    2: ("lmm", "data", "metrics", "visualization", "exchange"),
+    3: ("aligner", "crops"),
     4: ("decoders",),
     5: ("model",),
-    6: ("engine", "predictor"),
-    7: ("cli",),  # the command asks the predictor
+    6: ("engine", "loading"),
+    7: ("predictor",),
+    8: ("reports",),  # what the predictor says, as files
+    9: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"mmdet", "mmcv"}

@@ -10,6 +10,7 @@ from lumen.masks import (
     encode_masks,
     maps_to_original,
     mask_area,
+    mask_boxes,
     masks_to_input,
     masks_to_original,
     merge_masks,
@@ -110,3 +111,10 @@ def test_codes_are_joined_and_cut_without_decoding():
     assert decode_masks([merge_masks(codes, intersect=True)], (4, 6))[0].equal(masks.all(0))
     assert [mask_area(code) for code in codes] == [8, 9]
     assert merge_masks(codes[:1]) == codes[0]
+
+
+def test_a_mask_has_a_tightest_box():
+    masks = torch.zeros(2, 6, 8, dtype=torch.bool)
+    masks[0, 2:4, 3:7] = True
+    assert mask_boxes(encode_masks(masks)).tolist() == [[3, 2, 7, 4], [0, 0, 0, 0]]
+    assert mask_boxes([]).shape == (0, 4)

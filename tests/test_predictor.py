@@ -6,12 +6,11 @@ from PIL import Image
 
 from lumen.aligner import DenseAligner
 from lumen.checkpoint import plain, save_checkpoint, trained_state
-from lumen.data.transforms import FrameImage
 from lumen.decoders.detection import DetectionDecoder
 from lumen.errors import CheckpointError, ConfigError, DataError, PromptError
 from lumen.lmm.hf import HFAdapter
 from lumen.model import Lumen
-from lumen.predictor import LumenPredictor, find_framing
+from lumen.predictor import LumenPredictor
 
 PHRASES = ("star", "red ring", "cat")
 
@@ -171,10 +170,12 @@ def test_wrong_use_is_explained(predictor):
         predictor.predict()
     with pytest.raises(PromptError, match="not empty"):
         predictor.predict([" "])
-    with pytest.raises(PromptError, match="no decoder for tasks"):
+    with pytest.raises(PromptError, match="no decoder for task"):
         predictor.predict(PHRASES, task="pose")
     with pytest.raises(ConfigError, match="batch_size"):
         predictor.predict_batch([_image()], PHRASES, batch_size=0)
+    with pytest.raises(ConfigError, match="input_hw or views"):
+        LumenPredictor(predictor.model)
     with pytest.raises(ConfigError, match="dtype must be"):
         LumenPredictor(predictor.model, input_hw=(64, 64), dtype=torch.float16)
 
@@ -223,17 +224,6 @@ def test_a_checkpoint_gives_the_model_that_was_saved(tmp_path, plain_lumen, tiny
     for predictor in (own, loaded):
         predictor.set_image(_image())
     _check_equal(loaded.predict(PHRASES, score_threshold=0.0), own.predict(PHRASES, score_threshold=0.0), tolerance=0)
-
-
-def test_a_config_without_framing_is_an_error(tmp_path):
-    (tmp_path / "a.py").write_text("test_dataloader = dict(dataset=dict(pipeline=[]))\n")
-    with pytest.raises(ConfigError, match="FrameImage"):
-        find_framing(Config.fromfile(tmp_path / "a.py"))
-
-
-def test_framing_of_a_built_pipeline_is_found():
-    step = FrameImage(input_hw=(32, 32))
-    assert find_framing(Config({"val_dataloader": {"dataset": {"pipeline": [step]}}})) is step
 
 
 def test_a_missing_base_model_is_explained(tmp_path, plain_lumen):

@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lumen.cli import ModelFiles, list_images, one_line_errors, predict_with, warn_about_namesake  # noqa: E402
+from lumen.reports import Output, Request  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/infer.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/best.pth \\
@@ -26,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", type=Path, nargs="+", help="images or folders of images")
     parser.add_argument("--phrases", nargs="+", required=True, help="what to look for")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for pictures and JSON (default: out)")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown (default: 0.3)")
+    parser.add_argument("--threshold", type=float, help="lowest score that is kept (default: the task's own)")
     parser.add_argument("--task", default="detection", help="task of the decoder that answers (default: detection)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--no-heatmaps", action="store_true", help="write no heatmap pictures")
@@ -41,12 +42,9 @@ def main() -> None:
         failed = predict_with(
             ModelFiles(args.config, args.checkpoint),
             list_images(args.images),
-            args.phrases,
-            args.out,
-            threshold=args.threshold,
-            task=args.task,
+            Request(tuple(args.phrases), args.task, args.threshold),
+            Output(args.out, heatmaps=not args.no_heatmaps),
             device=args.device,
-            heatmaps=not args.no_heatmaps,
         )
     sys.exit(2 if failed else 0)
 

@@ -62,6 +62,27 @@ def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
         raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
 
 
+def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarray:
+    """Return an image, given in any of these kinds, as RGB bytes, by the same rules as files are read.
+
+    Args:
+        image: Path, PIL image, or uint8 RGB array (height, width, 3).
+
+    Raises:
+        DataError: The image cannot be read, or is no such array.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.array(to_rgb(image))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"an image is a path, a PIL image or a uint8 RGB array (height, width, 3), got {came}")
+    if 0 in image.shape:
+        raise DataError(f"the image has no pixels: {image.shape}")
+    return image
+
+
 def check_inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
     """Raise DataError unless ``path``, with links followed, lies in ``root``."""
     real_root = os.path.join(os.path.realpath(root), "")

@@ -127,16 +127,20 @@ class AskKeypoints:
         in_view = ((points[:, :2] >= 0) & (points[:, :2] < torch.tensor([width, height]))).all(1)
         is_target = (points[:, 2] > 0) & in_view
         asked = self._choose(is_target)
-        category = results["classes"][results["box_label"]].replace("_", " ")
-        names = [results["keypoint_names"][place].replace("_", " ") for place in asked.tolist()]
+        names = [results["keypoint_names"][place] for place in asked.tolist()]
+        phrases = self.phrases(names, results["classes"][results["box_label"]])
         results["prompts"] = tuple(
-            Prompt(text=self.wording.format(keypoint=name, category=category), task="pose", label=place)
-            for name, place in zip(names, asked.tolist(), strict=True)
+            Prompt(text=phrase, task="pose", label=place) for phrase, place in zip(phrases, asked.tolist(), strict=True)
         )
         whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(asked), 4)
         results["gt_instances"] = _rows(is_target[asked], points[asked, :2].repeat(1, 2), asked)
         results["ignored_instances"] = _rows(~is_target[asked], whole, asked)
         return results
+
+    def phrases(self, names: Sequence[str], category: str) -> list[str]:
+        """Return the phrase of each keypoint of an object."""
+        spoken = category.replace("_", " ")
+        return [self.wording.format(keypoint=name.replace("_", " "), category=spoken) for name in names]
 
     def _choose(self, is_target: Bool[Tensor, " k"]) -> Int[Tensor, " asked"]:
         if self.num_prompts is None or self.num_prompts >= len(is_target):

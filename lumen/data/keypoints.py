@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,33 @@ from lumen.registry import DATASETS
 
 ANNOTATED = "annotated"
 _DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The keypoints of a category.
+
+    Args:
+        names: Names of the keypoints, in order.
+        bones: Pairs of places in ``names``.
+    """
+
+    names: tuple[str, ...]
+    bones: tuple[tuple[int, int], ...] = ()
+
+
+def read_skeleton(ann_file: str | os.PathLike[str], category: str) -> Skeleton:
+    """Return the keypoints that a COCO file names for one of its categories.
+
+    Raises:
+        DataError: The file is no COCO file, or lacks the category or its keypoints.
+    """
+    entries = [entry for entry in load_json(ann_file)["categories"] if isinstance(entry, dict)]
+    found = next((entry for entry in entries if entry.get("name") == category), None)
+    if found is None:
+        known = [entry.get("name") for entry in entries]
+        raise DataError(f"{ann_file}: there is no category {category!r}; known are {known}")
+    return Skeleton(*_skeleton(category, found.get("keypoints"), found.get("skeleton")))
 
 
 @DATASETS.register_module()
