@@ -24,6 +24,7 @@ from lumen.geometry import ImageFrame, box_area
 from lumen.loading import load_trained
 from lumen.masks import maps_to_original
 from lumen.model import Lumen
+from lumen.prompts import check_phrase
 from lumen.questions import Question
 from lumen.structures import PerceptionSample, SharedRepresentation
 
@@ -204,7 +205,8 @@ class LumenPredictor:
         self._require_task("pose")
         _require_batch(batch_size)
         names = keypoints.names if isinstance(keypoints, Skeleton) else keypoints
-        Question.of(names, "pose")  # refuses what is no list of texts
+        for name in (category, *Question.of(names, "pose").phrases):
+            check_phrase(name, ())  # an empty one would vanish in the wording
         question = Question.of(self._views.ask.phrases(names, category), "pose")
         objects = self._find(category, score_threshold) if boxes is None else self._given(boxes)
         objects = objects if question.phrases else objects[:0]

@@ -165,8 +165,11 @@ def test_wrong_use_is_explained(make_model, predictor):
         predictor.predict(["star"], task="pose")
     with pytest.raises(PromptError, match="must be a list of texts"):
         predictor.pose("star", "top tip", BOXES)
-    with pytest.raises(PromptError, match="not empty"):
-        predictor.pose("star", [3], BOXES)
+    with pytest.raises(PromptError, match="special tokens"):
+        predictor.pose("star", ["[LOC]"], BOXES)
+    for category, names in ((" ", NAMES), ("star", ["top tip", ""])):
+        with pytest.raises(PromptError, match="not empty"):
+            predictor.pose(category, names, BOXES)
     with pytest.raises(ConfigError, match="batch_size"):
         predictor.pose("star", NAMES, BOXES, batch_size=0)
     alone = LumenPredictor(make_model(PoseDecoder), input_hw=(64, 64))
