@@ -65,13 +65,7 @@ class Lumen(BaseModel):
         self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
         if len(self.decoders) != len(built):
             raise ConfigError(f"one decoder per task, got {[decoder.spec.name for decoder in built]}")
-        self.extras = frozenset().union(*(decoder.spec.extras for decoder in built))
-        self.text_tasks = frozenset(
-            decoder.spec.name
-            for decoder in built
-            if "texts" in decoder.spec.extras and self.lmm.is_text(decoder.spec.name)
-        )
-        self.loss_counts = self._name_counts()
+        self._note_decoders()
         self.loss_weights = dict(loss_weights or {})
         unknown = sorted(set(self.loss_weights) - set(self.loss_counts))
         if unknown:
@@ -81,6 +75,21 @@ class Lumen(BaseModel):
         if num_micro_batches > 1 and dist.get_world_size() > 1:
             raise ConfigError("num_micro_batches works in a single process; with several, lower batch_size instead")
         self.num_micro_batches = num_micro_batches
+
+    def add_decoder(self, decoder: Decoder) -> None:
+        """Add a task; the answers of the others stay as they are, to the last bit.
+
+        Args:
+            decoder: Built for this aligner's width; moved to the device of the model.
+
+        Raises:
+            ConfigError: The model has a decoder for this task, which would have to go first.
+        """
+        if decoder.spec.name in self.decoders:
+            raise ConfigError(f"the model has a decoder for {decoder.spec.name!r}: {list(self.decoders)}")
+        device = next(self.aligner.parameters()).device
+        self.decoders[decoder.spec.name] = decoder.to(device).train(self.training)
+        self._note_decoders()
 
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with; see ``HFAdapter.describe``."""
@@ -259,6 +268,15 @@ class Lumen(BaseModel):
         unknown = {prompt.task for sample in samples for prompt in sample.prompts} - set(self.decoders)
         if unknown:
             raise PromptError(f"no decoder for tasks {sorted(unknown)}; this model has {list(self.decoders)}")
+
+    def _note_decoders(self) -> None:
+        """Note what all decoders together need and give."""
+        specs = [decoder.spec for decoder in self.decoders.values()]
+        self.extras = frozenset().union(*(spec.extras for spec in specs))
+        self.text_tasks = frozenset(
+            spec.name for spec in specs if "texts" in spec.extras and self.lmm.is_text(spec.name)
+        )
+        self.loss_counts = self._name_counts()
 
     def _name_counts(self) -> dict[str, str]:
         """Return what each loss is divided by; the names of all losses that this model can give."""

@@ -1,6 +1,6 @@
 """``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -24,6 +24,7 @@ from lumen.geometry import ImageFrame, box_area
 from lumen.loading import load_trained
 from lumen.masks import maps_to_original
 from lumen.model import Lumen
+from lumen.pretrained import from_pretrained
 from lumen.prompts import check_phrase
 from lumen.questions import Question
 from lumen.structures import PerceptionSample, SharedRepresentation
@@ -112,14 +113,49 @@ class LumenPredictor:
             CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
         """
         trained = load_trained(config_path, checkpoint_path)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device, dtype = _where(device, dtype)
         return cls(
             trained.model,
             views=trained.views,
             classes=classes,
             device=device,
-            dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+            dtype=dtype,
             description=trained.description,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        types: Collection[type] = (),
+        base_model: str | PathLike[str] | None = None,
+        classes: Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "LumenPredictor":
+        """Open a folder that ``tools/export.py`` wrote; see ``lumen.pretrained.from_pretrained``.
+
+        Args:
+            folder: The folder.
+            types: Classes of plug-ins that may be built.
+            base_model: Where the base model lies, if not where the folder says.
+            classes: Those of the folder when left out.
+            device: See ``from_checkpoint``.
+            dtype: See ``from_checkpoint``.
+
+        Raises:
+            CheckpointError: The folder, or the base model that it builds on, cannot be loaded.
+        """
+        loaded = from_pretrained(folder, types=types, base_model=base_model)
+        device, dtype = _where(device, dtype)
+        return cls(
+            loaded.model,
+            views=loaded.views,
+            classes=loaded.classes if classes is None else classes,
+            device=device,
+            dtype=dtype,
+            description={**loaded.description, "folder": str(folder)},
         )
 
     @property
@@ -384,3 +420,8 @@ class _Encoded:
 def _require_batch(batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def _where(device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)

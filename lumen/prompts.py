@@ -4,7 +4,7 @@ A templated prompt has a *prefix*, which is the same for every phrase of an imag
 phrase. Only the suffix is computed once per phrase.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lumen.errors import PromptError
@@ -124,6 +124,25 @@ class Wordings:
         if task not in self._tasks:
             raise PromptError(f"unknown task {task!r}; known tasks are {sorted(self._tasks)}. Add a TaskWording for it")
         return self._tasks[task]
+
+    def __iter__(self) -> Iterator[TaskWording]:
+        return iter(self._tasks.values())
+
+    def with_task(self, task: TaskWording) -> "Wordings":
+        """Return these tasks and one more, which needs no new special token.
+
+        Raises:
+            PromptError: If its name is taken by another wording, or its routing token is none of these tasks'.
+        """
+        known = self._tasks.get(task.name)
+        if known not in (None, task):
+            raise PromptError(f"task {task.name!r} is known as {known}, which differs from {task}")
+        if not task.is_text and task.routing_token not in self.special_tokens:
+            raise PromptError(
+                f"task {task.name!r} ends in {task.routing_token!r}, which this model never learned; it has "
+                f"{self.special_tokens}"
+            )
+        return self if known else Wordings((*self, task))
 
     @property
     def special_tokens(self) -> list[str]:

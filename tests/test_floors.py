@@ -12,12 +12,15 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: ("registry", "structures", "geometry", "errors", "paths"),
-    1: ("heatmap", "losses", "masks", "prompts", "attention", "checkpoint", "config", "feature_cache", "questions"),
+    1: (
+        *("heatmap", "losses", "masks", "prompts", "attention", "questions"),
+        *("checkpoint", "config", "feature_cache", "model_card", "typed_json"),
+    ),
     2: ("lmm", "data", "metrics", "visualization", "exchange"),
     3: ("aligner", "crops"),
     4: ("decoders",),
     5: ("model",),
-    6: ("engine", "loading"),
+    6: ("engine", "loading", "pretrained"),
     7: ("predictor",),
     8: ("reports",),  # what the predictor says, as files
     9: ("cli",),

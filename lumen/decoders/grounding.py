@@ -32,7 +32,7 @@ class GroundingDecoder(Decoder):
         name="grounding",
         targets=frozenset({"bboxes"}),
         predictions=frozenset({"bboxes", "scores", "labels", "prompt_index"}),
-        headline="grounding/acc_50",
+        headline="grounding/accuracy",
         losses={"loss_box": "objects"},
     )
 

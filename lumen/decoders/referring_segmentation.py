@@ -36,7 +36,7 @@ class ReferringSegmentationDecoder(Decoder):
         name="referring_segmentation",
         targets=frozenset({"bboxes", "masks"}),
         predictions=frozenset({"bboxes", "scores", "labels", "prompt_index", "masks"}),
-        headline="refseg/cIoU",
+        headline="referring_segmentation/ciou",
         losses={"loss_box": "objects", "loss_mask": "objects", "loss_dice": "objects"},
     )
 

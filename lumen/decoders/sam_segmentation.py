@@ -88,7 +88,7 @@ class SamReferringDecoder(Decoder):
         name="referring_segmentation",
         targets=_TARGETS,
         predictions=_PREDICTIONS,
-        headline="refcoco/cIoU",
+        headline="referring_segmentation/ciou",
         losses={"loss_box": "objects"},
         extras=frozenset({"images"}),
     )

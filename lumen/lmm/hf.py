@@ -177,6 +177,18 @@ class HFAdapter(nn.Module):
         """How the LMM answered location prompts in its own words."""
         return self.writer.report
 
+    def wording_of(self, task: str) -> TaskWording:
+        """Return how a task is asked for and answered."""
+        return self.encoder.wordings[task]
+
+    def add_task(self, wording: TaskWording) -> None:
+        """Let a further task be asked for, in words that the model knows already.
+
+        Raises:
+            PromptError: See ``Wordings.with_task``.
+        """
+        self.encoder.wordings = self.encoder.wordings.with_task(wording)
+
     def is_text(self, task: str) -> bool:
         """Return whether a task is answered in words, so that its prompts give no pairs."""
         return self.encoder.wordings[task].is_text

@@ -19,6 +19,7 @@ TOOLS = (
     "browse_dataset.py",
     "inspect_misses.py",
     "list_decoders.py",
+    "export.py",
     "benchmarks/predict_startup.py",
     "benchmarks/coco_metric.py",
 )

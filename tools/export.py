@@ -1,0 +1,73 @@
+"""Write a checkpoint as a small folder to hand on: safetensors, json and a README.md; see ``lumen.pretrained``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/export.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes \\
+      --out exported/nano --card work_dirs/detection_nano_shapes/protocol_test.json
+  python tools/export.py CONFIG CHECKPOINT --out exported/masks --decoder segmentation
+"""
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--decoder", metavar="TASK", help="write the decoder of this task alone")
+    parser.add_argument("--stage", default="decoding", help="how that decoder was trained, for readers [%(default)s]")
+    parser.add_argument("--classes", nargs="+", help="phrases to ask for where a question names none")
+    parser.add_argument("--card", type=Path, help="protocol_test.json of an evaluation, for the figures")
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
+    """Build the model, load the checkpoint, write."""
+    config = load_tool_config(options, ROOT)
+    from mmengine.registry import DefaultScope
+
+    from lumen.checkpoint import find_checkpoint, load_checkpoint, load_trained_state
+    from lumen.data.annotations import parse_json
+    from lumen.errors import CheckpointError
+    from lumen.predictor import find_framing
+    from lumen.pretrained import decoder_config, save_decoder, save_pretrained
+    from lumen.registry import MODELS
+
+    path = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
+    if path is None:
+        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
+    checkpoint = load_checkpoint(path)
+    card = None if options.card is None else parse_json(options.card)
+    with DefaultScope.overwrite_default_scope("lumen"):
+        model = MODELS.build(config.model).eval()
+    names = load_trained_state(model, checkpoint)
+    if options.decoder is not None:
+        own = decoder_config(config.model, options.decoder)
+        save_decoder(model, options.decoder, options.out, config=own, stage=options.stage, card=card)
+    else:
+        about = {"iter": str(checkpoint["meta"].get("iter", "?")), "config": options.config.name}
+        save_pretrained(
+            model,
+            options.out,
+            config=config.model,
+            framing=find_framing(config),
+            names=names,
+            classes=options.classes,
+            description=about,
+            card=card,
+        )
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_options())
