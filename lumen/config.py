@@ -55,6 +55,13 @@ def refuse_other_kinds(path: Path) -> None:
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     if any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
         raise ConfigError(f"{path.name}: write `with read_base(): from ._base_.x import y` instead of a text _base_")
+    blocks = [node for block in tree.body if isinstance(block, ast.With) for node in block.body]
+    absolute = [node.module for node in blocks if isinstance(node, ast.ImportFrom) and node.level == 0]
+    if any((module or "").partition(".")[0] == "configs" for module in absolute):
+        raise ConfigError(
+            f"{path.name}: bases are found from the config's own folder: copy configs/_base_ beside it and write `with "
+            f"read_base(): from ._base_.x import y`, got {absolute}"
+        )
 
 
 def plugin_folder(path: Path) -> Path:

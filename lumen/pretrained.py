@@ -120,14 +120,7 @@ def from_pretrained(
     config = content["model"]
     if base_model is not None:
         config["lmm"]["name_or_path"] = str(base_model)
-    known = known_types(types)
-    try:
-        model = MODELS.build(config_from_json(config, known, "model"))
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model of {folder} cannot be read: {str(error).strip().splitlines()[0]} It holds what was "
-            "trained only; name the base model's folder by base_model"
-        ) from error
+    model = MODELS.build(config_from_json(config, known_types(types), "model"))
     said, here = content["description"], model.describe()
     _require_equal({key: said.get(key) for key in here}, here, f"{folder} does not fit its base model")
     load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": said}})

@@ -183,7 +183,8 @@ def targets_per_pair(
 
     Returns:
         The instances of every pair one after the other, with ``pair_index`` (n) added. Instances whose prompt is not
-        among the pairs are left out.
+        among the pairs are left out. A table without rows may lack all but ``bboxes``, ``labels``, ``prompt_index`` and
+        ``pair_index``: a batch may hold nothing but other tasks.
     """
     slots = torch.full(
         (len(samples), max((len(sample.prompts) for sample in samples), default=0) + 1), -1, dtype=torch.long

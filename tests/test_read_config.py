@@ -26,6 +26,7 @@ def test_a_config_finds_modules_beside_it_and_in_the_roots(tmp_path, monkeypatch
         ("a.py", "model = (", "never closed"),
         ("a.py", "_base_ = ['x.py']", "read_base"),
         ("a.py", "model = undefined", "not defined"),
+        ("a.py", "with read_base():\n    from configs._base_.nano import *", "copy configs/_base_ beside it"),
     ],
 )
 def test_what_is_no_pure_python_config_is_refused(tmp_path, name, text, complaint):

@@ -216,9 +216,11 @@ class AskClasses:
         every_wording: Ask all phrases of a class, each as its own prompt; otherwise one, the first or a random one.
         shuffle: Ask in random order, with random wording; otherwise in class order.
         max_absent: Upper bound on absent classes; ``None`` fills up to ``num_prompts``.
+        fields: Further fields of ``instances``, one number or row of numbers per object, that the targets of a task
+            need; they reach its decoder as tensors.
 
     Raises:
-        ConfigError: A class or phrase is empty, or ``wording`` names an unknown class.
+        ConfigError: A class or phrase is empty, ``wording`` names an unknown class, or ``instances`` lack a field.
     """
 
     def __init__(
@@ -230,6 +232,7 @@ class AskClasses:
         every_wording: bool = False,
         shuffle: bool = True,
         max_absent: int | None = None,
+        fields: Sequence[str] = (),
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -242,12 +245,18 @@ class AskClasses:
         self.every_wording = every_wording
         self.shuffle = shuffle
         self.max_absent = max_absent
+        self.fields = tuple(fields)
         self._checked_classes: tuple[str, ...] | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts and targets."""
         classes, instances = results["classes"], results["instances"]
         self._check(classes)
+        lacking = [name for name in self.fields if name not in instances]
+        if lacking:
+            raise ConfigError(
+                f"instances have no {lacking}; the data set gives {sorted(instances)}. Add them in its load_data_list"
+            )
         labels, is_ignored = instances["labels"], instances["is_ignored"]
         asked = self._choose(labels, is_ignored, len(classes), results.get("absent_labels"))
         prompts = [
@@ -258,8 +267,8 @@ class AskClasses:
         prompt_labels = np.array([prompt.label for prompt in prompts], dtype=np.int64)
         is_answer = prompt_labels[:, None] == labels[None]
         results["prompts"] = tuple(prompts)
-        results["gt_instances"] = _rows(is_answer & ~is_ignored, instances)
-        results["ignored_instances"] = _rows(is_answer & is_ignored, instances)
+        results["gt_instances"] = _rows(is_answer & ~is_ignored, instances, self.fields)
+        results["ignored_instances"] = _rows(is_answer & is_ignored, instances, self.fields)
         return results
 
     def _choose(
@@ -333,7 +342,7 @@ def _frame_instances(instances: dict[str, Any], frame: ImageFrame, min_visible: 
     return instances
 
 
-def _rows(is_answer: np.ndarray, instances: dict[str, Any]) -> dict[str, Tensor]:
+def _rows(is_answer: np.ndarray, instances: dict[str, Any], fields: Sequence[str]) -> dict[str, Tensor]:
     """Return a row per true (prompt, object) of ``is_answer``, ordered by prompt."""
     prompt_index, objects = np.nonzero(is_answer)
     rows = {
@@ -343,4 +352,4 @@ def _rows(is_answer: np.ndarray, instances: dict[str, Any]) -> dict[str, Tensor]
     }
     if "masks" in instances:
         rows["masks"] = instances["masks"][torch.from_numpy(objects)]
-    return rows
+    return rows | {name: torch.from_numpy(np.asarray(instances[name])[objects]) for name in fields}

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import SOURCES, FeatureSource
@@ -67,6 +67,7 @@ class HFAdapter(nn.Module):
 
     Raises:
         ConfigError: If the family is unknown or an option has no such value.
+        CheckpointError: If there is no model of that name.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class HFAdapter(nn.Module):
         if answer_mode == "generated" and not template_named(template).has_answer:
             raise ConfigError(f"template {template!r} has no answer to generate: use 'paper', or answer_mode='forced'")
         path = find_path(name_or_path)
-        config = AutoConfig.from_pretrained(path, attn_implementation=attention)
+        config = _read_config(path, attention)
         self.name_or_path = name_or_path
         self.family = family_of(config)
         self.layers = (LAST, query_layer, feature_layer)
@@ -454,6 +455,16 @@ class HFAdapter(nn.Module):
         asked = (targets != IGNORE).nonzero(as_tuple=True)
         logits = self.lmm.get_output_embeddings()(states[asked]).float()
         return functional.cross_entropy(logits, targets[asked], reduction="sum")
+
+
+def _read_config(path: str, attention: str | None) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, attn_implementation=attention)
+    except OSError as error:
+        raise CheckpointError(
+            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it where name_or_path "
+            "says, or change name_or_path; data/nano is made by tools/make_nano.py"
+        ) from error
 
 
 def _check_choices(options: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from mmengine.evaluator import BaseMetric
 from mmengine.structures import InstanceData
@@ -62,15 +61,18 @@ class PointingAccuracy(BaseMetric):
         for sample in data_samples:
             targets, found = sample["gt_instances"], sample["pred_instances"]
             boxes = sample["frame"].boxes_to_original(targets["bboxes"]).cpu()
+            hits = []
             for prompt in targets["prompt_index"].unique().tolist():
                 own, asked = found["prompt_index"] == prompt, (targets["prompt_index"] == prompt).cpu()
                 if not own.any():
-                    self.results.append(False)
+                    hits.append(False)
                     continue
                 point = found["points"][own][found["scores"][own].argmax()].cpu()
                 inside = (point >= boxes[asked, :2]) & (point <= boxes[asked, 2:])
-                self.results.append(bool(inside.all(1).any()))
+                hits.append(bool(inside.all(1).any()))
+            self.results.append(hits)  # one entry per sample: MMEngine drops what goes beyond the number of samples
 
-    def compute_metrics(self, results: list[bool]) -> dict[str, float]:
+    def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:
         """Return the share, 0 when nothing was asked."""
-        return {"accuracy": float(torch.tensor(results, dtype=torch.float32).mean()) if results else 0.0}
+        hits = [hit for own in results for hit in own]
+        return {"accuracy": sum(hits) / len(hits) if hits else 0.0}

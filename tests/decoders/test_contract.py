@@ -49,8 +49,15 @@ def make_case(decoder, image_index=(), prompt_index=(), boxes=(), box_prompt=())
     shared = dataclasses.replace(shared, extras={"images": make_images(2)})
     if "texts" in decoder.spec.extras:
         shared = dataclasses.replace(shared, extras={"texts": [["a text"] * len(image_index), []]})
-    first = with_masks(make_sample(prompts_of(decoder, len(image_index)), boxes, box_prompt))
-    return shared, [first, with_masks(make_sample())]
+    samples = [make_sample(prompts_of(decoder, len(image_index)), boxes, box_prompt), make_sample()]
+    return shared, [with_further(with_masks(sample), decoder) for sample in samples]
+
+
+def with_further(sample, decoder):
+    """Add what a plug-in's own data set gives: one class index per object."""
+    for name in sorted(decoder.spec.targets - set(sample.gt_instances.keys())):
+        sample.gt_instances[name] = torch.zeros(len(sample.gt_instances), dtype=torch.long)
+    return sample
 
 
 CASES = {
@@ -102,8 +109,8 @@ def test_predictions_are_one_table_per_sample_with_the_fields_of_the_spec(decode
     assert len(answers[1]) == 0
 
 
-def test_a_project_is_among_the_decoders():
-    assert "PointingDecoder" in [kind.__name__ for kind in ALL]
+def test_projects_are_among_the_decoders():
+    assert {"PointingDecoder", "ColourNamingDecoder"} <= {kind.__name__ for kind in ALL}
 
 
 def test_the_spec_can_be_printed_and_trusted(decoder):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, make_sample
+from mmengine.structures import InstanceData
 
 from lumen.engine.config import load_config
 from lumen.lmm.nano import make_nano
@@ -82,6 +83,19 @@ def test_a_decoder_from_another_folder_trains_evaluates_and_reloads(plugin):
 
 def test_a_decoder_is_found_by_its_registered_name(plugin):
     assert "pointing/accuracy" in run("train.py", "by_name.py", cwd=plugin)
+
+
+def test_the_pointing_game_counts_every_phrase_of_every_image(plugin):
+    """Two phrases in one image: MMEngine keeps one entry per image, so both must be in it."""
+    sys.path.append(str(plugin))
+    from elsewhere import ElsewhereAccuracy
+
+    sample = make_sample(["star", "ring"], [[0, 0, 10, 10], [20, 0, 30, 10]], [0, 1])
+    points, prompt_index = torch.tensor([[5.0, 5], [5, 5]]), torch.tensor([0, 1])
+    sample.pred_instances = InstanceData(points=points, scores=torch.ones(2), prompt_index=prompt_index)
+    metric = ElsewhereAccuracy()
+    metric.process(None, [sample.to_dict()])
+    assert metric.evaluate(1) == {"pointing/accuracy": 0.5}
 
 
 def test_the_example_config_names_only_what_exists():
