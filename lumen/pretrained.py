@@ -248,6 +248,8 @@ def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[s
     content = {"format": FORMAT, "lumen_version": __version__, "digest": digest_tensors(tensors), **content}
     (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (temporary / "README.md").write_text(readme, encoding="utf-8")
+    # safetensors makes files for their owner alone; these are to be handed on.
+    (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
     os.replace(temporary, folder)
     return folder
 
