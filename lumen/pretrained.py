@@ -20,7 +20,9 @@ from torch import Tensor
 
 from lumen import __version__
 from lumen.checkpoint import absent_names, load_trained_state, trained_state
+from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.transforms import FrameImage
+from lumen.data.views import Views
 from lumen.decoders.base import Decoder
 from lumen.errors import CheckpointError, ConfigError
 from lumen.feature_cache import digest_tensors
@@ -36,7 +38,7 @@ MODEL, DECODER = "model", "decoder"
 _TEMPORARY = ".tmp-"
 _SKETCH = 1024
 _KEYS = {
-    MODEL: ("model", "absent", "framing", "classes", "description"),
+    MODEL: ("model", "absent", "views", "classes", "description"),
     DECODER: ("decoder", "task", "stage", "fits"),
 }
 
@@ -47,13 +49,13 @@ class Pretrained:
 
     Args:
         model: With its weights, in evaluation mode, on the CPU.
-        framing: The plain view: where an image lies in the network input.
+        views: How it sees images and objects.
         classes: Phrases to ask for where a question names none.
         description: What the model says of itself, and what was written with it.
     """
 
     model: Lumen
-    framing: FrameImage
+    views: Views
     classes: tuple[str, ...] | None
     description: dict[str, str]
 
@@ -63,7 +65,7 @@ def save_pretrained(
     folder: Path | str,
     *,
     config: Mapping[str, Any],
-    framing: FrameImage,
+    views: Views,
     names: Collection[str] | None = None,
     classes: Sequence[str] | None = None,
     description: Mapping[str, str] | None = None,
@@ -75,7 +77,7 @@ def save_pretrained(
         model: The model.
         folder: Where to write; it must not exist, or be empty.
         config: What the model was built from, as in ``config.model``.
-        framing: The view of the test pipeline; see ``lumen.predictor.find_framing``.
+        views: How it sees images and objects; see ``lumen.data.views.find_views``.
         names: Names of ``state_dict`` to write; what ``lumen.checkpoint.trained_state`` chooses when left out. Of a
             checkpoint that was loaded, its names: what is trainable may not be known any more.
         classes: Phrases to ask for where a question names none.
@@ -93,7 +95,7 @@ def save_pretrained(
     content = {
         "model": config_to_json(config, "model"),
         "absent": absent_names(model, state),
-        "framing": {"input_hw": list(framing.input_hw), "mode": framing.mode, "pad_value": framing.pad_value},
+        "views": _views_to_json(views),
         "classes": None if classes is None else list(classes),
         "description": {**model.describe(), **(description or {})},
     }
@@ -125,7 +127,7 @@ def from_pretrained(
     _require_equal({key: said.get(key) for key in here}, here, f"{folder} does not fit its base model")
     load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": said}})
     classes = None if content["classes"] is None else tuple(content["classes"])
-    return Pretrained(model.eval(), FrameImage(**content["framing"]), classes, dict(said))
+    return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(said))
 
 
 def save_decoder(
@@ -222,6 +224,19 @@ def decoder_config(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     if task not in kinds:
         raise ConfigError(f"the config has no decoder for {task!r}; it has {list(kinds)}")
     return kinds[task]
+
+
+def _views_to_json(views: Views) -> dict[str, dict[str, Any]]:
+    whole, crop = views.whole, views.crop
+    return {
+        "whole": {"input_hw": list(whole.input_hw), "mode": whole.mode, "pad_value": whole.pad_value},
+        "crop": {"input_hw": list(crop.input_hw), "padding": crop.padding, "pad_value": crop.pad_value},
+        "ask": {"wording": views.ask.wording},
+    }
+
+
+def _views_from_json(node: Mapping[str, Mapping[str, Any]]) -> Views:
+    return Views(FrameImage(**node["whole"]), CropInstance(**node["crop"]), AskKeypoints(**node["ask"]))
 
 
 def _sketch(tensor: Tensor) -> Tensor:

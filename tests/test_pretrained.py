@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from lumen.aligner import DenseAligner
+from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.transforms import FrameImage
+from lumen.data.views import Views
 from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
@@ -25,7 +27,11 @@ from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings
 from lumen.registry import MODELS
 from lumen.structures import TaskSpec
 
-FRAMING = FrameImage(input_hw=(64, 64), mode="stretch", pad_value=7)
+VIEWS = Views(
+    FrameImage(input_hw=(64, 64), mode="stretch", pad_value=7),
+    CropInstance(input_hw=(32, 64), padding=1.5),
+    AskKeypoints(wording="{keypoint} here"),
+)
 PHRASES = ["star", "red ring"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
 MASKS = {"type": SegmentationDecoder, "num_maps": 4}
@@ -107,16 +113,16 @@ def truncate(path):
 def test_a_whole_model_answers_alike_after_the_round_trip(tiny_nano, tmp_path):
     config = config_of(tiny_nano, MASKS)
     model = build(config)
-    save_pretrained(
-        model, tmp_path / "out", config=config, framing=FRAMING, classes=["star"], description={"iter": "5"}
-    )
+    save_pretrained(model, tmp_path / "out", config=config, views=VIEWS, classes=["star"], description={"iter": "5"})
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["README.md", "model.json", "model.safetensors"]
     predictor = LumenPredictor.from_pretrained(tmp_path / "out", device="cpu")
     assert predictor.input_hw == (64, 64) and predictor.classes == ("star",)
     assert predictor.description["iter"] == "5"
     loaded = from_pretrained(tmp_path / "out")
-    assert (loaded.framing.mode, loaded.framing.pad_value) == ("stretch", 7)
+    assert (loaded.views.whole.mode, loaded.views.whole.pad_value) == ("stretch", 7)
+    assert (loaded.views.crop.input_hw, loaded.views.crop.padding) == ((32, 64), 1.5)
+    assert loaded.views.ask.wording == "{keypoint} here"
     for task in ("detection", "segmentation"):
         check_equal(ask(model, task), ask(loaded.model, task))
 
@@ -125,7 +131,7 @@ def test_a_whole_model_holds_only_what_differs_from_the_base(tiny_nano, tmp_path
     config = config_of(tiny_nano)
     model = build(config)
     model.lmm.requires_grad_(False)
-    save_pretrained(model, tmp_path / "out", config=config, framing=FRAMING)
+    save_pretrained(model, tmp_path / "out", config=config, views=VIEWS)
     content = json.loads((tmp_path / "out" / "model.json").read_text())
     assert any(name.startswith("lmm.") for name in content["absent"])
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 10**6
@@ -137,7 +143,7 @@ def test_a_whole_model_holds_only_what_differs_from_the_base(tiny_nano, tmp_path
 
 def test_a_moved_base_model_is_named_by_the_caller(tiny_nano, tmp_path):
     config = config_of(tiny_nano)
-    save_pretrained(build(config), tmp_path / "out", config=config, framing=FRAMING)
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
     edit(tmp_path / "out" / "model.json", lambda c: c["model"]["lmm"].update(name_or_path=str(tmp_path / "gone")))
     with pytest.raises(CheckpointError, match=r"base model .*gone.* cannot be read"):
         from_pretrained(tmp_path / "out")
@@ -192,7 +198,7 @@ def test_another_way_of_asking_is_refused(tiny_nano, saved, option, complaint):
 
 def test_another_base_of_a_whole_model_is_refused(tiny_nano, tmp_path):
     config = config_of(tiny_nano)
-    save_pretrained(build(config), tmp_path / "out", config=config, framing=FRAMING)
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
     edit(tmp_path / "out" / "model.json", lambda c: c["description"].update(base_model="llava/clip"))
     with pytest.raises(CheckpointError, match="base_model: llava/clip there, llava/lumen_nano_vision here"):
         from_pretrained(tmp_path / "out")
@@ -200,7 +206,7 @@ def test_another_base_of_a_whole_model_is_refused(tiny_nano, tmp_path):
 
 def test_a_base_of_another_size_is_refused(tiny_nano, tmp_path):
     config = config_of(tiny_nano)
-    save_pretrained(build(config), tmp_path / "out", config=config, framing=FRAMING)
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
     with pytest.raises(CheckpointError, match="other shape"):
         from_pretrained(tmp_path / "out", base_model=make_nano(tmp_path / "larger"))
 
@@ -235,7 +241,7 @@ def test_an_unknown_type_is_refused_and_nothing_is_imported(saved, without_masks
 def test_a_stranger_is_built_only_when_the_caller_names_it(tiny_nano, tmp_path):
     wording = {"name": "stranger", "answer_format": "points", "routing_token": "[DET]"}
     config = config_of(tiny_nano, {"type": StrangerDecoder}, tasks=[wording])
-    save_pretrained(build(config), tmp_path / "out", config=config, framing=FRAMING)
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
     with pytest.raises(CheckpointError, match="StrangerDecoder', which is not registered"):
         from_pretrained(tmp_path / "out")
     assert list(from_pretrained(tmp_path / "out", types=[StrangerDecoder]).model.decoders) == ["detection", "stranger"]

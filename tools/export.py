@@ -38,8 +38,8 @@ def main(options: argparse.Namespace) -> None:
 
     from lumen.checkpoint import find_checkpoint, load_checkpoint, load_trained_state
     from lumen.data.annotations import parse_json
+    from lumen.data.views import find_views
     from lumen.errors import CheckpointError
-    from lumen.predictor import find_framing
     from lumen.pretrained import decoder_config, save_decoder, save_pretrained
     from lumen.registry import MODELS
 
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
             model,
             options.out,
             config=config.model,
-            framing=find_framing(config),
+            views=find_views(config),
             names=names,
             classes=options.classes,
             description=about,
