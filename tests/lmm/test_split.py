@@ -108,7 +108,8 @@ def test_split_rows_equal_masked_ones_in_states_losses_and_gradients(make_adapte
         features = adapter(images, prompts)
         total = features.query.square().sum() + sum(features.text_losses.values())
         gradients = torch.autograd.grad(total, list(adapter.parameters()), allow_unused=True)
-        found.append([features.query, *features.text_losses.values(), *(one for one in gradients if one is not None)])
+        values = [features.query, *features.text_losses.values(), *(one for one in gradients if one is not None)]
+        found.append([value.detach() for value in values])
     assert len(found[0]) == len(found[1])
     assert max(relative_difference(one, other) for one, other in zip(*found, strict=True)) <= 1e-4
     assert relative_difference(found[0][0], found[1][0]) <= 1e-5
