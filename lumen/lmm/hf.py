@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence, Set
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
@@ -15,10 +15,11 @@ from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import SOURCES, FeatureSource
-from lumen.lmm.packing import IGNORE, PackedRows, Suffix, pack_rows
+from lumen.lmm.packing import PackedRows, Suffix, pack_rows
 from lumen.lmm.parts import Part, PrefixMemory, Reader
 from lumen.lmm.passes import LAST, Reading
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
+from lumen.lmm.readout import add_up, answer_loss, recall_loss, span_mean
 from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
@@ -87,7 +88,7 @@ class HFAdapter(nn.Module):
         attention: str | None = None,
         packing: str = "packed",
         max_suffix_tokens: int = 2048,
-        max_pass_tokens: int = 65536,
+        max_pass_tokens: int = 16384,
         answer_mode: str = "forced",
         max_new_tokens: int = 64,
     ) -> None:
@@ -277,9 +278,9 @@ class HFAdapter(nn.Module):
         free = self._pack(self.text.prefix(image_text), questions, token_hw)
         losses, lent = [], None
         if len(free[0].row_image):
-            parts = list(self._reader.read(*free, encoded))
-            losses += [{"loss_text": self._answer_loss(part.rows, part.states[0])} for part in parts]
-            lent = parts[-1].states
+            for part in self._reader.read(*free, encoded):
+                losses.append({"loss_text": answer_loss(self.lmm, part.rows, part.states[0])})
+                lent = part.states
         queries, numbers, prefixes = [], [], []
         for part in self._reader.read(*pairs, encoded, memory=memory, lent=lent):
             query, own = self._read_pairs(part, [flat[pair] for pair in part.pairs.tolist()], predicting)
@@ -289,7 +290,7 @@ class HFAdapter(nn.Module):
             losses.append(own)
             lent = part.states
         if not predicting and "texts" in extras and not len(free[0].row_image):
-            losses.append({"loss_text": self._answer_loss(free[0], lent[0][:0])})
+            losses.append({"loss_text": answer_loss(self.lmm, free[0], lent[0][:0])})
         sizes = torch.tensor([len(own) for own in located], dtype=torch.long)
         prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
         texts = {}
@@ -307,7 +308,7 @@ class HFAdapter(nn.Module):
             stride=input_hw[0] // grid.shape[2],
             image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
             prompt_index=prompt_index.to(device),
-            text_losses=_add_up(losses),
+            text_losses=add_up(losses),
             extras=texts,
         )
 
@@ -416,9 +417,13 @@ class HFAdapter(nn.Module):
         at_loc = starts + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long, device=device)
         query = query_states[row, at_loc - int(self.position == "before_loc")]
         spans = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long, device=device).view(-1, 2)
-        losses = {} if predicting else self._text_losses(part.rows, states, query, starts, spans)
+        losses = {}
+        if not predicting and self.encoder.template.has_answer:
+            losses["loss_answer"] = answer_loss(self.lmm, part.rows, states)
+        if not predicting and self.recall and torch.is_grad_enabled():
+            losses["loss_recall"] = recall_loss(self.lmm, part.rows, query, starts[:, None] + spans)
         if self.add_phrase_state:
-            query = query + _span_mean(query_states, row, starts[:, None] + spans)
+            query = query + span_mean(query_states, row, starts[:, None] + spans)
         return query, losses
 
     def _fall_back_unless_it_fits(self, length: int) -> None:
@@ -431,44 +436,11 @@ class HFAdapter(nn.Module):
             )
             self.packing = "separate"
 
-    def _text_losses(
-        self,
-        rows: PackedRows,
-        states: Float[Tensor, "rows length dim"],
-        query: Float[Tensor, "pairs dim"],
-        starts: Int[Tensor, " pairs"],
-        spans: Int[Tensor, "pairs 2"],
-    ) -> dict[str, Tensor]:
-        """Return sums: cross-entropy of the answers, and of the phrase's tokens given the ``[LOC]`` state."""
-        losses = {}
-        if self.encoder.template.has_answer:
-            losses["loss_answer"] = self._answer_loss(rows, states)
-        if self.recall and torch.is_grad_enabled():
-            columns = starts[:, None] + spans
-            at = torch.arange(rows.input_ids.shape[1], device=states.device)
-            inside = (at >= columns[:, :1]) & (at < columns[:, 1:])
-            share = inside / inside.sum(1, keepdim=True).clamp(min=1)
-            tokens = rows.input_ids.to(states.device)[rows.pair_row.to(states.device)]
-            picked = self.lmm.get_output_embeddings()(query).float().log_softmax(-1).gather(1, tokens)
-            losses["loss_recall"] = -(picked * share).sum()
-        return losses
-
-    def _answer_loss(self, rows: PackedRows, states: Float[Tensor, "rows length dim"]) -> Float[Tensor, ""]:
-        targets = rows.answer_targets.to(states.device)
-        asked = (targets != IGNORE).nonzero(as_tuple=True)
-        logits = self.lmm.get_output_embeddings()(states[asked]).float()
-        return functional.cross_entropy(logits, targets[asked], reduction="sum")
-
 
 def _check_choices(options: Mapping[str, str]) -> None:
     for name, value in options.items():
         if value not in _CHOICES[name]:
             raise ConfigError(f"{name} must be one of {_CHOICES[name]}, got {value!r}")
-
-
-def _add_up(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    names = dict.fromkeys(itertools.chain.from_iterable(losses))
-    return {name: sum(own[name] for own in losses if name in own) for name in names}
 
 
 def _check_layers(layers: Sequence[int], count: int) -> None:
@@ -481,14 +453,3 @@ def _check_layers(layers: Sequence[int], count: int) -> None:
 
 def _wording(task: TaskWording | Mapping[str, str | bool]) -> TaskWording:
     return task if isinstance(task, TaskWording) else TaskWording(**task)
-
-
-def _span_mean(
-    states: Float[Tensor, "rows length dim"], row: Int[Tensor, " pairs"], columns: Int[Tensor, "pairs 2"]
-) -> Float[Tensor, "pairs dim"]:
-    """Mean state of the columns [start, end) of each pair's row, without copying a row per pair."""
-    length = int((columns[:, 1] - columns[:, 0]).max()) if len(columns) else 0
-    at = columns[:, :1] + torch.arange(length, device=states.device)
-    inside = at < columns[:, 1:]
-    picked = states[row[:, None], at.clamp(max=states.shape[1] - 1)] * inside[..., None]
-    return picked.sum(1) / inside.sum(1, keepdim=True).clamp(min=1)

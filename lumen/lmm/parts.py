@@ -144,9 +144,9 @@ class Reader:
         if lent is None and torch.is_grad_enabled():
             lent = self._part(prefix_row(reading.prefix), slice(0, 1), reading, encoded).states
         if lent is None:
-            width, like = self.lmm.config.text_config.hidden_size, self.lmm
-            lent = [torch.zeros(0, len(reading.prefix), width, dtype=like.dtype, device=like.device)]
-            lent *= len(reading.layers)
+            width = self.lmm.config.text_config.hidden_size
+            blank = torch.zeros(0, len(reading.prefix), width, dtype=self.lmm.dtype, device=self.lmm.device)
+            lent = [blank] * len(reading.layers)
         none = [one[:0] for one in lent]
         return Part(rows, torch.zeros(0, dtype=torch.long), none, none[-1] if reading.wants_prefix else None)
 
