@@ -16,13 +16,13 @@ from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import SOURCES, FeatureSource
 from lumen.lmm.packing import PackedRows, Suffix, pack_rows
-from lumen.lmm.parts import Part, PrefixMemory, Reader
+from lumen.lmm.parts import Part, PrefixMemory, Reader, add_up
 from lumen.lmm.passes import LAST, Reading
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
-from lumen.lmm.readout import add_up, answer_loss, recall_loss, span_mean
 from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
+from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
@@ -276,10 +276,10 @@ class HFAdapter(nn.Module):
         pairs = self._pack(self.encoder.prefix(image_text), suffixes, token_hw, every_image=every_image)
         questions = [] if predicting else self.text.suffixes(prompts)
         free = self._pack(self.text.prefix(image_text), questions, token_hw)
-        losses, lent = [], None
+        losses, lent, head = [], None, self.lmm.get_output_embeddings()
         if len(free[0].row_image):
             for part in self._reader.read(*free, encoded):
-                losses.append({"loss_text": answer_loss(self.lmm, part.rows, part.states[0])})
+                losses.append({"loss_text": answer_loss(head, part.rows, part.states[0])})
                 lent = part.states
         queries, numbers, prefixes = [], [], []
         for part in self._reader.read(*pairs, encoded, memory=memory, lent=lent):
@@ -290,7 +290,7 @@ class HFAdapter(nn.Module):
             losses.append(own)
             lent = part.states
         if not predicting and "texts" in extras and not len(free[0].row_image):
-            losses.append({"loss_text": answer_loss(self.lmm, free[0], lent[0][:0])})
+            losses.append({"loss_text": answer_loss(head, free[0], lent[0][:0])})
         sizes = torch.tensor([len(own) for own in located], dtype=torch.long)
         prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
         texts = {}
@@ -417,11 +417,11 @@ class HFAdapter(nn.Module):
         at_loc = starts + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long, device=device)
         query = query_states[row, at_loc - int(self.position == "before_loc")]
         spans = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long, device=device).view(-1, 2)
-        losses = {}
+        losses, head = {}, self.lmm.get_output_embeddings()
         if not predicting and self.encoder.template.has_answer:
-            losses["loss_answer"] = answer_loss(self.lmm, part.rows, states)
+            losses["loss_answer"] = answer_loss(head, part.rows, states)
         if not predicting and self.recall and torch.is_grad_enabled():
-            losses["loss_recall"] = recall_loss(self.lmm, part.rows, query, starts[:, None] + spans)
+            losses["loss_recall"] = recall_loss(head, part.rows, query, starts[:, None] + spans)
         if self.add_phrase_state:
             query = query + span_mean(query_states, row, starts[:, None] + spans)
         return query, losses

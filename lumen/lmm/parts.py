@@ -1,6 +1,7 @@
 """Rows through the LLM part by part, in bounded memory: what is read from a part is small, its states are not."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -180,6 +181,12 @@ def without_prefix(rows: PackedRows, start: int) -> PackedRows:
         pair_start=rows.pair_start - start,
         answer_targets=rows.answer_targets[:, start:],
     )
+
+
+def add_up(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sum of each loss over all parts that have it."""
+    names = dict.fromkeys(itertools.chain.from_iterable(losses))
+    return {name: sum(own[name] for own in losses if name in own) for name in names}
 
 
 def _slices(start: int, stop: int, step: int) -> list[slice]:

@@ -51,7 +51,9 @@ class Blocks:
         """Return the tokens by suffix; what lies in empty places means nothing."""
         if self.columns is not None:
             rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-            tokens = tokens.transpose(1, 2)[rows, self.columns.clamp(max=tokens.shape[2] - 1)].transpose(1, 2)
+            tokens = tokens.transpose(1, 2)[
+                rows, self.columns.to(tokens.device).clamp(max=tokens.shape[2] - 1)
+            ].transpose(1, 2)
         return tokens.unflatten(2, (self.num_suffixes, self.longest))
 
     def restore(
@@ -63,7 +65,7 @@ class Blocks:
             return flat
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         restored = flat.new_full((len(flat), length + 1, flat.shape[1], flat.shape[3]), empty)
-        restored[rows, self.columns] = flat.transpose(1, 2)
+        restored[rows, self.columns.to(tokens.device)] = flat.transpose(1, 2)
         return restored[:, :length].transpose(1, 2)
 
 
@@ -164,7 +166,7 @@ class _SplitAttention(torch.autograd.Function):
         lay = blocks.lay
         weights = (_own_logits(lay(query), lay(key), scale) - lay(total[..., None])).exp()
         if blocks.columns is not None:
-            weights = weights.masked_fill(~blocks.filled(length), 0)
+            weights = weights.masked_fill(~blocks.filled(length).to(weights.device), 0)
         slope = (_precise(gradient) * _precise(mixed)).sum(-1, keepdim=True)
         back = (lay(gradient) @ lay(value).transpose(-1, -2) - lay(slope)) * weights * scale
         weights, back = weights.to(value.dtype), back.to(value.dtype)
