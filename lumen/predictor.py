@@ -21,8 +21,8 @@ from lumen.data.transforms import FrameImage
 from lumen.data.views import Views
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.geometry import ImageFrame, box_area
-from lumen.loading import load_trained
 from lumen.lmm.parts import PrefixMemory
+from lumen.loading import load_trained
 from lumen.masks import maps_to_original
 from lumen.model import Lumen
 from lumen.prompts import check_phrase
