@@ -21,6 +21,7 @@ from lumen.data.transforms import FrameImage
 from lumen.data.views import Views
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.geometry import ImageFrame, box_area
+from lumen.lmm.parts import PrefixMemory
 from lumen.loading import load_trained
 from lumen.masks import maps_to_original
 from lumen.model import Lumen
@@ -39,8 +40,9 @@ ImageLike = str | PathLike[str] | Image.Image | np.ndarray
 class LumenPredictor:
     """Ask a trained model about images: phrases, sentences, keypoints, questions in words.
 
-    ``set_image`` runs the vision tower once; each question then costs one pass over its phrases. Asking twice, asking
-    in a batch, and asking a phrase twice give the same answers as asking once.
+    ``set_image`` runs the vision tower once, and the first question the LLM over what stands before the phrases; each
+    later question costs one pass over its phrases alone. The next image takes the place of the last one. Asking twice,
+    asking in a batch, and asking a phrase twice give the same answers as asking once.
 
     Args:
         model: Put in evaluation mode and moved to ``device``.
@@ -174,7 +176,7 @@ class LumenPredictor:
         """
         image = as_rgb(image)
         frame, pixels = self._draw(image)
-        self._encoded = self._encode(pixels[None])
+        self._encoded = self._encode(pixels[None], PrefixMemory())
         self._image, self._frame = image, frame
 
     def predict(
@@ -343,13 +345,15 @@ class LumenPredictor:
 
     def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
         prompts, input_hw = [sample.prompts for sample in samples], encoded.images.shape[-2:]
-        features = self.model.lmm.ask(encoded.states, input_hw, prompts, extras=self.model.extras, predicting=True)
+        features = self.model.lmm.ask(
+            encoded.states, input_hw, prompts, extras=self.model.extras, predicting=True, memory=encoded.memory
+        )
         return self.model.align(self.model.add_images(features, encoded.images, samples))
 
-    def _encode(self, pixels: Tensor) -> "_Encoded":
+    def _encode(self, pixels: Tensor, memory: PrefixMemory | None = None) -> "_Encoded":
         images = pixels.to(self.device)
         with self._inference():
-            return _Encoded(images, self.model.lmm.encode_images(images))
+            return _Encoded(images, self.model.lmm.encode_images(images), memory)
 
     def _say(self, question: Question) -> str:
         self._require_image()
@@ -411,10 +415,12 @@ class _Encoded:
     Args:
         images: uint8 input pixels, which some decoders look at themselves.
         states: Of ``encode_images``.
+        memory: What the LLM made of the prefix, for further questions; None where there will be none.
     """
 
     images: UInt8[Tensor, "images 3 height width"]
     states: Any
+    memory: PrefixMemory | None
 
 
 def _require_batch(batch_size: int) -> None:

@@ -9,7 +9,7 @@ n (instances), keypoints. Pixels are pixels of the network input, unless a name 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -157,7 +157,12 @@ def pairs_of_task(samples: Sequence[PerceptionSample], shared: SharedRepresentat
 
 
 def select_pairs(shared: SharedRepresentation, index: Int[Tensor, " chosen"], maps: slice) -> SharedRepresentation:
-    """Return the representation of some pairs and one decoder's maps; images stay as they are."""
+    """Return the representation of some pairs and one decoder's maps; images stay as they are.
+
+    Where all pairs are meant, nothing is copied.
+    """
+    if len(index) == shared.num_pairs and torch.equal(index, torch.arange(len(index), device=index.device)):
+        return replace(shared, maps=shared.maps[:, maps])
     return SharedRepresentation(
         heat_logits=shared.heat_logits[index],
         presence_logits=shared.presence_logits[index],

@@ -232,3 +232,35 @@ def test_a_missing_base_model_is_explained(tmp_path, plain_lumen):
     )
     with pytest.raises(CheckpointError, match="base model"):
         LumenPredictor.from_checkpoint(config, checkpoint)
+
+
+@pytest.fixture
+def splitting_predictor(tiny_nano):
+    torch.manual_seed(0)
+    aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1}
+    lmm = {"type": HFAdapter, "name_or_path": str(tiny_nano), "attention": "sdpa", "add_phrase_state": True}
+    return LumenPredictor(Lumen(lmm=lmm, aligner=aligner, decoders=[{"type": DetectionDecoder}]), input_hw=(64, 64))
+
+
+def test_later_questions_reuse_the_prefix_and_answer_as_a_fresh_one(splitting_predictor):
+    predictor, usage = splitting_predictor, splitting_predictor.model.lmm.usage
+    predictor.set_image(_image())
+    predictor.predict(["heart", "dog"])
+    usage.clear()
+    later = predictor.predict(PHRASES, score_threshold=0.0)
+    assert usage.tokens < 30 < len(predictor.model.lmm.prefix((64, 64)))
+    predictor.set_image(_image())
+    _check_equal(later, predictor.predict(PHRASES, score_threshold=0.0))
+    _check_equal(later, predictor.predict_batch([_image()], PHRASES, score_threshold=0.0)[0])
+
+
+def test_the_next_image_drops_what_was_kept_of_the_last(splitting_predictor):
+    predictor = splitting_predictor
+    predictor.set_image(_image())
+    predictor.predict(PHRASES)
+    first = predictor._encoded.memory
+    predictor.set_image(_image(seed=1))
+    other = predictor.predict(PHRASES, score_threshold=0.0)
+    assert predictor._encoded.memory is not first
+    assert len(predictor._encoded.memory.kept) == 1
+    _check_equal(other, predictor.predict_batch([_image(seed=1)], PHRASES, score_threshold=0.0)[0])

@@ -13,6 +13,9 @@ from lumen.heatmap import find_peaks
 from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs, place_in_image
 
 _CANDIDATES_PER_BOX = 4
+_COPIES = 10
+MAX_CHUNK_BYTES = 64 * 2**20
+"""Bound on the copies of heatmaps that are held while their peaks are looked for."""
 
 
 def pick_peaks(
@@ -24,11 +27,24 @@ def pick_peaks(
         Pair of each peak, its cell (x, y), its score (presence times peak, or the peak alone without
         ``with_presence``), and the peak's height.
     """
-    peaks = find_peaks(shared.heat_logits[:, 0].float().sigmoid(), num_peaks)
-    presence = shared.presence_logits.float().sigmoid()[:, None]
+    step = max(1, MAX_CHUNK_BYTES // (_COPIES * 4 * max(1, shared.heat_logits[0:1].numel())))
+    starts = range(0, max(1, shared.num_pairs), step)
+    found = [
+        _pick(shared, slice(at, at + step), num_peaks=num_peaks, min_score=min_score, with_presence=with_presence)
+        for at in starts
+    ]
+    pair, cells_xy, scores, heights = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return pair, cells_xy, scores, heights
+
+
+def _pick(
+    shared: SharedRepresentation, part: slice, *, num_peaks: int, min_score: float, with_presence: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    peaks = find_peaks(shared.heat_logits[part, 0].float().sigmoid(), num_peaks)
+    presence = shared.presence_logits[part].float().sigmoid()[:, None]
     scores = peaks.scores * presence if with_presence else peaks.scores
     pair, rank = (peaks.is_peak & (scores >= min_score)).nonzero(as_tuple=True)
-    return pair, peaks.cells_xy[pair, rank], scores[pair, rank], peaks.scores[pair, rank]
+    return pair + part.start, peaks.cells_xy[pair, rank], scores[pair, rank], peaks.scores[pair, rank]
 
 
 def best_boxes(

@@ -13,7 +13,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from lumen.errors import ConfigError
 from lumen.lmm.families import Family, InputSpec
 from lumen.lmm.families.base import to_grid
-from lumen.lmm.packing import PackedRows
 
 SOURCES = ("vision", "llm", "both")
 
@@ -72,31 +71,30 @@ class FeatureSource:
     def grid(
         self,
         encoded: BaseModelOutputWithPooling,
-        states: Float[Tensor, "rows length dim"],
-        rows: PackedRows,
+        states: Float[Tensor, "images length dim"] | None,
+        prefix: Sequence[int],
         input_hw: Sequence[int],
     ) -> Float[Tensor, "images vision_dim height width"]:
         """Return the features.
 
         Args:
             encoded: What the tower gave.
-            states: The LLM's states; read for ``llm`` and ``both`` only, and then every image has a row.
-            rows: The rows of these states.
+            states: The LLM's states of the prefix of each image; read for ``llm`` and ``both`` only.
+            prefix: Tokens of the prefix.
             input_hw: Height and width of the images.
         """
         if self.kind == "llm":
-            return self._image_states(states, rows, self.token_hw(input_hw))
+            return self._image_states(states, prefix, self.token_hw(input_hw))
         stride = self.family.vision_stride(self.config)
         vision = self.family.vision_grid(self.config, encoded, (input_hw[0] // stride, input_hw[1] // stride))
         if self.kind == "vision":
             return vision
-        tokens = self._image_states(states, rows, self.token_hw(input_hw))
+        tokens = self._image_states(states, prefix, self.token_hw(input_hw))
         return torch.cat([vision, functional.interpolate(tokens, vision.shape[-2:], mode="nearest-exact")], 1)
 
     def _image_states(
-        self, states: Float[Tensor, "rows length dim"], rows: PackedRows, token_hw: tuple[int, int]
+        self, states: Float[Tensor, "images length dim"], prefix: Sequence[int], token_hw: tuple[int, int]
     ) -> Float[Tensor, "images dim height width"]:
-        """Return the states at the image tokens of each image's first row; a newline behind the cells is left out."""
-        first = torch.searchsorted(rows.row_image, rows.row_image.unique())
-        columns = (rows.input_ids[0] == self.config.image_token_id).nonzero()[: token_hw[0] * token_hw[1], 0]
-        return to_grid(states[first.to(states.device)][:, columns.to(states.device)], token_hw)
+        """Return the states at the image tokens; a newline behind the cells is left out."""
+        is_image = torch.tensor(prefix, device=states.device) == self.config.image_token_id
+        return to_grid(states[:, is_image.nonzero()[: token_hw[0] * token_hw[1], 0]], token_hw)

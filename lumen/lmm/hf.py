@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence, Set
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
@@ -15,11 +15,14 @@ from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import SOURCES, FeatureSource
-from lumen.lmm.packing import IGNORE, PackedRows, Suffix, pack_rows, prefix_row
-from lumen.lmm.passes import LAST, Reading, part_of, read_rows
+from lumen.lmm.packing import PackedRows, Suffix, pack_rows
+from lumen.lmm.parts import Part, PrefixMemory, Reader, add_up
+from lumen.lmm.passes import LAST, Reading
 from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statistics, load_tokenizer
-from lumen.lmm.selfcheck import fits_window, packing_works
+from lumen.lmm.selfcheck import fits_window, packing_works, split_works
+from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
+from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
@@ -86,7 +89,7 @@ class HFAdapter(nn.Module):
         attention: str | None = None,
         packing: str = "packed",
         max_suffix_tokens: int = 2048,
-        max_pass_tokens: int = 65536,
+        max_pass_tokens: int = 16384,
         answer_mode: str = "forced",
         max_new_tokens: int = 64,
     ) -> None:
@@ -107,6 +110,9 @@ class HFAdapter(nn.Module):
             _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", name_or_path)
             packing = "separate"
         self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention)
+        self.splits = packing == "packed" and self._can_split()
+        if self.splits:
+            self.lmm.set_attn_implementation({"text_config": SPLIT})
         self.statistics = load_statistics(path)
         tokenizer = load_tokenizer(path, chat_template=self.family.chat_template)
         self.image_token: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
@@ -263,8 +269,19 @@ class HFAdapter(nn.Module):
         *,
         extras: Set[str] = frozenset(),
         predicting: bool = False,
+        memory: PrefixMemory | None = None,
     ) -> LocFeatures:
-        """Ask encoded images; see ``forward``."""
+        """Ask encoded images; see ``forward``.
+
+        Args:
+            encoded: What ``encode_images`` gave.
+            input_hw: Height and width of the images.
+            prompts: See ``forward``.
+            extras: See ``forward``.
+            predicting: See ``forward``.
+            memory: Where the prefix's keys and values lie for the questions to come about the same images; filled by
+                the first question. Without gradients, and where packed prompts split; nothing otherwise.
+        """
         image_text, token_hw = self._image_text(input_hw), self.features.token_hw(input_hw)
         located, suffixes = self._locate(encoded, image_text, prompts, predicting)
         flat = list(itertools.chain.from_iterable(suffixes))
@@ -272,33 +289,39 @@ class HFAdapter(nn.Module):
         pairs = self._pack(self.encoder.prefix(image_text), suffixes, token_hw, every_image=every_image)
         questions = [] if predicting else self.text.suffixes(prompts)
         free = self._pack(self.text.prefix(image_text), questions, token_hw)
-        (states, query_states, image_states), (free_states, *_) = self._all_states((pairs, free), encoded)
-        rows, free_rows = pairs[0], free[0]
-        device = self.lmm.device
-        starts, row = rows.pair_start.to(device), rows.pair_row.to(device)
-        at_loc = starts + torch.tensor([suffix.loc for suffix in flat], dtype=torch.long, device=device)
-        query = query_states[row, at_loc - int(self.position == "before_loc")]
-        spans = torch.tensor([suffix.phrase for suffix in flat], dtype=torch.long, device=device).view(-1, 2)
-        losses = {} if predicting else self._text_losses(rows, states, query, starts, spans)
-        if not predicting and ("texts" in extras or len(free_rows.row_image)):
-            losses["loss_text"] = self._answer_loss(free_rows, free_states)
-        if self.add_phrase_state:
-            query = query + _span_mean(query_states, row, starts[:, None] + spans)
+        losses, lent, head = [], None, self.lmm.get_output_embeddings()
+        if len(free[0].row_image):
+            for part in self._reader.read(*free, encoded):
+                losses.append({"loss_text": answer_loss(head, part.rows, part.states[0])})
+                lent = part.states
+        queries, numbers, prefixes = [], [], []
+        for part in self._reader.read(*pairs, encoded, memory=memory, lent=lent):
+            query, own = self._read_pairs(part, [flat[pair] for pair in part.pairs.tolist()], predicting)
+            queries.append(query)
+            numbers.append(part.pairs)
+            prefixes.append(part.prefix_states)
+            losses.append(own)
+            lent = part.states
+        if not predicting and "texts" in extras and not len(free[0].row_image):
+            losses.append({"loss_text": answer_loss(head, free[0], lent[0][:0])})
         sizes = torch.tensor([len(own) for own in located], dtype=torch.long)
         prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
         texts = {}
         if predicting and "texts" in extras:
             self._check_writes(any(self.text.is_text(prompt) for own in prompts for prompt in own))
             texts["texts"] = self.writer.answer_texts(self.lmm, encoded, image_text, prompts, self.max_new_tokens)
-        grid = self.features.grid(encoded, image_states, rows, input_hw)
+        image_states = torch.cat([one for one in prefixes if one is not None]) if every_image else None
+        grid = self.features.grid(encoded, image_states, pairs[1].prefix, input_hw)
+        query = torch.cat(queries)
+        device = query.device
         return LocFeatures(
-            query=query,
+            query=query[torch.cat(numbers).argsort().to(device)],
             grid=grid,
             laterals=self.family.laterals(encoded),
             stride=input_hw[0] // grid.shape[2],
             image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
             prompt_index=prompt_index.to(device),
-            text_losses=losses,
+            text_losses=add_up(losses),
             extras=texts,
         )
 
@@ -372,7 +395,14 @@ class HFAdapter(nn.Module):
     ) -> tuple[PackedRows, Reading]:
         longest = max((len(suffix.ids) for own in suffixes for suffix in own), default=0)
         self._fall_back_unless_it_fits(len(prefix) + longest)
-        reading = Reading(prefix, token_hw, self.packing == "packed", self.layers)
+        reading = Reading(
+            prefix,
+            token_hw,
+            packed=self.packing == "packed",
+            splits=self.splits,
+            layers=self.layers,
+            wants_prefix=every_image,
+        )
         rows = pack_rows(
             prefix,
             suffixes,
@@ -383,40 +413,31 @@ class HFAdapter(nn.Module):
         )
         return rows, reading
 
-    def _all_states(
-        self, kinds: Sequence[tuple[PackedRows, Reading]], encoded: BaseModelOutputWithPooling
-    ) -> list[list[Float[Tensor, "rows length dim"]]]:
-        """Run the LLM over each kind of rows; one without rows borrows none of the other's, which connects it."""
-        states = [self._states(rows, encoded, reading) if len(rows.row_image) else None for rows, reading in kinds]
-        rows, reading = kinds[0]
-        given = next((own for own in states if own is not None), None) or self._states(rows, encoded, reading)
-        return [[one[:0] for one in given] if own is None else own for own in states]
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.lmm, self.family, self.usage, self.max_pass_tokens)
 
-    def _states(
-        self, rows: PackedRows, encoded: BaseModelOutputWithPooling, reading: Reading
-    ) -> list[Float[Tensor, "rows length dim"]]:
-        """Run the LLM over the rows: at once while training, in bounded pieces otherwise.
+    def _can_split(self) -> bool:
+        return self.family.splits and self.config._attn_implementation == "sdpa" and split_works(self.config)
 
-        Without rows nothing runs, but for a pass that nobody reads while training: so every parameter has a gradient.
-        """
-        if torch.is_grad_enabled():
-            used = rows if len(rows.row_image) else prefix_row(reading.prefix)
-            states = self._read(used, encoded, reading)
-            return [one[: len(rows.row_image)] for one in states]
-        if not len(rows.row_image):
-            nothing = torch.zeros(0, len(reading.prefix), self.dim, dtype=self.lmm.dtype, device=self.lmm.device)
-            return [nothing] * len(reading.layers)
-        step = max(1, self.max_pass_tokens // rows.input_ids.shape[1])
-        parts = [part_of(rows, slice(at, at + step)) for at in range(0, len(rows.row_image), step)]
-        pieces = [self._read(part, encoded, reading) for part in parts]
-        return [torch.cat(own) for own in zip(*pieces, strict=True)]
-
-    def _read(
-        self, rows: PackedRows, encoded: BaseModelOutputWithPooling, reading: Reading
-    ) -> list[Float[Tensor, "rows length dim"]]:
-        self.usage.passes += len(rows.row_image)
-        self.usage.tokens += int((rows.segments >= 0).sum())
-        return read_rows(self.lmm, self.family, rows, encoded, reading)
+    def _read_pairs(
+        self, part: Part, suffixes: Sequence[Suffix], predicting: bool
+    ) -> tuple[Float[Tensor, "pairs dim"], dict[str, Tensor]]:
+        """Return the queries of the pairs of a part, and its losses."""
+        states, query_states, _ = part.states
+        device = states.device
+        starts, row = part.rows.pair_start.to(device), part.rows.pair_row.to(device)
+        at_loc = starts + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long, device=device)
+        query = query_states[row, at_loc - int(self.position == "before_loc")]
+        spans = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long, device=device).view(-1, 2)
+        losses, head = {}, self.lmm.get_output_embeddings()
+        if not predicting and self.encoder.template.has_answer:
+            losses["loss_answer"] = answer_loss(head, part.rows, states)
+        if not predicting and self.recall and torch.is_grad_enabled():
+            losses["loss_recall"] = recall_loss(head, part.rows, query, starts[:, None] + spans)
+        if self.add_phrase_state:
+            query = query + span_mean(query_states, row, starts[:, None] + spans)
+        return query, losses
 
     def _fall_back_unless_it_fits(self, length: int) -> None:
         if self.packing == "packed" and not fits_window(self.config, length):
@@ -427,34 +448,6 @@ class HFAdapter(nn.Module):
                 *(self.name_or_path, length, window),
             )
             self.packing = "separate"
-
-    def _text_losses(
-        self,
-        rows: PackedRows,
-        states: Float[Tensor, "rows length dim"],
-        query: Float[Tensor, "pairs dim"],
-        starts: Int[Tensor, " pairs"],
-        spans: Int[Tensor, "pairs 2"],
-    ) -> dict[str, Tensor]:
-        """Return sums: cross-entropy of the answers, and of the phrase's tokens given the ``[LOC]`` state."""
-        losses = {}
-        if self.encoder.template.has_answer:
-            losses["loss_answer"] = self._answer_loss(rows, states)
-        if self.recall and torch.is_grad_enabled():
-            columns = starts[:, None] + spans
-            at = torch.arange(rows.input_ids.shape[1], device=states.device)
-            inside = (at >= columns[:, :1]) & (at < columns[:, 1:])
-            share = inside / inside.sum(1, keepdim=True).clamp(min=1)
-            tokens = rows.input_ids.to(states.device)[rows.pair_row.to(states.device)]
-            picked = self.lmm.get_output_embeddings()(query).float().log_softmax(-1).gather(1, tokens)
-            losses["loss_recall"] = -(picked * share).sum()
-        return losses
-
-    def _answer_loss(self, rows: PackedRows, states: Float[Tensor, "rows length dim"]) -> Float[Tensor, ""]:
-        targets = rows.answer_targets.to(states.device)
-        asked = (targets != IGNORE).nonzero(as_tuple=True)
-        logits = self.lmm.get_output_embeddings()(states[asked]).float()
-        return functional.cross_entropy(logits, targets[asked], reduction="sum")
 
 
 def _read_config(path: str, attention: str | None) -> PretrainedConfig:
@@ -483,14 +476,3 @@ def _check_layers(layers: Sequence[int], count: int) -> None:
 
 def _wording(task: TaskWording | Mapping[str, str | bool]) -> TaskWording:
     return task if isinstance(task, TaskWording) else TaskWording(**task)
-
-
-def _span_mean(
-    states: Float[Tensor, "rows length dim"], row: Int[Tensor, " pairs"], columns: Int[Tensor, "pairs 2"]
-) -> Float[Tensor, "pairs dim"]:
-    """Mean state of the columns [start, end) of each pair's row, without copying a row per pair."""
-    length = int((columns[:, 1] - columns[:, 0]).max()) if len(columns) else 0
-    at = columns[:, :1] + torch.arange(length, device=states.device)
-    inside = at < columns[:, 1:]
-    picked = states[row[:, None], at.clamp(max=states.shape[1] - 1)] * inside[..., None]
-    return picked.sum(1) / inside.sum(1, keepdim=True).clamp(min=1)

@@ -99,9 +99,9 @@ def pack_rows(
     return _fill_rows(prefix, rows, torch.tensor(row_image, dtype=torch.long), pad_id)
 
 
-def prefix_row(prefix: Sequence[int]) -> PackedRows:
-    """Return one row of the first image that holds no pair: the prefix alone."""
-    return _fill_rows(prefix, [[]], torch.zeros(1, dtype=torch.long), 0)
+def prefix_row(prefix: Sequence[int], image: int = 0) -> PackedRows:
+    """Return one row of an image that holds no pair: the prefix alone."""
+    return _fill_rows(prefix, [[]], torch.tensor([image]), 0)
 
 
 def _groups(suffixes: Sequence[Suffix], max_tokens: int) -> list[list[Suffix]]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
-from lumen.lmm.packing import Suffix, additive_mask, block_mask, pack_rows
+from lumen.lmm.packing import PackedRows, Suffix, additive_mask, block_mask, pack_rows
+from lumen.lmm.split import SPLIT, Split, find_blocks
 
 _TOLERANCE = 1e-5
 _HEADS = 2
@@ -31,6 +32,12 @@ def packing_works(config: PretrainedConfig) -> bool:
     return _check(config.to_json_string(use_diff=False), config._attn_implementation or "sdpa", text)
 
 
+def split_works(config: PretrainedConfig) -> bool:
+    """Return whether packed prompts that go through ``lumen.lmm.split`` equal separate ones; see ``packing_works``."""
+    text = json.dumps(config.text_config.to_dict(), sort_keys=True, default=str)
+    return _check(config.to_json_string(use_diff=False), SPLIT, text)
+
+
 def fits_window(config: PretrainedConfig, length: int) -> bool:
     """Return whether a prefix and one suffix, ``length`` tokens, fit the LLM's sliding window, if it has one.
 
@@ -48,9 +55,8 @@ def _check(config: str, attention: str, text: str) -> bool:
         prefix = list(range(5, 15))
         suffixes = [Suffix((20, 21, 22), (0, 1), 2, 3), Suffix((30, 31), (0, 1), 1, 2)]
         rows = pack_rows(prefix, [suffixes], max_suffix_tokens=64, context=64, pad_id=0)
-        mask = block_mask(rows.segments)
-        mask = additive_mask(mask, torch.float32) if attention == "eager" else mask
-        packed = _states(model, rows.input_ids, attention_mask=mask, position_ids=rows.position_ids)
+        inputs = _packed_inputs(rows, attention, len(prefix))
+        packed = _states(model, rows.input_ids, position_ids=rows.position_ids, **inputs)
         for start, suffix in zip(rows.pair_start.tolist(), suffixes, strict=True):
             alone = _states(model, torch.tensor([[*prefix, *suffix.ids]]))[len(prefix) :]
             difference = (packed[start : start + len(suffix.ids)] - alone).abs().max() / alone.abs().max()
@@ -59,7 +65,15 @@ def _check(config: str, attention: str, text: str) -> bool:
     return True
 
 
-def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor) -> Tensor:
+def _packed_inputs(rows: PackedRows, attention: str, start: int) -> dict[str, Tensor | Split]:
+    if attention == SPLIT:
+        split = Split(start, find_blocks(rows.segments[:, start:]))
+        return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool), "split": split}
+    mask = block_mask(rows.segments)
+    return {"attention_mask": additive_mask(mask, torch.float32) if attention == "eager" else mask}
+
+
+def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Tensor:
     return model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False, **inputs).last_hidden_state[0]
 
 

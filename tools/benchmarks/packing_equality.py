@@ -35,6 +35,7 @@ from lumen.lmm import hf, passes
 from lumen.lmm.hf import HFAdapter
 from lumen.lmm.nano import make_nano
 from lumen.lmm.packing import IGNORE, PackedRows, pack_rows
+from lumen.lmm.split import Blocks, find_blocks
 from lumen.model import Lumen
 from lumen.structures import LocFeatures, PerceptionSample, Prompt
 
@@ -236,7 +237,9 @@ def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[Percept
         found = {}
         for fault, module, name, wrong in (
             ("positions run on", hf, "pack_rows", rows_without_restart),
-            ("mask leaks", passes, "block_mask", causal_mask),
+            ("blocks leak", passes, "find_blocks", one_block)
+            if adapter.splits
+            else ("mask leaks", passes, "block_mask", causal_mask),
         ):
             with mock.patch.object(module, name, wrong):
                 query = adapter(images, [sample.prompts for sample in samples]).query
@@ -255,6 +258,11 @@ def causal_mask(segments: Tensor) -> Tensor:
     """Return a mask in which every prompt sees the prompts before it."""
     length = segments.shape[1]
     return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segments), 1, -1, -1)
+
+
+def one_block(segments: Tensor) -> Blocks | None:
+    """Return blocks in which every prompt sees the prompts before it."""
+    return find_blocks((segments > 0).long())
 
 
 def split(images: Tensor, samples: Sequence[PerceptionSample]) -> list[tuple[Tensor, PerceptionSample]]:

@@ -116,6 +116,7 @@ class Family:
         sees_future: Config and prefix to the tokens that see each other in both directions, (L), or None.
         plain_inputs: Config, token ids and the prefix's length to what the model wants beside ids, mask, positions.
         encode_dense: Model and pixels of another size to the tower's states at that size; None where it cannot.
+        splits: Whether packed rows go through ``lumen.lmm.split``; else through one masked square.
         writes: Whether ``generate`` needs nothing beside ids, mask and encoded images.
         chat_template: Used where the tokenizer has none.
     """
@@ -134,5 +135,6 @@ class Family:
     sees_future: Callable[[PretrainedConfig, Tensor], Tensor | None] = sees_no_future
     plain_inputs: Callable[[PretrainedConfig, Tensor, int], dict[str, Tensor]] = needs_nothing
     encode_dense: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
+    splits: bool = True
     writes: bool = True
     chat_template: str | None = None

@@ -1,0 +1,259 @@
+"""Attention of packed rows in two pieces: the shared prefix in plain products, each suffix's own block beside it.
+
+Every token of a suffix sees the whole prefix and its own suffix so far. So the prefix needs no mask, the own block is
+tiny, and the masked square over prefix and suffixes is never formed. Both pieces are softmax averages; weighted by the
+sums under their softmax they give the average over all keys. Backwards, each piece takes the joint result and the joint
+sum in the place of its own, which gives its share of the joint gradient.
+
+Legend: R rows, H heads, S tokens behind the prefix, D width of a head, N suffixes of a row, T tokens of the longest.
+Source: the merge is that of Dao et al., "FlashAttention" (2022), section 3.1; the shared piece after Juravsky et al.,
+"Hydragen" (2024).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+SPLIT = "lumen_split"
+"""Name of this attention in transformers; without a ``Split`` it is its ``sdpa``."""
+
+_PAIR = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where the tokens of each suffix lie behind the prefix.
+
+    Args:
+        num_suffixes: Most suffixes of a row.
+        longest: Tokens of the longest suffix.
+        columns: Column of each token, by suffix; empty places name the column behind the last one. None where the
+            suffixes of all rows are equally long and leave no gap.
+    """
+
+    num_suffixes: int
+    longest: int
+    columns: Int[Tensor, "rows places"] | None
+
+    def filled(self, length: int) -> Bool[Tensor, "rows 1 suffixes longest 1"]:
+        """Return which places hold a token, of rows with so many columns."""
+        return (self.columns < length).unflatten(1, (1, self.num_suffixes, self.longest))[..., None]
+
+    def lay(
+        self, tokens: Float[Tensor, "rows heads length width"]
+    ) -> Float[Tensor, "rows heads suffixes longest width"]:
+        """Return the tokens by suffix; what lies in empty places means nothing."""
+        if self.columns is not None:
+            rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+            tokens = tokens.transpose(1, 2)[
+                rows, self.columns.to(tokens.device).clamp(max=tokens.shape[2] - 1)
+            ].transpose(1, 2)
+        return tokens.unflatten(2, (self.num_suffixes, self.longest))
+
+    def restore(
+        self, tokens: Float[Tensor, "rows heads suffixes longest width"], length: int, empty: float = 0.0
+    ) -> Float[Tensor, "rows heads {length} width"]:
+        """Return the tokens in their columns; padding gets ``empty``."""
+        flat = tokens.flatten(2, 3)
+        if self.columns is None:
+            return flat
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        restored = flat.new_full((len(flat), length + 1, flat.shape[1], flat.shape[3]), empty)
+        restored[rows, self.columns.to(tokens.device)] = flat.transpose(1, 2)
+        return restored[:, :length].transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the rows of one pass are attended to.
+
+    Args:
+        start: Columns of the prefix in these rows; 0 where ``given`` holds it.
+        blocks: The suffixes; None where the rows are the prefix alone.
+        prefix_mask: Which key of the prefix each of its tokens sees; None for all earlier ones.
+        given: Keys and values of the prefix by layer, one row for all rows; read where ``start`` is 0.
+        kept: Where to put keys and values of the prefix by layer.
+    """
+
+    start: int
+    blocks: Blocks | None
+    prefix_mask: Bool[Tensor, "start start"] | None = None
+    given: dict[int, _PAIR] = field(default_factory=dict)
+    kept: dict[int, _PAIR] | None = None
+
+
+def find_blocks(segments: Int[Tensor, "rows length"]) -> Blocks | None:
+    """Return the suffixes of the columns behind the prefix; ``segments`` as in ``PackedRows``. None without any."""
+    rows, length = segments.shape
+    num_suffixes = int(segments.max()) if segments.numel() else 0
+    if num_suffixes < 1:
+        return None
+    counts = torch.zeros(rows, num_suffixes + 1, dtype=torch.long, device=segments.device)
+    counts.scatter_add_(1, segments.clamp(min=0), (segments > 0).long())
+    longest = int(counts.max())
+    if num_suffixes * longest == length and bool((counts[:, 1:] == longest).all()):
+        return Blocks(num_suffixes, longest, None)
+    column = torch.arange(length, device=segments.device).expand(rows, -1)
+    first = (counts.cumsum(1) - counts).gather(1, segments.clamp(min=0))
+    place = (segments - 1) * longest + column - first
+    places = num_suffixes * longest
+    columns = torch.full((rows, places + 1), length, device=segments.device)
+    columns.scatter_(1, place.where(segments > 0, places), column)
+    return Blocks(num_suffixes, longest, columns[:, :places])
+
+
+def split_attention(
+    query: Float[Tensor, "rows heads length width"],
+    prefix: _PAIR,
+    own: _PAIR,
+    blocks: Blocks,
+    scale: float,
+) -> Float[Tensor, "rows heads length width"]:
+    """Return what each token behind the prefix makes of all of the prefix and of its own suffix up to itself.
+
+    Args:
+        query: Queries of the tokens behind the prefix.
+        prefix: Keys and values of the prefix, (rows, key heads, prefix, width).
+        own: Keys and values of the tokens behind it, (rows, key heads, length, width).
+        blocks: Which of them are one suffix. Padding sees the prefix alone.
+        scale: Factor of the products.
+    """
+    groups = query.shape[1] // own[0].shape[1]
+    return _SplitAttention.apply(query, *prefix, *(repeat_kv(part, groups) for part in own), blocks, scale)
+
+
+class _SplitAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        query: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        key: Tensor,
+        value: Tensor,
+        blocks: Blocks,
+        scale: float,
+    ) -> Tensor:
+        mixed, total = _attend(_fold(query, prefix_key), prefix_key, prefix_value, scale)
+        mixed, total = mixed.reshape(query.shape[:3] + value.shape[3:]), total.reshape(query.shape[:3])
+        logits = _own_logits(blocks.lay(query), blocks.lay(key), scale)
+        own_total = logits.logsumexp(-1, keepdim=True)
+        own = (logits - own_total).exp().to(value.dtype) @ blocks.lay(value)
+        own_total = blocks.restore(own_total, query.shape[2], -torch.inf)[..., 0]
+        share = (own_total - total).sigmoid()[..., None]
+        own = blocks.restore(own, query.shape[2])
+        mixed = torch.lerp(mixed.to(share.dtype), own.to(share.dtype), share).to(value.dtype)
+        ctx.save_for_backward(query, prefix_key, prefix_value, key, value, mixed, torch.logaddexp(total, own_total))
+        ctx.blocks, ctx.scale = blocks, scale
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, prefix_key, prefix_value, key, value, mixed, total = ctx.saved_tensors
+        blocks, scale, length = ctx.blocks, ctx.scale, query.shape[2]
+        folded = [_fold(tensor, prefix_key) for tensor in (gradient, query, mixed)]
+        joint = _fold(total[..., None], prefix_key)[..., 0]
+        query_grad, prefix_key_grad, prefix_value_grad = _attend_backward(
+            *folded, joint, prefix_key, prefix_value, scale
+        )
+        lay = blocks.lay
+        weights = (_own_logits(lay(query), lay(key), scale) - lay(total[..., None])).exp()
+        if blocks.columns is not None:
+            weights = weights.masked_fill(~blocks.filled(length).to(weights.device), 0)
+        slope = (_precise(gradient) * _precise(mixed)).sum(-1, keepdim=True)
+        back = (lay(gradient) @ lay(value).transpose(-1, -2) - lay(slope)) * weights * scale
+        weights, back = weights.to(value.dtype), back.to(value.dtype)
+        own = (back @ lay(key), back.transpose(-1, -2) @ lay(query), weights.transpose(-1, -2) @ lay(gradient))
+        own_query, own_key, own_value = (blocks.restore(part, length) for part in own)
+        query_grad = query_grad.reshape(query.shape) + own_query
+        return query_grad, prefix_key_grad, prefix_value_grad, own_key, own_value, None, None
+
+
+def _own_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "rows heads suffixes longest longest"]:
+    logits = _precise((query * scale) @ key.transpose(-1, -2))
+    future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+    return logits.masked_fill(future, -torch.inf)
+
+
+def _fold(tokens: Float[Tensor, "rows heads length width"], key: Tensor) -> Float[Tensor, "rows key_heads many width"]:
+    """Lay the heads that share keys behind each other; without a mask they are further queries."""
+    rows, heads, length, width = tokens.shape
+    return tokens.reshape(rows, key.shape[1], heads // key.shape[1] * length, width)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Float[Tensor, "rows heads length"]]:
+    """Return attention without a mask, and the logarithm of the sum under its softmax."""
+    if _has_kernel(query, value):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
+    logits = _precise((query * scale) @ key.transpose(-1, -2))
+    total = logits.logsumexp(-1)
+    return (logits - total[..., None]).exp().to(value.dtype) @ value, total
+
+
+def _attend_backward(
+    gradient: Tensor, query: Tensor, mixed: Tensor, total: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values, given the joint result and the joint logarithm of the sum."""
+    if _has_kernel(query, value):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, query, key, value, mixed, total, 0.0, False, scale=scale
+        )
+    weights = (_precise((query * scale) @ key.transpose(-1, -2)) - total[..., None]).exp()
+    slope = (_precise(gradient) * _precise(mixed)).sum(-1, keepdim=True)
+    back = ((_precise(gradient @ value.transpose(-1, -2)) - slope) * weights * scale).to(value.dtype)
+    return back @ key, back.transpose(-1, -2) @ query, weights.to(value.dtype).transpose(-1, -2) @ gradient
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _has_kernel(query: Tensor, value: Tensor) -> bool:
+    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    split: Split | None = None,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """Return what transformers' attention functions return: (rows, length, heads, width) and no weights."""
+    if split is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    # Under autocast positions leave queries and keys in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    start, scale = split.start, query.shape[-1] ** -0.5 if scaling is None else scaling
+    prefix = key[:, :, :start], value[:, :, :start]
+    if split.kept is not None:
+        split.kept[module.layer_idx] = prefix
+    pieces = []
+    if start:
+        mask = None if split.prefix_mask is None else split.prefix_mask[None, None]
+        own = sdpa_attention_forward(module, query[:, :, :start], *prefix, mask, scaling=scale, is_causal=mask is None)
+        pieces.append(own[0])
+    else:
+        prefix = tuple(part.expand(len(query), -1, -1, -1) for part in split.given[module.layer_idx])
+    if split.blocks is not None:
+        own = key[:, :, start:], value[:, :, start:]
+        mixed = split_attention(query[:, :, start:], prefix, own, split.blocks, scale)
+        pieces.append(mixed.transpose(1, 2))
+    return torch.cat(pieces, 1), None
+
+
+AttentionInterface.register(SPLIT, _attention_forward)
+AttentionMaskInterface.register(SPLIT, sdpa_mask)
