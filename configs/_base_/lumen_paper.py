@@ -21,7 +21,8 @@ _lmm = dict(
     dense_hw=(448, 448),  # SURE: CLIP's positions resized to 448, a grid of 32 x 32; INFERRED: the LLM sees 336
     # The CLIP layer of the dense features is UNKNOWN; here it is LLaVA's own, the last but one.
     lora=dict(r=8, alpha=16, dropout=0.05, targets=["q_proj", "v_proj"]),  # SURE: LoRA; INFERRED from LISA: the rest
-    new_tokens="resize",  # INFERRED from LISA: embeddings and output layer are trained
+    # INFERRED from LISA: both tables of words learn. Here the output layer does, and of the input only the new rows.
+    new_tokens="learn",
     gradient_checkpointing=True,  # INFERRED from LISA; changes memory and time, not the result
     base_dtype="bfloat16",  # INFERRED from LISA: bf16
 )

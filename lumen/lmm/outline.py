@@ -159,10 +159,8 @@ class OutlineAdapter(nn.Module):
             self.lmm = AutoModelForImageTextToText.from_config(config, attn_implementation=attention).to(dtype)
         self.lateral_hw: list[tuple[int, int]] = []
         if settings.get("lora"):
-            self.lmm.requires_grad_(False)
+            self.decoder.requires_grad_(False)
             _add_lora(self.decoder, settings["lora"])
-            for module in (self.lmm.get_input_embeddings(), self.lmm.get_output_embeddings()):
-                module.requires_grad_(settings.get("new_tokens", "resize") == "resize")
 
     @property
     def decoder(self) -> nn.Module:
