@@ -1,0 +1,55 @@
+"""Nano on LVIS v1: boxes of 1,203 classes, of which an image has few that anybody looked for (federated).
+
+Asked are the classes that an image shows and those verified absent, nothing else. The figure is close to LVIS AP, but
+not equal to it: unmatched boxes of classes that are annotated incompletely count as wrong here.
+
+Not measured.
+
+    data/coco/annotations/lvis_v1_{train,val}.json, data/coco/{train2017,val2017}/
+    python tools/train.py configs/detection/detection_nano_lvis.py
+"""
+
+from mmengine.config import read_base
+
+from lumen.data.coco import CocoDataset
+from lumen.data.transforms import AskClasses
+from lumen.decoders.detection import DetectionDecoder
+from lumen.metrics.coco import CocoMetric
+from lumen.model import Lumen
+
+with read_base():
+    from .._base_.nano import _aligner, _lmm, _loss_weights
+    from .._base_.real_nano import *
+    from .._base_.runtime import *
+    from .._base_.schedule_nano import *
+
+# File names come from `coco_url`, which holds the folder of the split.
+_data = dict(type=CocoDataset, data_root="data/coco", data_prefix=dict(img=""), federated=True)
+
+model = dict(
+    type=Lumen,
+    lmm=_lmm,
+    aligner=_aligner,
+    decoders=[dict(type=DetectionDecoder, max_per_image=300)],
+    loss_weights=_loss_weights,
+)
+train_dataloader = dict(
+    _train_loader,
+    dataset=dict(
+        _data,
+        ann_file="annotations/lvis_v1_train.json",
+        pipeline=[*_train_view, dict(type=AskClasses, num_prompts=16), *_pack],
+    ),
+)
+val_dataloader = dict(
+    _val_loader,
+    dataset=dict(
+        _data,
+        ann_file="annotations/lvis_v1_val.json",
+        test_mode=True,
+        pipeline=[*_plain_view, dict(type=AskClasses, num_prompts=1203, shuffle=False), *_pack],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type=CocoMetric, max_dets=300)
+test_evaluator = val_evaluator
