@@ -12,7 +12,7 @@ from lumen.engine.tool import run_tool  # noqa: E402
 EXAMPLES = """examples:
   python tools/plan.py configs/detection/detection_nano_shapes.py --tflops 0.1 --mfu 0.5
   python tools/plan.py configs/lumen_paper/alignment_llava7b_paper_50k.py --gpu a100 --gpus 8
-  python tools/plan.py configs/lumen_paper/alignment_qwen3vl4b_paper_50k.py --model-config ~/models/qwen3vl --gpu h100
+  python tools/plan.py configs/lumen_paper/alignment_llava7b_paper_50k.py --model-config ~/models/llava --gpu h100
 
 Nothing is fetched: the LMM's sizes come from --model-config, from a local folder of its name, or, for a few models,
 from a table of known ones. Hours count arithmetic only, at the share --mfu of what the accelerator can do.
