@@ -20,8 +20,8 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_input_hw = (320, 416)
-_num_iters = 1350
+_input_hw = (240, 320)
+_num_iters = 1600
 
 model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights)
 train_dataloader = dict(
@@ -72,7 +72,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type=CocoMetric, classwise=True)
 test_evaluator = val_evaluator
-# Three names need no two-way layers (docs/decisions.md, 14); Muon throughout is what was judged on the val split.
+# Three names need no two-way layers (docs/decisions.md, 14); Muon throughout is what was judged on val.
 optim_wrapper["paramwise_cfg"] = dict(muon=True, adamw=["*embed_tokens*", "*lm_head*", "*map_queries*"])
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
 param_scheduler = [
