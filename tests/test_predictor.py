@@ -248,7 +248,8 @@ def test_later_questions_reuse_the_prefix_and_answer_as_a_fresh_one(splitting_pr
     predictor.predict(["heart", "dog"])
     usage.clear()
     later = predictor.predict(PHRASES, score_threshold=0.0)
-    assert usage.tokens < 30 < len(predictor.model.lmm.prefix((64, 64)))
+    suffixes = [predictor.model.lmm.encoder.suffix(phrase, "detection") for phrase in PHRASES]
+    assert usage.tokens == sum(len(suffix.ids) for suffix in suffixes)
     predictor.set_image(_image())
     _check_equal(later, predictor.predict(PHRASES, score_threshold=0.0))
     _check_equal(later, predictor.predict_batch([_image()], PHRASES, score_threshold=0.0)[0])
