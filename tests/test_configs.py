@@ -77,6 +77,9 @@ def one_step(config, model, size_hw):
         }
     )
     samples = [sample_for(task, size_hw) for task in model.decoders]
+    for sample, decoder in zip(samples, model.decoders.values(), strict=True):
+        for field in decoder.spec.targets - set(sample.gt_instances.keys()):  # a plug-in's own
+            sample.gt_instances[field] = torch.zeros(len(sample.gt_instances), dtype=torch.long)
     batch = {"inputs": list(make_images(len(samples), size_hw)), "data_samples": samples}
     return model.train_step(batch, constructor(model))
 

@@ -19,7 +19,8 @@ def test_peaks_in_small_pieces_are_those_of_all_maps_at_once(monkeypatch):
     for size in (1, 2 * 30 * 4 * 10):
         monkeypatch.setattr(peaks, "MAX_CHUNK_BYTES", size)
         pieces = peaks.pick_peaks(_noisy(7), num_peaks=4, min_score=0.01)
-        assert all(torch.equal(one, other) for one, other in zip(pieces, whole, strict=True))
+        assert torch.equal(pieces[0], whole[0]) and torch.equal(pieces[1], whole[1])
+        assert torch.allclose(pieces[2], whole[2]) and torch.allclose(pieces[3], whole[3])
 
 
 def test_no_pairs_have_no_peaks():
