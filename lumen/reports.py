@@ -127,19 +127,23 @@ def describe_answer(path: Path, size_hw: Sequence[int], request: Request, table:
 
 def draw_answer(image: Any, request: Request, table: Any) -> Any:
     """Return a picture of an answer, or None for an answer in words."""
+    from lumen import visualization as drawing
+
     labels, phrases = table.labels.tolist(), request.phrases
     if "texts" in table:
         return None
     if "counts" in table:
-        return _drawing("draw_counts")(image, [phrases[label] for label in labels], table.counts.tolist())
+        return drawing.draw_counts(image, [phrases[label] for label in labels], table.counts.tolist())
     if "keypoints" in table:
         points, scores = table.keypoints.numpy(), table.keypoint_scores.numpy()
-        return _drawing("draw_skeletons")(image, points, scores, request.bones)
-    picture = _drawing("draw_masks")(image, table.masks, labels) if "masks" in table else image
+        return drawing.draw_skeletons(image, points, scores, request.bones)
+    if "points" in table:
+        return drawing.draw_skeletons(image, table.points[:, None].numpy(), table.scores[:, None].numpy(), ())
+    picture = drawing.draw_masks(image, table.masks, labels) if "masks" in table else image
     if "bboxes" not in table:
-        return picture
+        return drawing.stacked(picture, drawing.legend(phrases, width=picture.shape[1]))
     boxes = table.bboxes.numpy() * (picture.shape[1] / image.shape[1])  # a small image was magnified
-    return _drawing("draw_boxes")(picture, boxes, labels, phrases, table.scores.tolist())
+    return drawing.draw_boxes(picture, boxes, labels, phrases, table.scores.tolist())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -211,13 +215,6 @@ def _json_value(value: Any) -> str:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return json.dumps(value)
     return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
-
-
-def _drawing(name: str) -> Any:
-    """Return a drawing function by its name; one that leaves the image as it is where there is none."""
-    from lumen import visualization
-
-    return vars(visualization).get(name, lambda image, *_: image)
 
 
 def _save(path: Path, picture: Any) -> None:
