@@ -54,7 +54,7 @@ def test_misses_are_written_worst_first_with_a_table_of_reasons(tool, tiny_lumen
     assert num_objects == 4 and [miss.verdict.reason for miss in misses] == ["presence"] * 4
     assert [miss.verdict.score for miss in misses] == sorted(miss.verdict.score for miss in misses)
     tool.write_table(tmp_path / "misses.csv", misses)
-    rows = list(csv.DictReader((tmp_path / "misses.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "misses.csv").read_text().splitlines()))
     assert {row["img_id"] for row in rows} == {"3", "4"} and {row["phrase"] for row in rows} == {"dog"}
     (phrase,) = tool.phrases_of(tiny_lumen, decoder, dataset[0])
     assert tool.draw_phrase(dataset[0], phrase, "ttfnet", **limits).shape[1] == 4 * 488 + 8
