@@ -35,7 +35,7 @@ class Boxes(Dataset):
 
 
 class Nothing(BaseMetric):
-    """No figure."""
+    """Counts answers."""
 
     def process(self, data_batch, data_samples):
         """Keep nothing but the number."""
@@ -43,7 +43,7 @@ class Nothing(BaseMetric):
 
     def compute_metrics(self, results):
         """Count."""
-        return {"answers": sum(results)}
+        return {"answers": float(sum(results))}
 
 
 class Losses(Hook):
