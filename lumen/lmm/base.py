@@ -6,12 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_config(path: str, attention: str | None) -> PretrainedConfig:
+    """Return the config of a base model.
+
+    Raises:
+        CheckpointError: If there is no model of that name.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, attn_implementation=attention)
+    except OSError as error:
+        raise CheckpointError(
+            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it where name_or_path "
+            "says, or change name_or_path; data/nano is made by tools/make_nano.py"
+        ) from error
 
 
 def load_base(

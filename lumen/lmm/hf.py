@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.errors import CheckpointError, ConfigError
+from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
-from lumen.lmm.base import load_base, recompute, recompute_frozen, transformer_layers, widened
+from lumen.lmm.base import load_base, read_config, recompute, recompute_frozen, transformer_layers, widened
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
 from lumen.lmm.lora import add_lora, merge_lora
@@ -113,7 +113,7 @@ class HFAdapter(nn.Module):
         )
         check_answers(template_named(template), answer_mode)
         path = find_path(name_or_path)
-        config = _read_config(path, attention)
+        config = read_config(path, attention)
         self.name_or_path = name_or_path
         self.family = family_of(config)
         self.layers = (LAST, query_layer, feature_layer)
@@ -501,13 +501,3 @@ class HFAdapter(nn.Module):
                 *(self.name_or_path, length, window),
             )
             self.packing = "separate"
-
-
-def _read_config(path: str, attention: str | None) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(path, attn_implementation=attention)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it where name_or_path "
-            "says, or change name_or_path; data/nano is made by tools/make_nano.py"
-        ) from error
