@@ -27,7 +27,7 @@ from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
 from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
-from lumen.lmm.tokens import NewTokens, resize_tokens
+from lumen.lmm.tokens import add_tokens
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
@@ -140,12 +140,7 @@ class HFAdapter(nn.Module):
             placeholder=self.family.placeholder or self.image_token,
         )
         self.text = TextEncoder(self.encoder)
-        self.new_tokens: NewTokens | None = None
-        if new_tokens == "resize":
-            resize_tokens(self.lmm, len(tokenizer))
-        else:
-            ids = tokenizer.convert_tokens_to_ids(self.encoder.wordings.special_tokens)
-            self.new_tokens = NewTokens(self.lmm, ids, num_known, with_head=self.encoder.template.has_answer)
+        self.new_tokens = add_tokens(self.lmm, self.encoder, num_known, new_tokens)
         self.lora = dict(lora) if lora else None
         if self.lora:
             add_lora(self.lmm.get_decoder(), self.lora)

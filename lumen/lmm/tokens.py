@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lumen.lmm.processing import PromptEncoder
+
 _SEED = 0
 
 
@@ -19,6 +21,25 @@ def new_rows(known: Float[Tensor, "rows dim"], count: int) -> Float[Tensor, "cou
     var, mean = torch.var_mean(known.detach().float(), 0, correction=0)
     noise = torch.randn(count, known.shape[1], generator=torch.Generator().manual_seed(_SEED))
     return (mean + noise.to(mean.device) * var.sqrt()).to(known.dtype)
+
+
+def add_tokens(lmm: PreTrainedModel, encoder: PromptEncoder, num_known: int, mode: str) -> "NewTokens | None":
+    """Give an LMM rows for the special tokens.
+
+    Args:
+        lmm: The LMM; its tables are changed for ``resize`` only.
+        encoder: Knows the tokens, and whether the LMM has to say them.
+        num_known: Tokens of the LMM's own.
+        mode: ``resize`` or ``learn``.
+
+    Returns:
+        The rows beside the LMM, for ``learn``.
+    """
+    if mode == "resize":
+        resize_tokens(lmm, len(encoder.tokenizer))
+        return None
+    ids = encoder.tokenizer.convert_tokens_to_ids(encoder.wordings.special_tokens)
+    return NewTokens(lmm, ids, num_known, with_head=encoder.template.has_answer)
 
 
 @torch.no_grad()
