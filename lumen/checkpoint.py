@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError
+from lumen.shards import shard_like
 
 POINTER = "last_checkpoint"
 TEMPORARY = ".tmp-"
@@ -215,7 +216,7 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
     ]
     if complaints:
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
-    model.load_state_dict(chosen, strict=False)
+    model.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in chosen.items()}, strict=False)
     return set(chosen)
 
 

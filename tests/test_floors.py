@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
-    0: ("registry", "structures", "geometry", "errors", "paths"),
+    0: ("registry", "structures", "geometry", "errors", "paths", "shards"),
     1: (
         *("heatmap", "losses", "masks", "prompts", "attention", "questions"),
         *("checkpoint", "config", "feature_cache", "model_card", "typed_json"),

@@ -20,6 +20,7 @@ from lumen.checkpoint import TEMPORARY, find_checkpoint, numbered_checkpoints, w
 from lumen.engine.clock import process_tree_seconds
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
+from lumen.shards import shard_like
 
 RULES = ("greater", "less")
 
@@ -226,7 +227,10 @@ class EmaHook(Hook):
             self._num_updates = checkpoint["hooks"]["ema"]["num_updates"]
             own = _averaged(runner.model)
             stored = checkpoint["state_dict"]
-            self._average = {name: stored[name].to(own[name], copy=True) for name in own}
+            self._average = {
+                name: shard_like(stored[name].to(tensor.device, tensor.dtype, copy=True), tensor)
+                for name, tensor in own.items()
+            }
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:

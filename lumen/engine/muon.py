@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from lumen.shards import shard_like, whole
+
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -82,13 +84,14 @@ class MuonAdamW(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(param)
             state["momentum"].lerp_(param.grad, 1 - group["momentum"])
-            direction = param.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
+            direction = whole(param.grad.lerp(state["momentum"], group["momentum"])).flatten(1)
             by_shape[tuple(direction.shape)].append((param, direction))
         for (rows, cols), items in by_shape.items():
             steps = orthogonalise(torch.stack([direction for _, direction in items]))
             for (param, _), direction in zip(items, steps.to(items[0][0].dtype), strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
-                param.add_(direction.view(param.shape), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
+                own = shard_like(direction.view(param.shape), param)
+                param.add_(own, alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
 
     def _step_adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lumen.errors import ConfigError, LumenError
 from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from lumen.shards import whole
 
 DTYPES = ("float32", "bfloat16")
 _WINDOW = 100
@@ -84,7 +86,7 @@ class LumenOptimWrapper(OptimWrapper):
             LumenError: More than ``max_skips`` of the last 100 steps were skipped.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters], (self._clip_grad_to or {}).get("norm_type", 2.0))
+        norm = whole(get_total_norm([p.grad for p in parameters], (self._clip_grad_to or {}).get("norm_type", 2.0)))
         finite = self._all_finite(norm)
         self._skips.append(not finite)
         if not finite:
@@ -141,6 +143,7 @@ class GroupedConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper."""
+        model = model.module if is_model_wrapper(model) else model
         optimizer = dict(self._wrapper.pop("optimizer"))
         optimizer["params"] = self._groups(model, optimizer["lr"])
         wrapper = {"type": LumenOptimWrapper, **self._wrapper, "optimizer": OPTIMIZERS.build(optimizer)}

@@ -102,6 +102,7 @@ class EvaluationMeter:
             dtype=dtype,
             lmm_passes_per_image=usage and self._per_image(usage.passes),
             lmm_tokens_per_image=usage and self._per_image(usage.tokens),
+            lmm_padding_share=usage and usage.padding_share,
             ms_per_image=self._per_image(self._seconds * 1e3),
             peak_memory_mb=self._peak_memory_mb(),
             device=_name_of(self._device),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size, master_only
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
@@ -25,11 +25,13 @@ from lumen.checkpoint import (
     save_checkpoint,
     trained_state,
 )
+from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
 from lumen.errors import CheckpointError, ConfigError
-from lumen.registry import RUNNERS
+from lumen.registry import MODEL_WRAPPERS, RUNNERS
+from lumen.shards import gather, shard_optimizer_state
 
 
 @RUNNERS.register_module()
@@ -42,6 +44,7 @@ class LumenRunner(Runner):
       holds everything that differs from the base model, also what an earlier stage trained.
     - ``env_cfg``: takes ``num_threads``, the threads of torch; on a machine without GPU the default is 1.
     - ``train_cfg``, ``val_cfg``, ``test_cfg``: loops of ``lumen.engine.loops``; training counts iterations.
+    - ``model_wrapper_cfg``: also ``dict(type=FSDP2, ...)`` of ``lumen.engine.fsdp``.
     - Hooks may have ``after_build_model(runner)``, called before the model is moved and wrapped.
     """
 
@@ -65,11 +68,19 @@ class LumenRunner(Runner):
                     "SafeCheckpointHook and EmaHook of lumen.engine.hooks"
                 )
         self.call_hook("after_build_model")
-        self.model = super().wrap_model(self.cfg.get("model_wrapper_cfg"), self.model)
+        self.model = self._wrapped(self.cfg.get("model_wrapper_cfg"))
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Return the model as it is: ``register_hooks`` wraps it."""
         return model
+
+    def _wrapped(self, settings: dict[str, Any] | None) -> nn.Module:
+        kind = (settings or {}).get("type")
+        kind = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+        if kind is not FSDP2 or not self.distributed:
+            return super().wrap_model(settings, self.model)
+        # Not moved to the device as a whole: it may not fit there.
+        return FSDP2(self.model, **{key: value for key, value in settings.items() if key != "type"})
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the loop by iteration on data whose order and augmentation continue after a restart."""
@@ -90,11 +101,10 @@ class LumenRunner(Runner):
         """Build ``LumenTestLoop``, unless the config names another."""
         return super().build_test_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenTestLoop, **loop})
 
-    @master_only
     def save_checkpoint(
         self, out_dir: str, filename: str, *, num_iters: int, metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Save everything that differs from the base model, and what an exact resume needs.
+        """Save everything that differs from the base model, and what an exact resume needs. All ranks call it.
 
         Args:
             out_dir: Folder, which exists.
@@ -113,7 +123,9 @@ class LumenRunner(Runner):
         }
         checkpoint["meta"]["absent"] = absent_names(model, checkpoint["state_dict"])
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        save_checkpoint(Path(out_dir) / filename, plain(checkpoint))
+        checkpoint = gather(checkpoint, keep=is_main_process())
+        if is_main_process():
+            save_checkpoint(Path(out_dir) / filename, plain(checkpoint))
 
     def load_or_resume(self) -> None:
         """Resume, or load weights, or do nothing, as ``resume`` and ``load_from`` say; once."""
@@ -159,7 +171,8 @@ class LumenRunner(Runner):
             )
         self._warn_about_config(meta["config"])
         self._load_weights(checkpoint, ())
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        optimizer = self.optim_wrapper.optimizer
+        self.optim_wrapper.load_state_dict(shard_optimizer_state(optimizer, checkpoint["optimizer"]))
         self._load_schedulers(checkpoint["param_schedulers"])
         # The generators of rank 0 are stored; the others draw afresh.
         self.train_loop.resume(num_iters=meta["iter"], rng=checkpoint["rng"] if get_rank() == 0 else None)

@@ -3,18 +3,22 @@
 import itertools
 import logging
 from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.errors import CheckpointError, ConfigError
+from lumen.errors import ConfigError
 from lumen.lmm import nano_vision as _registers_the_nano_tower  # noqa: F401
+from lumen.lmm.base import load_base, read_config, recompute, recompute_frozen, transformer_layers, widened
 from lumen.lmm.families import InputSpec, family_of
-from lumen.lmm.features import SOURCES, FeatureSource
+from lumen.lmm.features import FeatureSource
+from lumen.lmm.lora import add_lora, merge_lora
+from lumen.lmm.options import check_answers, check_choices, check_layers, wording
 from lumen.lmm.packing import PackedRows, Suffix, pack_rows
 from lumen.lmm.parts import Part, PrefixMemory, Reader, add_up
 from lumen.lmm.passes import LAST, Reading
@@ -23,6 +27,7 @@ from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
 from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
+from lumen.lmm.tokens import add_tokens
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
 from lumen.paths import find_path
@@ -31,12 +36,6 @@ from lumen.registry import MODELS
 from lumen.structures import LocFeatures, Prompt
 
 _LOGGER = logging.getLogger(__name__)
-_CHOICES = {
-    "position": ("loc", "before_loc"),
-    "packing": ("packed", "separate"),
-    "features": SOURCES,
-    "answer_mode": ("forced", "generated"),
-}
 
 
 @MODELS.register_module()
@@ -67,9 +66,18 @@ class HFAdapter(nn.Module):
         answer_mode: How location prompts are answered when predicting: ``forced``, the template's answer is put in the
             LMM's mouth, or ``generated``, it writes the answer, and what it wrote is counted in ``answer_report``.
         max_new_tokens: Bound on the tokens of a free answer.
+        base_dtype: ``float32``, ``bfloat16`` or ``float16``: what the base model's weights are really kept in; as they
+            were saved when left out. What the adapter gives is float32 all the same, except under autocast.
+        quantization: Fields of ``BitsAndBytesConfig``, such as ``load_in_4bit``; the base is frozen then.
+        device_map: As accelerate takes it; spreads the base over devices, for inference only.
+        gradient_checkpointing: Compute layers again in the backward pass instead of keeping their activations.
+        new_tokens: ``resize`` gives the LMM's own tables rows for ``[LOC]`` and the routing tokens; ``learn`` keeps
+            their rows beside a base that stays as it is, as ``new_tokens.rows``. They start alike at every build.
+        lora: ``r``, ``alpha``, ``dropout`` and ``targets`` of low-rank adapters on the LLM, whose own weights are
+            frozen; needs peft.
 
     Raises:
-        ConfigError: If the family is unknown or an option has no such value.
+        ConfigError: If the family is unknown, an option has no such value, or a library for it is missing.
         CheckpointError: If there is no model of that name.
     """
 
@@ -92,39 +100,54 @@ class HFAdapter(nn.Module):
         max_pass_tokens: int = 16384,
         answer_mode: str = "forced",
         max_new_tokens: int = 64,
+        base_dtype: str | None = None,
+        quantization: Mapping[str, Any] | None = None,
+        device_map: str | Mapping[str, str | int] | None = None,
+        gradient_checkpointing: bool = False,
+        new_tokens: str = "resize",
+        lora: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options = {"position": position, "packing": packing, "features": features, "answer_mode": answer_mode}
-        _check_choices(options)
-        if answer_mode == "generated" and not template_named(template).has_answer:
-            raise ConfigError(f"template {template!r} has no answer to generate: use 'paper', or answer_mode='forced'")
+        check_choices(
+            position=position, packing=packing, features=features, answer_mode=answer_mode, new_tokens=new_tokens
+        )
+        check_answers(template_named(template), answer_mode)
         path = find_path(name_or_path)
-        config = _read_config(path, attention)
+        config = read_config(path, attention)
         self.name_or_path = name_or_path
         self.family = family_of(config)
         self.layers = (LAST, query_layer, feature_layer)
-        _check_layers(self.layers, config.text_config.num_hidden_layers)
+        check_layers(self.layers, config.text_config.num_hidden_layers)
         dense_hw = None if dense_hw is None else (int(dense_hw[0]), int(dense_hw[1]))
         self.features = FeatureSource(self.family, config, features, dense_hw)
         if packing == "packed" and not packing_works(config):
             _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", name_or_path)
             packing = "separate"
-        self.lmm: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention)
+        self.lmm: PreTrainedModel = load_base(
+            path, attention=attention, dtype=base_dtype, quantization=quantization, device_map=device_map
+        )
         self.splits = packing == "packed" and self._can_split()
         if self.splits:
             self.lmm.set_attn_implementation({"text_config": SPLIT})
         self.statistics = load_statistics(path)
         tokenizer = load_tokenizer(path, chat_template=self.family.chat_template)
         self.image_token: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        num_known = len(tokenizer)
         self.encoder = PromptEncoder(
             tokenizer,
             template=template_named(template),
-            wordings=Wordings((*KNOWN_TASKS, *(_wording(task) for task in tasks))),
+            wordings=Wordings((*KNOWN_TASKS, *(wording(task) for task in tasks))),
             placeholder=self.family.placeholder or self.image_token,
         )
         self.text = TextEncoder(self.encoder)
-        if len(tokenizer) > self.lmm.get_input_embeddings().num_embeddings:
-            self.lmm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        self.new_tokens = add_tokens(self.lmm, self.encoder, num_known, new_tokens)
+        self.lora = dict(lora) if lora else None
+        if self.lora:
+            add_lora(self.lmm.get_decoder(), self.lora)
+        self.is_narrow = base_dtype is not None or quantization is not None
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            recompute(self.lmm)
         self.position = position
         self.add_phrase_state = add_phrase_state
         self.recall = recall
@@ -171,8 +194,28 @@ class HFAdapter(nn.Module):
             "position": self.position if query_layer == LAST else f"{self.position}@{query_layer}",
             **({} if kind == "vision" else {"features": f"{kind}@{feature_layer}"}),
             **({"dense_hw": f"{dense_hw}"} if dense_hw else {}),
+            **({"new_tokens": "learn"} if self.new_tokens else {}),
+            **({"lora": " ".join(f"{key}={value}" for key, value in self.lora.items())} if self.lora else {}),
             "special_tokens": " ".join(self.encoder.wordings.special_tokens),
         }
+
+    def transformer_layers(self) -> list[nn.Module]:
+        """Return the transformer layers of the LLM and the vision tower; sharding keeps each in one piece."""
+        return transformer_layers(self.lmm)
+
+    def merge_lora(self) -> PreTrainedModel:
+        """Add what LoRA has learned to the base's own weights, for good, and return the base, ready to be saved.
+
+        Save the tokenizer (``encoder.tokenizer``) and ``preprocessor_config.json`` beside it.
+
+        Raises:
+            ConfigError: If there is no LoRA.
+        """
+        if not self.lora:
+            raise ConfigError("there is no LoRA to merge: build the adapter with lora=dict(r=8, ...) and load it")
+        merge_lora(self.lmm.get_decoder())
+        self.lora = None
+        return self.lmm
 
     @property
     def protocol(self) -> dict[str, str]:
@@ -289,6 +332,8 @@ class HFAdapter(nn.Module):
         pairs = self._pack(self.encoder.prefix(image_text), suffixes, token_hw, every_image=every_image)
         questions = [] if predicting else self.text.suffixes(prompts)
         free = self._pack(self.text.prefix(image_text), questions, token_hw)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            recompute_frozen(self.lmm)
         losses, lent, head = [], None, self.lmm.get_output_embeddings()
         if len(free[0].row_image):
             for part in self._reader.read(*free, encoded):
@@ -315,9 +360,9 @@ class HFAdapter(nn.Module):
         query = torch.cat(queries)
         device = query.device
         return LocFeatures(
-            query=query[torch.cat(numbers).argsort().to(device)],
-            grid=grid,
-            laterals=self.family.laterals(encoded),
+            query=self._widen(query[torch.cat(numbers).argsort().to(device)]),
+            grid=self._widen(grid),
+            laterals=tuple(map(self._widen, self.family.laterals(encoded))),
             stride=input_hw[0] // grid.shape[2],
             image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
             prompt_index=prompt_index.to(device),
@@ -346,6 +391,9 @@ class HFAdapter(nn.Module):
         room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         self._check_writes(True)
         return self.writer.answer(self.lmm, encoded, self._image_text(input_hw), questions, room)
+
+    def _widen(self, states: Tensor) -> Tensor:
+        return widened(states) if self.is_narrow else states
 
     def _check_writes(self, asked: bool) -> None:
         if asked and not self.family.writes:
@@ -448,31 +496,3 @@ class HFAdapter(nn.Module):
                 *(self.name_or_path, length, window),
             )
             self.packing = "separate"
-
-
-def _read_config(path: str, attention: str | None) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(path, attn_implementation=attention)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it where name_or_path "
-            "says, or change name_or_path; data/nano is made by tools/make_nano.py"
-        ) from error
-
-
-def _check_choices(options: Mapping[str, str]) -> None:
-    for name, value in options.items():
-        if value not in _CHOICES[name]:
-            raise ConfigError(f"{name} must be one of {_CHOICES[name]}, got {value!r}")
-
-
-def _check_layers(layers: Sequence[int], count: int) -> None:
-    if any(not -count - 1 <= layer <= count for layer in layers):
-        raise ConfigError(
-            f"the LLM has {count} layers; query_layer and feature_layer lie between 0, the embeddings, and {count}, or "
-            f"count from -1, got {tuple(layers[1:])}"
-        )
-
-
-def _wording(task: TaskWording | Mapping[str, str | bool]) -> TaskWording:
-    return task if isinstance(task, TaskWording) else TaskWording(**task)

@@ -15,6 +15,7 @@ from lumen.errors import PromptError
 
 IGNORE = -100
 _PREFIX, _PAD = 0, -1
+_MAX_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,10 @@ def pack_rows(
     pad_id: int,
     every_image: bool = False,
 ) -> PackedRows:
-    """Pack the suffixes of each image into rows.
+    """Pack the suffixes of each image into rows, so that little is padding.
+
+    Rows are as long as the longest of them. Where images differ in the number of their prompts, an image with many may
+    take several rows, as long as that costs less than the padding of the others.
 
     Args:
         prefix: Tokens before the phrase, image tokens included; the same for all images.
@@ -85,17 +89,19 @@ def pack_rows(
     Raises:
         PromptError: If the prefix and one suffix do not fit the context.
     """
-    rows, row_image = [], []
-    for image, own in enumerate(suffixes):
-        for group in _groups(own, max_suffix_tokens) or [[]] * every_image:
-            rows.append(group)
-            row_image.append(image)
-    longest = max((len(suffix.ids) for row in rows for suffix in row), default=0)
+    longest = max((len(suffix.ids) for own in suffixes for suffix in own), default=0)
     if len(prefix) + longest > context:
         raise PromptError(
             f"a prompt of {longest} tokens behind a prefix of {len(prefix)} does not fit the context of {context} "
             "tokens: shorten the phrase"
         )
+    room = _room(suffixes, len(prefix), longest, max_suffix_tokens)
+    rows, row_image, before = [], [], 0
+    for image, own in enumerate(suffixes):
+        for group in _groups(own, room) or [[]] * every_image:
+            rows.append([(before + at, own[at]) for at in group])
+            row_image.append(image)
+        before += len(own)
     return _fill_rows(prefix, rows, torch.tensor(row_image, dtype=torch.long), pad_id)
 
 
@@ -104,28 +110,46 @@ def prefix_row(prefix: Sequence[int], image: int = 0) -> PackedRows:
     return _fill_rows(prefix, [[]], torch.tensor([image]), 0)
 
 
-def _groups(suffixes: Sequence[Suffix], max_tokens: int) -> list[list[Suffix]]:
-    groups: list[list[Suffix]] = []
-    room = 0
-    for suffix in suffixes:
-        if not groups or len(suffix.ids) > room:
+def _room(suffixes: Sequence[Sequence[Suffix]], start: int, longest: int, bound: int) -> int:
+    """Return how many suffix tokens a row may hold, at most ``bound``, so that all rows together are cheapest.
+
+    Cost is what goes through the LLM: rows times their length, prefix and padding included.
+    """
+    totals = [sum(len(suffix.ids) for suffix in own) for own in suffixes]
+    rooms = {max(longest, -(-total // parts)) for total in totals for parts in range(1, _MAX_PARTS + 1)}
+    rooms = {min(room, bound) for room in rooms if room} or {bound}
+    return min(rooms, key=lambda room: (sum(-(-total // max(room, 1)) for total in totals) * (start + room), -room))
+
+
+def _groups(suffixes: Sequence[Suffix], room: int) -> list[list[int]]:
+    """Return the numbers of the suffixes of each row: the longest first, each where it leaves least room."""
+    groups: list[list[int]] = []
+    left: dict[int, int] = {}
+    for at in sorted(range(len(suffixes)), key=lambda at: -len(suffixes[at].ids)):
+        size = len(suffixes[at].ids)
+        fitting = [(free, number) for number, free in left.items() if free >= size]
+        number = min(fitting)[1] if fitting else len(groups)
+        if not fitting:
             groups.append([])
-            room = max_tokens
-        groups[-1].append(suffix)
-        room -= len(suffix.ids)
-    return groups
+        groups[number].append(at)
+        left[number] = left.get(number, room) - size
+        if left[number] <= 0:
+            del left[number]
+    return sorted(sorted(group) for group in groups)
 
 
-def _fill_rows(prefix: Sequence[int], rows: list[list[Suffix]], row_image: Tensor, pad_id: int) -> PackedRows:
+def _fill_rows(
+    prefix: Sequence[int], rows: list[list[tuple[int, Suffix]]], row_image: Tensor, pad_id: int
+) -> PackedRows:
     start = len(prefix)
-    length = start + max((sum(len(suffix.ids) for suffix in row) for row in rows), default=0)
-    ids, positions, segments, targets, pair_row, pair_start = [], [], [], [], [], []
+    length = start + max((sum(len(suffix.ids) for _, suffix in row) for row in rows), default=0)
+    pair_row, pair_start = torch.zeros(2, sum(map(len, rows)), dtype=torch.long)
+    ids, positions, segments, targets = [], [], [], []
     for number, row in enumerate(rows):
         row_ids, row_positions, row_segments = list(prefix), list(range(start)), [_PREFIX] * start
         row_targets = [IGNORE] * start
-        for index, suffix in enumerate(row):
-            pair_row.append(number)
-            pair_start.append(len(row_ids))
+        for index, (pair, suffix) in enumerate(row):
+            pair_row[pair], pair_start[pair] = number, len(row_ids)
             size = len(suffix.ids)
             row_ids += suffix.ids
             row_positions += range(start, start + size)
@@ -146,8 +170,8 @@ def _fill_rows(prefix: Sequence[int], rows: list[list[Suffix]], row_image: Tenso
         position_ids=table(positions),
         segments=table(segments),
         row_image=row_image,
-        pair_row=torch.tensor(pair_row, dtype=torch.long),
-        pair_start=torch.tensor(pair_start, dtype=torch.long),
+        pair_row=pair_row,
+        pair_start=pair_start,
         answer_targets=table(targets),
     )
 

@@ -153,7 +153,9 @@ class Reader:
 
     def _count(self, segments: Int[Tensor, "rows length"]) -> None:
         self.usage.passes += len(segments)
-        self.usage.tokens += int((segments >= 0).sum())
+        num_tokens = int((segments >= 0).sum())
+        self.usage.tokens += num_tokens
+        self.usage.padding += segments.numel() - num_tokens
 
 
 def part_of(rows: PackedRows, part: slice) -> tuple[PackedRows, Int[Tensor, " pairs"]]:

@@ -29,6 +29,7 @@ class ProtocolCard:
         lmm_passes_per_image: Mean number of sequences through the LLM.
         lmm_tokens_per_image: Mean number of their tokens, image tokens and written ones included, padding left
             out.
+        lmm_padding_share: Share of padding in what went through the LLM.
         ms_per_image: Wall-clock time of model and decoding, without loading and metrics.
         peak_memory_mb: Most memory used: of the GPU, or of the process on a CPU since its start.
         device: What it ran on.
@@ -50,6 +51,7 @@ class ProtocolCard:
     dtype: str
     lmm_passes_per_image: float | None
     lmm_tokens_per_image: float | None
+    lmm_padding_share: float | None
     ms_per_image: float
     peak_memory_mb: float
     device: str

@@ -70,7 +70,27 @@ def test_a_row_is_full_at_the_bound_and_not_before():
 
 def test_a_suffix_longer_than_the_bound_gets_a_row_of_its_own():
     rows = pack([[suffix(11), suffix(21, 22, 23), suffix(31)]], max_suffix_tokens=2)
-    assert rows.pair_row.tolist() == [0, 1, 2]
+    assert rows.pair_row.tolist() == [0, 1, 0]
+    assert rows.pair_start.tolist() == [3, 3, 4]
+
+
+def test_suffixes_fill_the_gaps_that_longer_ones_leave():
+    sizes = (2, 3, 1, 2)
+    rows = pack([[suffix(*range(10, 10 + size)) for size in sizes]], max_suffix_tokens=4)
+    assert rows.input_ids.shape == (2, 3 + 4)
+    assert rows.pair_row.tolist() == [0, 1, 1, 0]
+    assert (rows.segments >= 0).all()
+
+
+def test_an_image_with_many_prompts_is_split_where_that_costs_less_than_the_padding():
+    one, many = [suffix(11, 12)], [suffix(11, 12)] * 8
+    split = pack([one] * 7 + [many], prefix=(7,))
+    # 8 rows of 17 tokens would cost 136; 7 + 4 of 5 tokens cost 55; 7 + 8 of 3 tokens cost 45 and waste none
+    assert split.input_ids.shape == (15, 3)
+    assert (split.segments >= 0).all()
+    together = pack([one] * 7 + [many], prefix=tuple(range(100)), context=200)
+    # behind a prefix of 100 tokens, 8 rows of 116 tokens cost 928, and 9 rows of 108 already 972
+    assert together.input_ids.shape == (8, 116)
 
 
 def test_the_context_counts_the_prefix_and_one_suffix():

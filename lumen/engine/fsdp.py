@@ -1,0 +1,121 @@
+"""Fully sharded training (FSDP2): every rank keeps a piece of each parameter, its gradient and its optimizer state."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from mmengine.dist import broadcast
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from lumen.errors import ConfigError
+from lumen.registry import MODEL_WRAPPERS
+
+DTYPES = ("float32", "bfloat16")
+
+
+@runtime_checkable
+class BuiltOfBlocks(Protocol):
+    """A module that names the parts that sharding keeps in one piece, such as an adapter its transformer layers."""
+
+    def transformer_layers(self) -> Sequence[nn.Module]:
+        """Return the parts."""
+
+
+@MODEL_WRAPPERS.register_module()
+class FSDP2(nn.Module):
+    """Shards a model over all ranks with ``torch.distributed.fsdp.fully_shard``: each block, then the rest.
+
+    For ``model_wrapper_cfg`` of ``LumenRunner``, which hands over the model on the CPU; a block is moved to the device
+    as it is cut. Ranks start with the weights of rank 0. Checkpoints hold whole tensors: they are those of one process.
+
+    Args:
+        module: The model. Blocks are what its parts that are ``BuiltOfBlocks`` name.
+        device: Kind of device, ``cuda`` or ``cpu``; the GPU where there is one when left out.
+        param_dtype: Precision in which blocks compute, ``bfloat16`` or ``float32``; the weights' own when left out.
+            What is no block follows the optimizer wrapper's ``dtype``: heatmap and boxes stay in float32.
+        reduce_dtype: Precision in which the gradients of blocks are added up over ranks.
+        reshard_after_forward: Give up whole blocks between forward and backward; False trades memory for speed.
+
+    Raises:
+        ConfigError: If a dtype is unknown, or the trained weights of a block, or of the rest, differ in dtype.
+    """
+
+    def __init__(
+        self,
+        module: BaseModel,
+        *,
+        device: str | None = None,
+        param_dtype: str | None = None,
+        reduce_dtype: str = "float32",
+        reshard_after_forward: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, dtype in (("param_dtype", param_dtype or "float32"), ("reduce_dtype", reduce_dtype)):
+            if dtype not in DTYPES:
+                raise ConfigError(f"{name} must be one of {DTYPES}, got {dtype!r}")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+        _share_weights(module)
+        precision = MixedPrecisionPolicy(
+            param_dtype=getattr(torch, param_dtype) if param_dtype else None, reduce_dtype=getattr(torch, reduce_dtype)
+        )
+        found = [
+            block for part in module.modules() if isinstance(part, BuiltOfBlocks) for block in part.transformer_layers()
+        ]
+        _check_dtypes(module, found)
+        for block in found:
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision)
+        fully_shard(module, mesh=mesh)
+        if device == "cpu":  # gloo knows sums, but no means
+            for part in (*found, module):
+                part.set_force_sum_reduction_for_comms(True)
+        self.module = module.to(device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; only through here are its parameters gathered."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Do one optimizer step over the global batch."""
+        with optim_wrapper.optim_context(self):
+            losses = self._run(data, "loss", training=True)
+            total, logged = self.module.parse_losses(losses)
+        optim_wrapper.update_params(total)
+        return logged
+
+    def val_step(self, data: Any) -> list:
+        """Answer a batch; every rank needs one, since each lends its pieces to the others."""
+        return self._run(data, "predict", training=False)
+
+    def test_step(self, data: Any) -> list:
+        """Answer a batch; see ``val_step``."""
+        return self.val_step(data)
+
+    def _run(self, data: Any, mode: str, *, training: bool) -> Any:
+        data = self.module.data_preprocessor(data, training)
+        if isinstance(data, Mapping):
+            return self.module(**data, mode=mode)
+        return self.module(*data, mode=mode)
+
+
+def _share_weights(module: nn.Module) -> None:
+    """Give all ranks what rank 0 has: the ranks may have drawn new weights differently."""
+    own = [*(parameter for parameter in module.parameters() if parameter.requires_grad), *module.buffers()]
+    for tensor in own:
+        broadcast(tensor.data)
+
+
+def _check_dtypes(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    inside = {parameter for block in blocks for parameter in block.parameters()}
+    rest = [parameter for parameter in module.parameters() if parameter not in inside]
+    for what, parameters in [("a block", list(block.parameters())) for block in blocks] + [("the rest", rest)]:
+        kinds = {str(parameter.dtype) for parameter in parameters if parameter.requires_grad}
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"FSDP2 needs one dtype for all trained weights of {what}, got {sorted(kinds)}: freeze the base model, "
+                "train it with LoRA, or load it with base_dtype='float32'"
+            )

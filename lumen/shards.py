@@ -1,0 +1,56 @@
+"""Tensors that lie in pieces on several ranks (FSDP2): made whole for a file, cut again after reading one.
+
+A tensor that is not in pieces passes untouched, so callers need not ask.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; every rank has to call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """Return this rank's piece of a tensor that every rank has whole, cut as ``pattern`` is."""
+    if not isinstance(pattern, DTensor):
+        return tensor
+    own = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)
+    return distribute_tensor(own, pattern.device_mesh, pattern.placements, src_data_rank=None)
+
+
+def gather(value: Any, *, keep: bool) -> Any:
+    """Return nested data with whole tensors on the CPU in place of pieces; every rank has to call it.
+
+    Args:
+        value: Dicts, lists and tuples of anything.
+        keep: Whether this rank wants the result; where it does not, empty tensors stand for the pieces, so that only
+            one tensor at a time is whole there.
+    """
+    if isinstance(value, DTensor):
+        tensor = value.detach().full_tensor()
+        return tensor.cpu() if keep else torch.empty(0)
+    if isinstance(value, Mapping):
+        return {key: gather(entry, keep=keep) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [gather(entry, keep=keep) for entry in value]
+    return value
+
+
+def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's ``state_dict`` of whole tensors, cut as the parameters that they belong to are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def cut(number: int, entry: Any) -> Any:
+        belongs = isinstance(entry, Tensor) and entry.shape == parameters[number].shape
+        return shard_like(entry, parameters[number]) if belongs else entry
+
+    entries = {
+        number: {key: cut(int(number), entry) for key, entry in own.items()} for number, own in state["state"].items()
+    }
+    return {**state, "state": entries}
