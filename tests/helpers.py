@@ -55,4 +55,4 @@ def make_shared(image_index=(), prompt_index=(), *, size_hw=(4, 6), channels=32,
 
 def relative_difference(actual, expected):
     """Return the largest difference as a share of the largest expected number."""
-    return float((actual - expected).abs().max() / expected.abs().max())
+    return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
