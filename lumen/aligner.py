@@ -91,7 +91,7 @@ class DenseAligner(nn.Module):
         self.final_attention = Attention(channels, num_heads, downsample=2)
         self.final_norm = nn.LayerNorm(channels)
         self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
-        self.heat_bias = nn.Parameter(torch.tensor(math.log(heat_prior / (1 - heat_prior))))
+        self.heat_bias = nn.Parameter(torch.tensor([math.log(heat_prior / (1 - heat_prior))]))
         self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
         levels = list(reversed(lateral_channels))[:fine_levels]  # coarsest first
         self.fine = _FinePath(channels, levels)

@@ -30,7 +30,11 @@ class Decoder(nn.Module, ABC):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.map_queries = nn.Parameter(torch.randn(self.spec.map_queries, channels) * channels**-0.5)
+        queries = torch.randn(self.spec.map_queries, channels) * channels**-0.5
+        if len(queries):
+            self.map_queries = nn.Parameter(queries)
+        else:  # sharding takes no parameter without elements
+            self.register_buffer("map_queries", queries, persistent=False)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -79,8 +79,15 @@ class LumenRunner(Runner):
         kind = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
         if kind is not FSDP2 or not self.distributed:
             return super().wrap_model(settings, self.model)
+        if hasattr(self.model, "init_weights"):
+            self.model.init_weights()
         # Not moved to the device as a whole: it may not fit there.
         return FSDP2(self.model, **{key: value for key, value in settings.items() if key != "type"})
+
+    def _init_model_weights(self) -> None:
+        """Start the weights as MMEngine does; what is sharded was started before it was cut."""
+        if not isinstance(self.model, FSDP2):
+            super()._init_model_weights()
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the loop by iteration on data whose order and augmentation continue after a restart."""
