@@ -20,7 +20,7 @@ optim_wrapper = dict(
     constructor=GroupedConstructor,
     paramwise_cfg=dict(
         muon=True,
-        adamw=["*embed_tokens*", "*lm_head*", "*map_queries*", *_tokens],
+        adamw=_tokens,
         lr_mult=dict.fromkeys(_tokens, 0.1),
     ),
     clip_grad=dict(max_norm=5.0),

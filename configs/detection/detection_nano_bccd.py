@@ -73,7 +73,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type=CocoMetric, classwise=True)
 test_evaluator = val_evaluator
 # Three names need no two-way layers (docs/decisions.md, 14); Muon throughout is what was judged on val.
-optim_wrapper["paramwise_cfg"] = dict(muon=True, adamw=["*embed_tokens*", "*lm_head*", "*map_queries*"])
+optim_wrapper["paramwise_cfg"] = dict(muon=True)
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),

@@ -43,7 +43,7 @@ model = dict(
         "detection/loss_size": 0.2,
     },
 )
-optim_wrapper["paramwise_cfg"]["adamw"] = ["*embed_tokens*", "*lm_head*", "aligner.*", "*map_queries*"]
+optim_wrapper["paramwise_cfg"]["adamw"] = ["aligner.*"]
 optim_wrapper["paramwise_cfg"]["lr_mult"] = {"aligner.*": 0.1}
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
 param_scheduler = [

@@ -19,6 +19,7 @@ from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZER
 from lumen.shards import whole
 
 DTYPES = ("float32", "bfloat16")
+TABLES = ("*embed_tokens*", "*lm_head*", "*new_tokens*", "*map_queries*")
 _WINDOW = 100
 
 
@@ -126,7 +127,7 @@ class GroupedConstructor:
         optim_wrapper_cfg: The optimizer wrapper, with the optimizer.
         paramwise_cfg: ``lr_mult``: factors on the learning rate by glob pattern of parameter names; the last pattern
             that matches counts. ``muon``: with an optimizer that knows ``muon`` groups, put matrices and convolution
-            kernels there. ``adamw``: glob patterns of matrices that stay out of them, such as embeddings.
+            kernels there; tables of tokens (``TABLES``) never. ``adamw``: glob patterns of what else stays out.
 
     Raises:
         ConfigError: If a pattern matches no trainable parameter, or ``paramwise_cfg`` holds anything else.
@@ -158,7 +159,8 @@ class GroupedConstructor:
                 kept_out = [pattern for pattern in self._adamw if fnmatchcase(name, pattern)]
                 used.update(matching, kept_out)
                 factor = self._lr_mult[matching[-1]] if matching else 1.0
-                groups.setdefault((factor, self._kind(parameter, bool(kept_out))), []).append(parameter)
+                is_kept_out = bool(kept_out) or any(fnmatchcase(name, pattern) for pattern in TABLES)
+                groups.setdefault((factor, self._kind(parameter, is_kept_out)), []).append(parameter)
         unused = sorted({*self._lr_mult, *self._adamw} - used)
         if unused:
             raise ConfigError(f"patterns {unused} match no trainable parameter")
