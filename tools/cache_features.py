@@ -7,7 +7,7 @@ A config of the cached stage is the full one with these lines; metrics, aligner 
         type=CachedFeatures, cache="data/cache/train", dataset=train_dataloader["dataset"])
     val_dataloader["dataset"] = dict(type=CachedFeatures, cache="data/cache/val", dataset=val_dataloader["dataset"])
     test_dataloader = val_dataloader
-    load_from = dict(checkpoint="work_dirs/detection_nano_shapes/iter_2700.pth", fresh=["decoders.segmentation.*"])
+    load_from = dict(checkpoint="work_dirs/detection_nano_shapes/iter_2300.pth", fresh=["decoders.segmentation.*"])
     custom_hooks = [dict(type=FreezeHook, freeze=["aligner.*", "decoders.detection.*"])]
 
 ``fresh`` names the new decoders, ``freeze`` what stays. Checkpoints of this stage load with the full model's config.
@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
 
 EXAMPLES = """examples:
-  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2700.pth --out data/cache/val
-  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2700.pth --out data/cache/train \\
+  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2300.pth --out data/cache/val
+  python tools/cache_features.py configs/detection/detection_nano_shapes.py iter_2300.pth --out data/cache/train \\
       --split train --dtype bfloat16 --cfg-options train_dataloader.dataset.pipeline.1.flip_probability=0
 """
 

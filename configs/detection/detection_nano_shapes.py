@@ -5,7 +5,7 @@ Expected: AP .75, AP50 .92, clock 280 to 300: about ten minutes on one CPU core.
     python tools/make_nano.py --out data/nano
     python tools/make_shapes.py --out data/shapes
     python tools/train.py configs/detection/detection_nano_shapes.py
-    python tools/test.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/iter_2700.pth
+    python tools/test.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/iter_2300.pth
 """
 
 from mmengine.config import read_base
@@ -20,7 +20,7 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 2700
+_num_iters = 2300
 
 model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=DetectionDecoder)], loss_weights=_loss_weights)
 train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
