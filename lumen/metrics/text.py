@@ -2,8 +2,9 @@
 
 import importlib.util
 import itertools
+import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_NO_CIDER = "CIDEr needs pycocoevalcap, which is not installed: pip install 'lumen-perception[text]'"
 _LONE_PERIOD = re.compile(r"\.(?!\d)")
 
 
@@ -180,26 +182,38 @@ class YesNoMetric(BaseMetric):
 
 @METRICS.register_module()
 class CaptionMetric(BaseMetric):
-    """CIDEr of captions, by pycocoevalcap.
+    """CIDEr of captions, by pycocoevalcap, and two plain figures in [0, 1] beside it.
+
+    ``exact`` is the share of captions that are one of their references, word for word. ``word_f1`` compares words
+    whatever their order, with the reference that fits best, averaged over captions.
 
     Words are split by letters and digits in lower case instead of by the Java tokenizer of the COCO server, so that
     figures differ slightly from the server's; the protocol says so.
 
     Args:
+        with_cider: Whether to compute CIDEr; ``None`` does where pycocoevalcap is installed, and otherwise leaves it
+            out, which is logged and stands in the protocol.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
     Raises:
-        ConfigError: pycocoevalcap is not installed.
+        ConfigError: CIDEr is wanted, and pycocoevalcap is not installed.
     """
 
     default_prefix = "caption"
     needs = frozenset({"texts"})
 
-    def __init__(self, *, prefix: str | None = None, collect_device: str = "cpu") -> None:
-        if importlib.util.find_spec("pycocoevalcap") is None:
-            raise ConfigError("CIDEr needs pycocoevalcap, which is not installed: pip install 'lumen-perception[text]'")
+    def __init__(
+        self, *, with_cider: bool | None = True, prefix: str | None = None, collect_device: str = "cpu"
+    ) -> None:
+        has_library = importlib.util.find_spec("pycocoevalcap") is not None
+        if with_cider and not has_library:
+            raise ConfigError(f"{_NO_CIDER}; with_cider=None gives the other figures")
         super().__init__(collect_device=collect_device, prefix=prefix)
+        self.with_cider = has_library if with_cider is None else with_cider
+        self._why_not = "" if self.with_cider else "not asked for" if has_library else _NO_CIDER
+        if with_cider is None and not has_library:
+            print_log(f"{_NO_CIDER}; the other figures are reported", logger="current", level=logging.WARNING)
         self.protocol: dict[str, Any] = {}
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
@@ -213,18 +227,18 @@ class CaptionMetric(BaseMetric):
             self.results.append([(_words(text), [_words(said) for said in asked["answers"]]) for text, asked in rows])
 
     def compute_metrics(self, results: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
-        """Return ``CIDEr``; 1 is a usual value, not a bound."""
-        from pycocoevalcap.cider.cider import Cider
-
+        """Return ``exact``, ``word_f1`` and, where wanted, ``CIDEr``, of which 1 is a usual value, not a bound."""
         rows = list(itertools.chain.from_iterable(results))
         if not rows:
             raise DataError("no image was captioned; evaluate a data set with captions")
-        said = {at: [text] for at, (text, _) in enumerate(rows)}
-        references = {at: texts for at, (_, texts) in enumerate(rows)}
-        score, _ = Cider().compute_score(references, said)
         self.protocol = {"captions": len(rows), "tokenizer": "letters and digits, lower case"}
+        self.protocol |= {"cider": self._why_not} if self._why_not else {}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
-        return {"CIDEr": float(score)}
+        figures = {
+            "exact": _mean([float(text in references) for text, references in rows]),
+            "word_f1": _mean([max(_word_f1(text, said) for said in references) for text, references in rows]),
+        }
+        return figures | ({"CIDEr": _cider(rows)} if self.with_cider else {})
 
 
 def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -243,6 +257,21 @@ def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
             f"{len(rows)} of {len(questions)} questions were answered, those with ids {lacking[:5]} have no reference"
         )
     return rows
+
+
+def _cider(rows: Sequence[tuple[str, list[str]]]) -> float:
+    from pycocoevalcap.cider.cider import Cider
+
+    said = {at: [text] for at, (text, _) in enumerate(rows)}
+    score, _ = Cider().compute_score({at: references for at, (_, references) in enumerate(rows)}, said)
+    return float(score)
+
+
+def _word_f1(text: str, reference: str) -> float:
+    """Return the F1 of the words of two texts as bags; two texts without words agree."""
+    ours, theirs = Counter(text.split()), Counter(reference.split())
+    total = ours.total() + theirs.total()
+    return 2 * (ours & theirs).total() / total if total else 1.0
 
 
 def _words(text: str) -> str:

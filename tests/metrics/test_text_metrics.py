@@ -131,3 +131,19 @@ def test_cider_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"lumen-perception\[text\]"):
         CaptionMetric()
+
+
+def test_captions_without_cider_have_the_other_figures_and_say_why(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    metric = CaptionMetric(with_cider=None)
+    answers = [sample(("A red star.", ["a cat", "a red star"])), sample(("a red ring", ["one ring", "two blue cats"]))]
+    figures = evaluate(metric, *answers)
+    # "a red ring" and "one ring" share one of 3 + 2 words: 2 / 5
+    assert figures == {"caption/exact": 0.5, "caption/word_f1": pytest.approx((1 + 0.4) / 2)}
+    assert "pip install" in metric.protocol["cider"]
+
+
+def test_words_that_are_repeated_count_once_each():
+    figures = evaluate(CaptionMetric(with_cider=False), sample(("star star star", ["a star"])))
+    assert figures["caption/word_f1"] == pytest.approx(2 * 1 / 5)
+    assert figures["caption/exact"] == 0
