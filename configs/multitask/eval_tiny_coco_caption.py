@@ -1,0 +1,27 @@
+"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, and the log says so.
+
+    python tools/test.py configs/multitask/eval_tiny_coco_caption.py work_dirs/multitask_nano_tiny_coco
+
+Images that it was not trained on:
+
+    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \\
+        test_dataloader.dataset.ann_file=annotations/captions_val2017.json
+"""
+
+from mmengine.config import read_base
+
+from lumen.data.text import AskQuestions, QuestionsDataset
+from lumen.data.transforms import PackSample
+from lumen.metrics.text import CaptionMetric
+
+with read_base():
+    from .._base_.tiny_coco_eval import *
+
+test_dataloader["dataset"] = dict(
+    _images,
+    type=QuestionsDataset,
+    layout="captions",
+    ann_file="annotations/captions_train2017.json",
+    pipeline=[*_view, dict(type=AskQuestions, task="caption", shuffle=False), dict(type=PackSample)],
+)
+test_evaluator = dict(type=CaptionMetric, with_cider=None)
