@@ -1,0 +1,29 @@
+"""Counts of blood cells by ``multitask_nano_bccd.py`` on the test split of BCCD: the errors of each kind, and of all.
+
+    python tools/test.py configs/multitask/eval_bccd_counting.py work_dirs/multitask_nano_bccd
+
+A peak counts from ``min_score`` on; choose it with a model of the training split, on the val split:
+
+    ... --cfg-options model.decoders.1.min_score=0.4 test_dataloader.dataset.ann_file=annotations/instances_val.json
+"""
+
+from mmengine.config import read_base
+
+from lumen.metrics.counting import CountingMetric
+
+with read_base():
+    from .multitask_nano_bccd import *
+
+test_dataloader["dataset"]["pipeline"] = [
+    dict(type=LoadImage),
+    dict(type=FrameImage, input_hw=_input_hw),
+    dict(type=AskClasses, num_prompts=None, shuffle=False, task="counting"),
+    dict(type=PackSample),
+]
+# What a model without eyes would say: the mean counts of the training and val splits.
+test_evaluator = dict(type=CountingMetric, baseline=dict(RBC=11.47, WBC=1.03, Platelets=1.0))
+optim_wrapper = None
+custom_hooks = None
+train_dataloader = None
+train_cfg = None
+param_scheduler = None
