@@ -52,6 +52,7 @@ class PerceptionSample(BaseDataElement):
             that asks for it: two prompts for one class give two rows, objects nobody asked for give none. A box
             without extent is a point, such as a keypoint. Where a task needs them: ``masks`` (n, height, width) bool.
         ignored_instances: The same fields for crowd and ignored regions.
+        unlabelled: Where a label map tells, a single row: ``masks`` (1, height, width) of the pixels without a class.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``ImageFrame``), ``classes``, ``img_id``, ``img_path``,
@@ -63,6 +64,7 @@ class PerceptionSample(BaseDataElement):
     prompts: tuple[Prompt, ...]
     gt_instances: InstanceData
     ignored_instances: InstanceData
+    unlabelled: InstanceData
     pred_instances: InstanceData
 
 
@@ -229,6 +231,22 @@ def gather_pairs(
     answers.labels = labels[per_pair.pair_index]
     image_index = shared.image_index[per_pair.pair_index]
     return [answers[image_index == image] for image in range(len(samples))]
+
+
+def fill_unanswered(answer: InstanceData, prompts: Sequence[Prompt], task: str) -> InstanceData:
+    """Add a row of zeros for each prompt of a task that has none, and put the rows in the order of the prompts.
+
+    A prompt has no pair where the LMM wrote its answer itself and left ``[LOC]`` out: nothing was found.
+    """
+    answered = set(answer.prompt_index.tolist())
+    missing = [at for at, prompt in enumerate(prompts) if prompt.task == task and at not in answered]
+    if not missing:
+        return answer
+    rows = {key: value.new_zeros(len(missing), *value.shape[1:]) for key, value in answer.items()}
+    rows["prompt_index"] = answer.prompt_index.new_tensor(missing)
+    rows["labels"] = answer.labels.new_tensor([prompts[at].label for at in missing])
+    filled = InstanceData.cat([answer, InstanceData(**rows)])
+    return filled[filled.prompt_index.argsort()]
 
 
 def place_in_image(image_index: Int[Tensor, " pairs"]) -> Int[Tensor, " pairs"]:

@@ -12,7 +12,14 @@ from lumen.decoders.base import Decoder
 from lumen.decoders.peaks import pick_peaks
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
-from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
+from lumen.structures import (
+    PerceptionSample,
+    SharedRepresentation,
+    TaskSpec,
+    fill_unanswered,
+    gather_pairs,
+    targets_per_pair,
+)
 
 _MODES = ("peaks", "density")
 
@@ -80,13 +87,17 @@ class CountingDecoder(Decoder):
         return {"loss_count": (distance * known).sum()}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one row per prompt; ``scores`` are the presence of anything at all."""
+        """Return one row per prompt; ``scores`` are the presence of anything at all. Without a pair both are 0."""
         table = InstanceData(
             counts=self(shared),
             scores=shared.presence_logits.float().sigmoid(),
             pair_index=torch.arange(shared.num_pairs, device=shared.image_index.device),
         )
-        return gather_pairs(table, samples, shared)
+        answers = gather_pairs(table, samples, shared)
+        return [
+            fill_unanswered(answer, sample.prompts, self.spec.name)
+            for answer, sample in zip(answers, samples, strict=True)
+        ]
 
 
 def _make_gain(channels: int) -> nn.Sequential:

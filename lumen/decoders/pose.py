@@ -68,13 +68,16 @@ class PoseDecoder(Decoder):
         return {"loss_offset": (distance * weight).sum()}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one row per sample, in input pixels; column j is prompt j. A sample of another task has no row."""
+        """Return one row per sample, in input pixels; column j is prompt j. A sample of another task has no row.
+
+        A prompt without a pair has score 0, and its point lies in the middle of the input.
+        """
         heat = shared.heat_logits[:, 0].float().sigmoid()
         peaks = find_peaks(heat, 1)
         points = self._locate(shared, heat, peaks) * shared.stride
         return [
-            self._row(points[own], peaks.scores[own, 0], float(sample.get("box_score", 1.0)))
-            for sample, own in zip(samples, _pairs_by_sample(shared, len(samples)), strict=True)
+            self._row(*self._by_prompt(shared, image, sample, points, peaks.scores[:, 0]), sample.get("box_score", 1.0))
+            for image, sample in enumerate(samples)
         ]
 
     def _locate(
@@ -86,6 +89,22 @@ class PoseDecoder(Decoder):
         cells_xy = peaks.cells_xy[:, 0]
         offsets = self.head(shared, torch.arange(len(cells_xy), device=cells_xy.device), cells_xy)
         return cells_xy + 0.5 + offsets.clamp(-_REACH, _REACH)
+
+    def _by_prompt(
+        self,
+        shared: SharedRepresentation,
+        image: int,
+        sample: PerceptionSample,
+        points: Float[Tensor, "pairs 2"],
+        scores: Float[Tensor, " pairs"],
+    ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
+        """Return point and score of each prompt of one sample, also of those that have no pair."""
+        own = shared.image_index == image
+        place = (shared.prompt_index[own],)
+        asked = [at for at, prompt in enumerate(sample.prompts) if prompt.task == self.spec.name]
+        middle = points.new_tensor(sample.frame.input_hw[::-1]) / 2
+        found = middle.repeat(len(sample.prompts), 1).index_put(place, points[own])
+        return found[asked], scores.new_zeros(len(found)).index_put(place, scores[own])[asked]
 
     def _row(self, points: Float[Tensor, "k 2"], scores: Float[Tensor, " k"], box_score: float) -> InstanceData:
         rows = min(len(points), 1)
@@ -123,10 +142,3 @@ class _OffsetHead(nn.Module):
         hidden = nn.functional.silu(self.mix(torch.cat([read, query], 1)))
         # in use, and in every process, even where nobody asks for a keypoint
         return self.last(hidden).float() + context.float().sum() * 0
-
-
-def _pairs_by_sample(shared: SharedRepresentation, num_samples: int) -> list[Int[Tensor, " pairs"]]:
-    """Return the pairs of each sample in the order of its prompts."""
-    order = shared.prompt_index.argsort(stable=True)
-    order = order[shared.image_index[order].argsort(stable=True)]
-    return list(order.split(torch.bincount(shared.image_index, minlength=num_samples).tolist()))
