@@ -22,11 +22,12 @@ class SemanticDataset(BaseDataset):
 
     An instance is all pixels of one class: a mask and the tight box around it, in ``segmentations`` and ``bboxes`` as
     ``CocoDataset`` has them. ``FrameImage`` should be given ``min_visible=0``, since a class is not an object that can
-    be hidden. Pixels of the ignore label belong to no class. ``img_id`` is the position in the sorted list of files.
+    be hidden. Pixels of the ignore label belong to no class, and teach nothing. ``img_id`` is the position in the
+    sorted list of files.
 
-    The pipeline receives ``img_path``, ``img_id``, ``img_root``, ``ori_hw``, ``classes``, ``instances`` and
-    ``label_map_path``. ``metainfo`` holds ``classes``, ``ignore_label`` and ``reduce_zero_label``, which
-    ``SemanticMetric`` reads.
+    The pipeline receives ``img_path``, ``img_id``, ``img_root``, ``ori_hw``, ``classes``, ``instances``,
+    ``label_map_path`` and ``unlabelled``, the run-length code of the pixels without a class. ``metainfo`` holds
+    ``classes``, ``ignore_label`` and ``reduce_zero_label``, which ``SemanticMetric`` reads.
 
     Args:
         data_root: Folder of the data set.
@@ -104,7 +105,8 @@ class SemanticDataset(BaseDataset):
                 "check classes, ignore_label and reduce_zero_label"
             )
         record |= {"classes": classes, "img_root": self.data_prefix["img"], "ori_hw": label_map.shape}
-        return self.pipeline(record | {"instances": _instances(label_map, labels)})
+        unlabelled = encode_masks(torch.from_numpy(label_map < 0)[None])[0]
+        return self.pipeline(record | {"instances": _instances(label_map, labels), "unlabelled": unlabelled})
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample."""

@@ -69,7 +69,7 @@ class FrameImage:
     ``bboxes`` become a clipped float32 tensor in input pixels. Objects outside the view leave; objects with too small a
     visible part become ignored regions, neither target nor background. Where ``instances`` have ``segmentations``,
     these become ``masks``, a bool tensor (n, height, width) in input pixels; an object whose mask shows no pixel is
-    ignored.
+    ignored. ``unlabelled``, where a data set gives it, becomes such a mask (1, height, width) too.
 
     Args:
         input_hw: Height and width of the network input.
@@ -115,6 +115,8 @@ class FrameImage:
         results["frame"] = frame
         results["image"] = render_image(results["image"], frame, pad_value=self.pad_value)
         results["instances"] = _frame_instances(results["instances"], frame, self.min_visible)
+        if "unlabelled" in results:
+            results["unlabelled"] = masks_to_input(decode_masks([results["unlabelled"]], frame.ori_hw), frame)
         return results
 
     def draw_frame(self, ori_hw: tuple[int, int]) -> ImageFrame:
@@ -309,8 +311,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``. Returns a new dict with ``inputs``, a
-    uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``unlabelled``. Returns a new dict with
+    ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -319,6 +321,8 @@ class PackSample:
             gt_instances=InstanceData(**results["gt_instances"]),
             ignored_instances=InstanceData(**results["ignored_instances"]),
         )
+        if "unlabelled" in results:
+            sample.unlabelled = InstanceData(masks=results["unlabelled"])
         # `set_metainfo` copies deeply, which costs more than loading a small image; all of these are immutable.
         for key in (*_METAINFO, *(name for name in _OPTIONAL_METAINFO if name in results)):
             sample.set_field(results[key], key, field_type="metainfo")

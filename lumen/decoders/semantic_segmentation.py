@@ -12,7 +12,14 @@ from lumen.decoders.masks import ROWS_AT_ONCE, MaskFeatures, cover, kernel_size,
 from lumen.heatmap import ignore_weight
 from lumen.losses import binary_cross_entropy, dice_loss
 from lumen.registry import DECODERS
-from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
+from lumen.structures import (
+    PerceptionSample,
+    SharedRepresentation,
+    TaskSpec,
+    fill_unanswered,
+    gather_pairs,
+    targets_per_pair,
+)
 
 _BACKGROUND = 0.5
 
@@ -21,8 +28,8 @@ _BACKGROUND = 0.5
 class SemanticSegmentationDecoder(Decoder):
     """Fine feature maps per image, read by a tiny network per phrase whose weights come from the phrase's query.
 
-    A phrase that has no object learns an empty mask. Crowd and ignored regions
-    teach nothing, but for the objects in them.
+    A phrase that has no object learns an empty mask. Crowd and ignored regions teach nothing, but for the objects in
+    them; nor do cells most of whose pixels have no label.
 
     Args:
         channels: Width of the shared representation.
@@ -62,14 +69,19 @@ class SemanticSegmentationDecoder(Decoder):
         ignored = targets_per_pair(samples, shared, "ignored_instances")
         fine_boxes = ignored.bboxes * (self.maps.upsample / shared.stride)
         weight = ignore_weight(fine_boxes, ignored.pair_index, shared.num_pairs, tuple(logits.shape[-2:]), stride=1)
-        logits, target = silence(logits, target, (weight > 0) | (target > 0))
+        labelled = _labelled_share(samples, target)[shared.image_index]
+        target = (target / labelled.clamp(min=_BACKGROUND)).clamp(max=1)
+        logits, target = silence(logits, target, ((weight > 0) | (target > 0)) & (labelled > _BACKGROUND))
         return {
             "loss_mask": binary_cross_entropy(logits, target).sum(),
             "loss_dice": (dice_loss(logits, target) * is_present).sum(),
         }
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one row per prompt: its presence as score, and a mask that overlaps no other one of the sample."""
+        """Return one row per prompt: its presence as score, and a mask that overlaps no other one of the sample.
+
+        A prompt without a pair has score 0 and an empty mask.
+        """
         table = InstanceData(
             scores=shared.presence_logits.float().sigmoid(),
             masks=self(shared).sigmoid(),
@@ -78,7 +90,21 @@ class SemanticSegmentationDecoder(Decoder):
         answers = gather_pairs(table, samples, shared)
         for answer in answers:
             answer.masks = make_disjoint(answer.masks)
-        return answers
+        return [
+            fill_unanswered(answer, sample.prompts, self.spec.name)
+            for answer, sample in zip(answers, samples, strict=True)
+        ]
+
+
+def _labelled_share(
+    samples: Sequence[PerceptionSample], like: Float[Tensor, "pairs rows cols"]
+) -> Float[Tensor, "images rows cols"]:
+    """Return the share of each fine cell whose pixels have a label: all of it where no label map says otherwise."""
+    share = like.new_ones(len(samples), *like.shape[-2:])
+    for image, sample in enumerate(samples):
+        if "unlabelled" in sample:
+            share[image] -= cover(sample.unlabelled.masks.to(like.device), like.shape[-2:])[0]
+    return share
 
 
 def make_disjoint(masks: Float[Tensor, "n rows cols"]) -> Float[Tensor, "n rows cols"]:

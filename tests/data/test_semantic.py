@@ -49,6 +49,17 @@ def test_a_class_is_one_instance_with_its_pixels_and_a_tight_box(tmp_path):
     assert dataset.metainfo["reduce_zero_label"] is False and dataset.metainfo["classes"] == CLASSES
 
 
+def test_pixels_without_a_class_come_along_with_the_view(tmp_path):
+    dataset = build(write(tmp_path), input_hw=(4, 16))
+    dataset.pipeline.transforms[1] = FrameImage(input_hw=(4, 16), flip_probability=1.0, min_visible=0.0)
+    sample = dataset[0]["data_samples"]
+    shown = sample.frame.boxes_to_input(torch.tensor([[0.0, 0.0, 8.0, 4.0]]))[0].round().int().tolist()
+    masks = sample.unlabelled.masks
+    assert masks.shape == (1, 4, 16)
+    assert torch.equal(masks[0, :, shown[0] : shown[2]], torch.from_numpy(LABELS == 255).flip(1))
+    assert masks.sum() == (LABELS == 255).sum()
+
+
 def test_zero_can_stand_for_no_class(tmp_path):
     # As in ADE20K: 0 is no class, 1 is the first one.
     values = np.array([[0, 1, 1], [3, 3, 255]], dtype=np.uint8)

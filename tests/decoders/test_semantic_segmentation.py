@@ -7,6 +7,7 @@ from decoder_cases import iou, random_shared, with_masks
 from helpers import make_instances, make_sample, make_shared
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.structures import InstanceData
 
 from lumen.decoders.semantic_segmentation import SemanticSegmentationDecoder, make_disjoint
 from lumen.masks import maps_to_original
@@ -15,6 +16,12 @@ from lumen.structures import Prompt
 
 def ask(*texts):
     return [Prompt(text, task="semantic_segmentation", label=at) for at, text in enumerate(texts)]
+
+
+def make_unlabelled(rows):
+    masks = torch.zeros(1, 64, 96, dtype=torch.bool)
+    masks[:, rows] = True
+    return InstanceData(masks=masks)
 
 
 def silent_decoder():
@@ -47,6 +54,35 @@ def test_ignored_regions_teach_nothing_but_for_the_objects_in_them():
     loss = silent_decoder().loss(make_shared([0], [0]), [sample])["loss_mask"]
     heard = 16 * 12 + 4 * 4
     assert loss.item() == pytest.approx(math.log(2) * heard / (16 * 24), abs=1e-5)
+
+
+def test_pixels_without_a_label_teach_nothing():
+    # Of the 16 x 24 fine cells of 4 pixels, the upper 8 x 24 have no label, and a row of cells has one in half of it.
+    sample = with_masks(make_sample(ask("cat", "dog"), [[0, 0, 32, 64]], [0]))
+    sample.unlabelled = make_unlabelled(slice(0, 34))
+    losses = silent_decoder().loss(make_shared([0, 0], [0, 1]), [sample])
+    heard = 7 * 24
+    assert losses["loss_mask"].item() == pytest.approx(2 * math.log(2) * heard / (16 * 24), abs=1e-5)
+    covered = 7 * 8
+    assert losses["loss_dice"].item() == pytest.approx(1 - (covered + 1) / (heard / 2 + covered + 1), abs=1e-5)
+
+
+def test_a_cell_with_a_few_unlabelled_pixels_learns_from_the_others():
+    # three of four pixel rows of the first cells have a label, and all of these show the object: a whole cell of it
+    sample = with_masks(make_sample(ask("cat"), [[0, 1, 96, 4]], [0]))
+    sample.unlabelled = make_unlabelled(slice(0, 1))
+    other = with_masks(make_sample(ask("cat"), [[0, 0, 96, 4]], [0]))
+    torch.manual_seed(0)
+    decoder, shared = SemanticSegmentationDecoder(32).eval(), random_shared(make_shared([0], [0]))
+    for name, loss in decoder.loss(shared, [sample]).items():
+        assert loss.item() == pytest.approx(decoder.loss(shared, [other])[name].item(), abs=1e-5)
+
+
+def test_a_label_map_of_one_sample_leaves_the_others_alone():
+    whole, partly = (with_masks(make_sample(ask("cat"), [[0, 0, 32, 64]], [0])) for _ in range(2))
+    partly.unlabelled = make_unlabelled(slice(0, 64))
+    loss = silent_decoder().loss(make_shared([0, 1], [0, 0], num_images=2), [whole, partly])["loss_mask"]
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_every_parameter_learns_also_without_objects():
