@@ -1,9 +1,9 @@
-"""What the evaluations on the tiny COCO share: the model of ``multitask_nano_coco.py``, and the 50 training images.
+r"""What the evaluations on the tiny COCO share: the model of ``multitask_nano_coco.py``, and the 50 training images.
 
 For the 50 images of the validation part, which nothing was learnt from (KIND is the file of the task, such as
 ``instances``, ``person_keypoints``, ``captions``):
 
-    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \\
+    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \
         test_dataloader.dataset.ann_file=annotations/KIND_val2017.json
 """
 

@@ -1,10 +1,10 @@
-"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, and the log says so.
+r"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, and the log says so.
 
     python tools/test.py configs/multitask/eval_tiny_coco_caption.py work_dirs/multitask_nano_tiny_coco
 
 Images that it was not trained on:
 
-    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \\
+    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \
         test_dataloader.dataset.ann_file=annotations/captions_val2017.json
 """
 

@@ -1,10 +1,10 @@
-"""Boxes of the multi-task nano on images of COCO: all 80 names asked on each.
+r"""Boxes of the multi-task nano on images of COCO: all 80 names asked on each.
 
     python tools/test.py configs/multitask/eval_tiny_coco_detection.py work_dirs/multitask_nano_tiny_coco
 
 Images that it was not trained on:
 
-    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \\
+    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \
         test_dataloader.dataset.ann_file=annotations/instances_val2017.json
 """
 

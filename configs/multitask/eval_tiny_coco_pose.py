@@ -1,10 +1,10 @@
-"""Keypoints of the multi-task nano on persons of COCO, in crops of the annotated boxes.
+r"""Keypoints of the multi-task nano on persons of COCO, in crops of the annotated boxes.
 
     python tools/test.py configs/multitask/eval_tiny_coco_pose.py work_dirs/multitask_nano_tiny_coco
 
 Persons that it was not trained on:
 
-    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \\
+    ... --cfg-options test_dataloader.dataset.data_prefix.img=val2017 \
         test_dataloader.dataset.ann_file=annotations/person_keypoints_val2017.json
 """
 

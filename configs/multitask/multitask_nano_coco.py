@@ -1,4 +1,4 @@
-"""One nano, trained from nothing on COCO 2017 for boxes, instance masks, keypoints of persons and captions together.
+r"""One nano, trained from nothing on COCO 2017 for boxes, instance masks, keypoints of persons and captions together.
 
 Four fifths of the samples ask an image for some of the 80 names and for its caption; the rest are crops of one person,
 asked for the keypoints. Not measured: 36,000 steps are days on a CPU; ``multitask_nano_tiny_coco.py`` is for trying.
@@ -9,8 +9,8 @@ asked for the keypoints. Not measured: 36,000 steps are days on a CPU; ``multita
 
 Each task is tested by a config of its own, such as ``eval_tiny_coco_detection.py``, which names the images:
 
-    python tools/test.py configs/multitask/eval_tiny_coco_detection.py work_dirs/multitask_nano_coco \\
-        --cfg-options test_dataloader.dataset.data_root=data/coco test_dataloader.dataset.data_prefix.img=val2017 \\
+    python tools/test.py configs/multitask/eval_tiny_coco_detection.py work_dirs/multitask_nano_coco \
+        --cfg-options test_dataloader.dataset.data_root=data/coco test_dataloader.dataset.data_prefix.img=val2017 \
         test_dataloader.dataset.ann_file=annotations/instances_val2017.json
 """
 

@@ -1,6 +1,8 @@
 """``multitask_nano_coco.py`` on 50 training images of COCO 2017, to be learnt by heart: whether all parts can learn.
 
-No augmentation; every name that is present is asked, and some that are not. The caption of an image is always its first.
+No augmentation; every name that is present is asked, and some that are not. The caption of an image is always its
+first. A step takes .45 of the clock "2cs", so that 2,500 steps end near 1,130. At stride 8 small objects of one name
+whose centres share a cell cost .07 of AP50 at most; stride 4 costs .70 a step.
 
     data/tiny_coco/annotations/{instances,person_keypoints,captions}_{train,val}2017.json
     python tools/train.py configs/multitask/multitask_nano_tiny_coco.py
@@ -16,7 +18,7 @@ from mmengine.optim import CosineAnnealingLR, LinearLR
 with read_base():
     from .multitask_nano_coco import *
 
-_num_iters = 3000
+_num_iters = 2500
 _files = dict(data_root="data/tiny_coco", data_prefix=dict(img="train2017"))
 
 _images = dict(_images, **_files)
@@ -40,7 +42,7 @@ _pose = dict(
     ],
 )
 train_dataloader.update(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(type=MixedDataset, datasets=[_boxes, _masks, _pose], weights=[0.5, 0.35, 0.15]),
