@@ -1,0 +1,60 @@
+"""The whole model of ``segmentation_cached_nano_shapes.py``: what its features come from, and what judges its masks."""
+
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
+from mmengine.optim import CosineAnnealingLR, LinearLR
+
+from lumen.data.coco import CocoDataset
+from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.decoders.segmentation import SegmentationDecoder
+from lumen.metrics.coco import CocoMetric
+from lumen.model import Lumen
+
+with read_base():
+    from .._base_.nano import _aligner, _lmm
+    from .._base_.runtime import *
+    from .._base_.schedule_nano import *
+
+_num_iters = 5000
+_data = dict(
+    type=CocoDataset,
+    data_root="data/shapes",
+    with_masks=True,
+    pipeline=[
+        dict(type=LoadImage),
+        dict(type=FrameImage, input_hw=(160, 160)),
+        dict(type=AskClasses, num_prompts=None, shuffle=False, task="segmentation"),
+        dict(type=PackSample),
+    ],
+)
+
+model = dict(
+    type=Lumen,
+    lmm=dict(_lmm, name_or_path="data/nano4"),
+    aligner=dict(_aligner, point_sigma=1.0),
+    decoders=[dict(type=SegmentationDecoder)],
+    loss_weights={"segmentation/loss_box": 2.0},
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    collate_fn=dict(type=pseudo_collate),
+    sampler=dict(type=InfiniteSampler, shuffle=True),
+    dataset=dict(_data, ann_file="annotations/instances_train.json", data_prefix=dict(img="train")),
+)
+test_dataloader = dict(
+    batch_size=16,
+    num_workers=0,
+    collate_fn=dict(type=pseudo_collate),
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(_data, ann_file="annotations/instances_val.json", data_prefix=dict(img="val"), test_mode=True),
+)
+test_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))
+val_dataloader = None
+val_evaluator = None
+val_cfg = None
+train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
+param_scheduler = [
+    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=200, end=_num_iters, T_max=_num_iters - 200, eta_min=3e-5),
+]
