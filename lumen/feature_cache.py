@@ -31,7 +31,7 @@ WEIGHTS = "lmm.safetensors"
 TEMPORARY = ".tmp-"
 # Settings that change neither features nor targets: where data lie, how much is computed at once.
 _WITHOUT_EFFECT = frozenset(
-    {"attention", "max_new_tokens", "max_pass_tokens", "max_suffix_tokens", "packing", "recall"}
+    {"attention", "max_new_tokens", "max_pass_tokens", "max_suffix_tokens", "name_tokens", "packing", "recall"}
 ) | {
     "_scope_",
     "cache_mb",

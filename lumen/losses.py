@@ -1,7 +1,9 @@
-"""Losses of boxes, masks and yes/no answers: one value per item, in float32, without weights or averages.
+"""Losses of boxes, masks, yes/no answers and names: in float32, without weights or averages.
 
 Who calls them sums the values and divides once by the count of the global batch.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lumen.geometry import giou
+from lumen.structures import LocFeatures, PerceptionSample, targets_per_pair
 
 
 def giou_loss(pred: Float[Tensor, "n 4"], target: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
@@ -39,6 +42,22 @@ def binary_cross_entropy(logits: Float[Tensor, "n ..."], target: Float[Tensor, "
     logits = _at_least_float32(logits)
     values = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
     return values.unsqueeze(-1).flatten(1).mean(1)
+
+
+def naming_loss(features: LocFeatures, samples: Sequence[PerceptionSample]) -> Float[Tensor, ""]:
+    """Return how little image tokens at the centres of objects say the phrases that hold there, summed over objects.
+
+    Source:
+        In place of a tower that was trained on pairs of image and text; after the alignment of words with regions in
+        Li et al., "Grounded Language-Image Pre-training" (2022), section 3.1.
+    """
+    targets, scores = targets_per_pair(samples, features), features.name_scores
+    rows, columns = scores.shape[1:]
+    height, width = (side * features.stride for side in features.grid.shape[-2:])
+    centre = (targets.bboxes[:, :2] + targets.bboxes[:, 2:]) / 2
+    column = (centre[:, 0] * columns / width).long().clamp(0, columns - 1)
+    row = (centre[:, 1] * rows / height).long().clamp(0, rows - 1)
+    return -scores[targets.pair_index, row, column].sum()
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

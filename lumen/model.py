@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
+from lumen.losses import naming_loss
 from lumen.masks import masks_to_original
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
@@ -177,6 +178,8 @@ class Lumen(BaseModel):
         """
         features, shared = self._share(inputs, samples)
         sums = {f"lmm/{name}": total for name, total in features.text_losses.items()}
+        if features.name_scores is not None:
+            sums["lmm/loss_name"] = naming_loss(features, samples)
         sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
         for task, decoder in self.decoders.items():
             _check_targets(decoder, samples)
@@ -283,6 +286,7 @@ class Lumen(BaseModel):
         counts = {
             "lmm/loss_answer": "answer_tokens",
             "lmm/loss_recall": "pairs",
+            "lmm/loss_name": "objects",
             "aligner/loss_heat": "objects",
             "aligner/loss_presence": "pairs",
         }

@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from helpers import make_sample
 
-from lumen.losses import binary_cross_entropy, dice_loss, giou_loss
+from lumen.losses import binary_cross_entropy, dice_loss, giou_loss, naming_loss
+from lumen.structures import LocFeatures
 
 
 def test_giou_loss_by_hand():
@@ -48,3 +50,19 @@ def test_mask_losses_have_the_right_gradient(loss):
     logits = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     target = (torch.rand(2, 3, 4, generator=generator) > 0.5).double()
     assert torch.autograd.gradcheck(loss, (logits, target))
+
+
+def test_names_are_read_at_the_centres_of_objects():
+    samples = [make_sample(["cat", "dog"], [[0, 0, 30, 20], [40, 40, 64, 64]], [1, 1]), make_sample(["cat"])]
+    scores = torch.arange(-12.0, 0.0).view(3, 2, 2)  # tokens of 32 pixels, twice the cells of the grid
+    features = LocFeatures(
+        query=torch.zeros(3, 8),
+        grid=torch.zeros(2, 8, 4, 4),
+        laterals=(),
+        stride=16,
+        image_index=torch.tensor([0, 0, 1]),
+        prompt_index=torch.tensor([0, 1, 0]),
+        name_scores=scores,
+    )
+    assert naming_loss(features, samples) == -(scores[1, 0, 0] + scores[1, 1, 1])
+    assert naming_loss(features, [make_sample(["cat", "dog"]), make_sample(["cat"])]) == 0

@@ -1,4 +1,4 @@
-"""A nano of four layers, ``make_nano.py --out data/nano4 --llm-layers 4``, with a decoder for every task."""
+"""A nano of four layers, ``make_nano.py --out data/nano4 --llm-layers 4 --tied``, with a decoder for every task."""
 
 from mmengine.config import read_base
 
@@ -16,7 +16,7 @@ with read_base():
 
 model = dict(
     type=Lumen,
-    lmm=dict(_lmm, name_or_path="data/nano4"),
+    lmm=dict(_lmm, name_or_path="data/nano4", name_tokens=3),
     aligner=dict(_aligner, point_sigma=1.0),
     decoders=[
         dict(type=DetectionDecoder),
@@ -30,7 +30,8 @@ model = dict(
     ],
     loss_weights={
         "lmm/loss_recall": 0.5,
-        "lmm/loss_text": 1.0,
+        "lmm/loss_name": 0.3,
+        "lmm/loss_text": 4.0,
         "aligner/loss_presence": 0.5,
         "detection/loss_box": 2.0,
         "segmentation/loss_box": 2.0,

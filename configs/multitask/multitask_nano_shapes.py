@@ -3,7 +3,7 @@
 Four fifths of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption. The rest
 are crops of one shape, asked for its keypoints.
 
-    python tools/make_nano.py --out data/nano4 --llm-layers 4
+    python tools/make_nano.py --out data/nano4 --llm-layers 4 --tied
     python tools/make_shapes.py
     python tools/train.py configs/multitask/multitask_nano_shapes.py
     python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes
@@ -26,7 +26,7 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 4600
+_num_iters = 3600
 _root = "data/shapes"
 _hw = (160, 160)
 
@@ -53,18 +53,23 @@ _view = [
     dict(type=LoadImage, cache_mb=600),
     dict(type=FrameImage, input_hw=_hw, flip_probability=0.5),
 ]
-_sentences = dict(type=AskSentences, num_prompts=5, kinds=("attribute", "relation"), exchange_sides=True)
-_groups = dict(type=AskSentences, num_prompts=5, kinds=("group",))
-_words = [
-    dict(type=AskQuestions, num_prompts=5, exchange_sides=True),
-    dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random"),
-    dict(type=PackSample),
-]
+_sentences = dict(type=AskSentences, num_prompts=8, kinds=("attribute", "relation"), exchange_sides=True)
+_groups = dict(type=AskSentences, num_prompts=4, kinds=("group",))
+_questions_asked = dict(type=AskQuestions, num_prompts=20, exchange_sides=True)
+_caption_asked = dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random")
 _boxes = dict(
     type=JoinedDataset,
     base=_images,
     further=_texts,
-    pipeline=[*_view, dict(type=AskClasses, num_prompts=8), _sentences, _groups, *_words],
+    pipeline=[
+        *_view,
+        dict(type=AskClasses, num_prompts=8),
+        _sentences,
+        _groups,
+        _questions_asked,
+        _caption_asked,
+        dict(type=PackSample),
+    ],
 )
 _masks = dict(
     type=JoinedDataset,
@@ -75,7 +80,8 @@ _masks = dict(
         dict(type=AskClasses, num_prompts=8, task="segmentation"),
         dict(_sentences, task="referring_segmentation"),
         dict(_groups, task="referring_segmentation"),
-        *_words,
+        _questions_asked,
+        dict(type=PackSample),
     ],
 )
 _pose = dict(

@@ -26,7 +26,7 @@ from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statis
 from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
-from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
+from lumen.lmm.text_losses import answer_loss, name_scores, recall_loss, span_mean
 from lumen.lmm.tokens import add_tokens
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter
@@ -58,6 +58,8 @@ class HFAdapter(nn.Module):
         add_phrase_state: Add the mean state of the phrase's tokens to the ``[LOC]`` state. Departs from the paper;
             a model trained from nothing needs it to learn quickly.
         recall: Train the ``[LOC]`` state to predict the tokens of its phrase, as ``loss_recall``.
+        name_tokens: Train the image tokens to name what they show, as ``loss_name``, by phrases of at most so many
+            tokens; 0 trains none. For models from nothing: a tower that was trained on image and text knows words.
         attention: transformers' attention implementation, such as ``eager`` or ``sdpa``; its choice when left out.
         packing: ``packed`` or ``separate``. ``packed`` falls back to ``separate``, and says so, where the self-check
             fails.
@@ -94,6 +96,7 @@ class HFAdapter(nn.Module):
         dense_hw: Sequence[int] | None = None,
         add_phrase_state: bool = False,
         recall: bool = False,
+        name_tokens: int = 0,
         attention: str | None = None,
         packing: str = "packed",
         max_suffix_tokens: int = 2048,
@@ -151,6 +154,7 @@ class HFAdapter(nn.Module):
         self.position = position
         self.add_phrase_state = add_phrase_state
         self.recall = recall
+        self.name_tokens = name_tokens
         self.packing = packing
         self.max_suffix_tokens = max_suffix_tokens
         self.max_pass_tokens = max_pass_tokens
@@ -359,15 +363,20 @@ class HFAdapter(nn.Module):
         grid = self.features.grid(encoded, image_states, pairs[1].prefix, input_hw)
         query = torch.cat(queries)
         device = query.device
+        image_index = torch.arange(len(prompts)).repeat_interleave(sizes).to(device)
+        names = None
+        if not predicting and self.name_tokens and torch.is_grad_enabled():
+            names = name_scores(head, self._token_grid(encoded, token_hw), self._names(flat), image_index)
         return LocFeatures(
             query=self._widen(query[torch.cat(numbers).argsort().to(device)]),
             grid=self._widen(grid),
             laterals=tuple(map(self._widen, self.family.laterals(encoded))),
             stride=input_hw[0] // grid.shape[2],
-            image_index=torch.arange(len(prompts)).repeat_interleave(sizes).to(device),
+            image_index=image_index,
             prompt_index=prompt_index.to(device),
             text_losses=add_up(losses),
             extras=texts,
+            name_scores=names,
         )
 
     def generate(
@@ -391,6 +400,21 @@ class HFAdapter(nn.Module):
         room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         self._check_writes(True)
         return self.writer.answer(self.lmm, encoded, self._image_text(input_hw), questions, room)
+
+    def _names(self, suffixes: Sequence[Suffix]) -> list[tuple[int, ...]]:
+        """Return the tokens of each phrase, none where the phrase is too long for a name."""
+        phrases = [suffix.ids[slice(*suffix.phrase)] for suffix in suffixes]
+        return [ids if len(ids) <= self.name_tokens else () for ids in phrases]
+
+    def _token_grid(
+        self, encoded: BaseModelOutputWithPooling, token_hw: tuple[int, int]
+    ) -> Float[Tensor, "images rows columns dim"]:
+        tokens = torch.stack(list(encoded.pooler_output))
+        if tokens.shape[1] != token_hw[0] * token_hw[1]:
+            raise ConfigError(
+                f"name_tokens needs image tokens on a grid, {self.config.model_type!r} has more: set it 0"
+            )
+        return tokens.unflatten(1, token_hw)
 
     def _widen(self, states: Tensor) -> Tensor:
         return widened(states) if self.is_narrow else states

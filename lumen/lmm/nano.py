@@ -61,6 +61,7 @@ class NanoSizes:
         stem_depths: Residual blocks at each of these strides.
         vocabulary: Upper bound of the tokenizer's vocabulary.
         context: Longest sequence, in tokens.
+        tied: One table of words for reading and saying.
     """
 
     width: int = 128
@@ -70,6 +71,7 @@ class NanoSizes:
     stem_depths: tuple[int, ...] = field(default=(1, 2, 2))
     vocabulary: int = 1024
     context: int = 2048
+    tied: bool = False
 
 
 def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int = 0) -> Path:
@@ -116,6 +118,7 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=sizes.width**-0.5,
+        tie_word_embeddings=sizes.tied,
     )
     return LlavaConfig(
         vision_config=vision,
@@ -123,7 +126,7 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        tie_word_embeddings=False,
+        tie_word_embeddings=sizes.tied,
     )
 
 

@@ -18,7 +18,9 @@ from lumen.data.shapes.scene import COLOURS, TEXTURES, ShapeObject
 
 _ATTRIBUTES = {"colour": tuple(COLOURS), "texture": TEXTURES, "size": ("small", "large")}
 _STREAM, _GROUP_STREAM = 7, 8  # keep the words apart from the random numbers that draw the image
-_ATTRIBUTE_RATE, _LONE_RATE, _ABSENT_RATE = 0.7, 0.04, 0.3
+_ATTRIBUTE_RATE, _LONE_RATE, _ABSENT_RATE = 0.7, 0.04, 0.5
+_MAX_RELATED, _MAX_DESCRIBED, _MAX_ABSENT = 2, 2, 3  # sentences of a shape; sentences of an image that fit nothing
+_COLOURS_AND_COUNTS, _OTHER_QUESTIONS = 10, 5  # rounds of drawing
 _COUNTS = ("0", "1", "2", "3")
 _T = TypeVar("_T")
 _NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
@@ -78,14 +80,14 @@ def _refs(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Generato
 
 
 def _queries(objects: Sequence[ShapeObject], target: int, rng: np.random.Generator) -> list[Query]:
-    """Return a sentence that needs a relation and sometimes one that does with attributes, where they exist."""
+    """Return sentences that need a relation and sometimes such that do with attributes, where they exist."""
     related = [query for query in _related(objects, target) if query.find(objects) == [target]]
     phrases = [Query(phrase) for phrase in _phrases(objects[target])]
     described = [query for query in phrases if query.find(objects) == [target]]
     rate = _ATTRIBUTE_RATE if related else _LONE_RATE
-    chosen = [_pick(related, rng)] if related else []
+    chosen = _draw(related, _MAX_RELATED, rng)
     if described and rng.random() < rate:
-        chosen.append(_pick(described, rng))
+        chosen += _draw(described, _MAX_DESCRIBED, rng)
     return chosen
 
 
@@ -128,9 +130,12 @@ def _phrases(item: ShapeObject) -> list[Phrase]:
 
 
 def _absent_refs(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Generator) -> list[Record]:
-    """Return at most one sentence that fits nothing, though its noun is there."""
-    if rng.random() >= _ABSENT_RATE:
-        return []
+    """Return a few sentences that fit nothing, though their noun is there."""
+    drawn = [_absent(objects, rng) for _ in range(_MAX_ABSENT) if rng.random() < _ABSENT_RATE]
+    return [_ref(query, image_id, []) for query in dict.fromkeys(filter(None, drawn))]
+
+
+def _absent(objects: Sequence[ShapeObject], rng: np.random.Generator) -> Query | None:
     item = objects[rng.integers(len(objects))]
     if rng.random() < 0.5:
         attribute = _pick(tuple(_ATTRIBUTES), rng)
@@ -142,7 +147,7 @@ def _absent_refs(objects: Sequence[ShapeObject], image_id: int, rng: np.random.G
         # A phrase that fits the anchor only would say "the star left of the star".
         queries = [query for query in queries if query.anchor and query.anchor.noun != item.category]
     queries = [query for query in queries if query.find(objects) == []]
-    return [_ref(_pick(queries, rng), image_id, [])] if queries else []
+    return _pick(queries, rng) if queries else None
 
 
 def _groups(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Generator) -> list[Record]:
@@ -191,9 +196,13 @@ def _captions(objects: Sequence[ShapeObject]) -> list[str]:
 
 
 def _questions(objects: Sequence[ShapeObject], rng: np.random.Generator) -> list[Record]:
-    drawn = (_ask_colour(objects, rng), *_ask_counts(objects, rng), _ask_existence(objects, rng))
-    drawn += (_ask_relation(objects, rng),)
-    return [{"question": question, "answer": answer, "form": form} for form, question, answer in filter(None, drawn)]
+    drawn: list[_Question | None] = []
+    for _ in range(_COLOURS_AND_COUNTS):
+        drawn += [_ask_colour(objects, rng), *_ask_counts(objects, rng)]
+    for _ in range(_OTHER_QUESTIONS):
+        drawn += [_ask_existence(objects, rng), _ask_relation(objects, rng)]
+    different = dict.fromkeys(filter(None, drawn))
+    return [{"question": question, "answer": answer, "form": form} for form, question, answer in different]
 
 
 _Question = tuple[str, str, str]
@@ -252,6 +261,11 @@ def _random_phrase(item: ShapeObject, rng: np.random.Generator) -> Phrase:
 
 def _pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
     return values[rng.integers(len(values))]
+
+
+def _draw(values: Sequence[_T], number: int, rng: np.random.Generator) -> list[_T]:
+    """Return so many different values, or all that there are."""
+    return [values[at] for at in rng.permutation(len(values))[:number]]
 
 
 def plural(noun: str) -> str:

@@ -19,7 +19,7 @@ from lumen.data.shapes.render import SPLITS, draw_scene
 from lumen.errors import DataError
 
 MARKER = "shapes.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever the same seed no longer gives the same files."""
 
 _FIRST_IDS = {"train": 1, "val": 1_000_001}
