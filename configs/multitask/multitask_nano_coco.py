@@ -4,7 +4,7 @@ Four fifths of the samples ask an image for some of the 80 names and for its cap
 asked for the keypoints. Not measured: 36,000 steps are days on a CPU; ``multitask_nano_tiny_coco.py`` is for trying.
 
     data/coco/annotations/{instances,person_keypoints,captions}_train2017.json, data/coco/train2017/
-    python tools/make_nano.py --out data/nano4 --llm-layers 4
+    python tools/make_nano.py --out data/nano4 --llm-layers 4 --tied
     python tools/train.py configs/multitask/multitask_nano_coco.py
 
 Each task is tested by a config of its own, such as ``eval_tiny_coco_detection.py``, which names the images:
