@@ -17,7 +17,9 @@ def _token_stride(config: PretrainedConfig) -> int:
 
 
 def _grid_thw(tower_hw: Size, num_images: int, device: torch.device | None = None) -> Tensor:
-    return torch.tensor([[1, *tower_hw]] * num_images, dtype=torch.long, device=device)
+    """Return the grids of the images; their values count even where nothing else has values, on the meta device."""
+    is_meta = device is not None and device.type == "meta"
+    return torch.tensor([[1, *tower_hw]] * num_images, dtype=torch.long, device="cpu" if is_meta else device)
 
 
 def encode_blocks(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
