@@ -1,12 +1,22 @@
 """What the README shows is what lies in the repository."""
 
 import importlib.util
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import make_images, make_sample
+from lmm import zoo
+from mmengine.registry import DefaultScope
 
+from lumen.engine.config import load_config
+from lumen.lmm.families import FAMILIES
+from lumen.lmm.outline import outline_config
 from lumen.prompts import KNOWN_TASKS
-from lumen.registry import DECODERS, METRICS
+from lumen.registry import DECODERS, METRICS, MODELS
+from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +32,36 @@ def test_files_that_the_readme_names_exist():
     named = [word for word in words if word.startswith(("tools/", "configs/", "projects/", "docs/", "tests/"))]
     missing = [word for word in named if "*" not in word and not (ROOT / word).exists()]
     assert missing == []
+
+
+def test_the_snippet_that_brings_an_lmm_builds_and_learns(tmp_path):
+    snippet = README.partition("**Bring your own LMM**")[2].partition("```python\n")[2].partition("```")[0]
+    folder = tmp_path / "smolvlm"
+    folder.mkdir()
+    zoo.save("smolvlm", folder)
+    (tmp_path / "configs").mkdir()
+    for part in ("_base_", "detection"):
+        shutil.copytree(ROOT / "configs" / part, tmp_path / "configs" / part)
+    path = tmp_path / "configs" / "detection" / "mine.py"
+    path.write_text(snippet.replace("HuggingFaceTB/SmolVLM-Instruct", str(folder)))
+    config = load_config(path, {}, tool_root=tmp_path)
+    frames = [config[name].dataset.pipeline[1] for name in ("train_dataloader", "val_dataloader", "test_dataloader")]
+    assert [tuple(frame["input_hw"]) for frame in frames] == [(378, 378)] * 3
+    assert outline_config("HuggingFaceTB/SmolVLM-Instruct").vision_config.image_size // 42 * 42 == 378
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("lumen"):
+        model = MODELS.build(config.model)
+    size_hw = model.lmm.input_spec.fixed_hw  # the tiny one takes smaller pictures
+    images, sample = make_images(1, size_hw), make_sample([Prompt("cat"), Prompt("dog")], [[2, 2, 12, 12]], [0])
+    losses = model.normalised_losses(images, [sample], model.count([sample]))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_every_family_has_a_name_in_the_readme():
+    text = re.sub("[^a-z0-9]", "", README.partition("Known are")[2].partition("for another one")[0].lower())
+    kinds = {key.partition("/")[0].removeprefix("llava_").replace("_", "") for key in FAMILIES}
+    assert [kind for kind in sorted(kinds) if kind not in text] == []
 
 
 def own_decoders():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lumen.engine.hooks import EmaHook, FreezeHook, freeze_parameters
 from lumen.errors import ConfigError
 from lumen.geometry import ImageFrame
-from lumen.lmm.outline import OutlineAdapter, outline_config
+from lumen.lmm.outline import MetaWins, OutlineAdapter, outline_config
 from lumen.lmm.sam import SamMasks
 from lumen.model import Lumen
 from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -105,7 +106,7 @@ class Plan:
 
 
 def make_plan(
-    config: Mapping[str, Any],
+    config: Config | Mapping[str, Any],
     *,
     model_config: Path | None = None,
     num_gpus: int = 1,
@@ -154,7 +155,7 @@ def make_plan(
     )
 
 
-def outline_model(config: Mapping[str, Any], model_config: Path | None = None) -> tuple[Lumen, int]:
+def outline_model(config: Config | Mapping[str, Any], model_config: Path | None = None) -> tuple[Lumen, int]:
     """Return the model of a config with its LMM on the meta device, frozen as it will be, and SAM's parameters."""
     settings = {key: value for key, value in config["model"].items() if key not in ("type", "data_preprocessor")}
     lmm = {key: value for key, value in settings["lmm"].items() if key != "type"}
@@ -213,7 +214,7 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
         return tensor
 
     counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with counter, MetaWins(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = run()
         forward = counter.get_total_flops()
         activations = sum(size for _, size in kept.values())
@@ -277,7 +278,7 @@ def _loss_of(model: Lumen, load: Workload) -> Tensor:
     return sum(losses.values())
 
 
-def _memory(model: Lumen, config: Mapping[str, Any]) -> dict[str, float | int]:
+def _memory(model: Lumen, config: Config | Mapping[str, Any]) -> dict[str, float | int]:
     """Return bytes of weights, gradients, the optimizer's states and averaged weights."""
     base = 2 if model.lmm.settings.get("base_dtype") == "bfloat16" else _MASTER_BYTES
     in_lmm = {id(parameter) for parameter in model.lmm.parameters()}
@@ -294,7 +295,7 @@ def _memory(model: Lumen, config: Mapping[str, Any]) -> dict[str, float | int]:
     }
 
 
-def _optimizer_states(model: Lumen, config: Mapping[str, Any]) -> int:
+def _optimizer_states(model: Lumen, config: Config | Mapping[str, Any]) -> int:
     """Return how many numbers the optimizer keeps: two for each that learns, one where Muon steps."""
     wrapper = {key: value for key, value in config["optim_wrapper"].items() if key != "type"}
     constructor = wrapper.pop("constructor", None)

@@ -29,7 +29,7 @@ from lumen.lmm.text import TextEncoder
 from lumen.lmm.text_losses import answer_loss, name_scores, recall_loss, span_mean
 from lumen.lmm.tokens import add_tokens
 from lumen.lmm.usage import Usage
-from lumen.lmm.writing import AnswerReport, AnswerWriter
+from lumen.lmm.writing import AnswerReport, AnswerWriter, Shown
 from lumen.paths import find_path
 from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings, template_named
 from lumen.registry import MODELS
@@ -161,7 +161,7 @@ class HFAdapter(nn.Module):
         self.answer_mode = answer_mode
         self.max_new_tokens = max_new_tokens
         self.usage = Usage()
-        self.writer = AnswerWriter(self.encoder, self.text, self.usage, max_pass_tokens=max_pass_tokens)
+        self.writer = AnswerWriter(self.family, self.encoder, self.text, self.usage, max_pass_tokens=max_pass_tokens)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -330,7 +330,7 @@ class HFAdapter(nn.Module):
                 the first question. Without gradients, and where packed prompts split; nothing otherwise.
         """
         image_text, token_hw = self._image_text(input_hw), self.features.token_hw(input_hw)
-        located, suffixes = self._locate(encoded, image_text, prompts, predicting)
+        located, suffixes = self._locate(Shown(encoded, image_text, token_hw), prompts, predicting)
         flat = list(itertools.chain.from_iterable(suffixes))
         every_image = self.features.kind != "vision"
         pairs = self._pack(self.encoder.prefix(image_text), suffixes, token_hw, every_image=every_image)
@@ -357,8 +357,8 @@ class HFAdapter(nn.Module):
         prompt_index = torch.tensor([number for own in located for number, _ in own], dtype=torch.long)
         texts = {}
         if predicting and "texts" in extras:
-            self._check_writes(any(self.text.is_text(prompt) for own in prompts for prompt in own))
-            texts["texts"] = self.writer.answer_texts(self.lmm, encoded, image_text, prompts, self.max_new_tokens)
+            shown = Shown(encoded, image_text, token_hw)
+            texts["texts"] = self.writer.answer_texts(self.lmm, shown, prompts, self.max_new_tokens)
         image_states = torch.cat([one for one in prefixes if one is not None]) if every_image else None
         grid = self.features.grid(encoded, image_states, pairs[1].prefix, input_hw)
         query = torch.cat(queries)
@@ -398,8 +398,8 @@ class HFAdapter(nn.Module):
             PromptError: If a turn is empty, too long or holds special tokens.
         """
         room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        self._check_writes(True)
-        return self.writer.answer(self.lmm, encoded, self._image_text(input_hw), questions, room)
+        shown = Shown(encoded, self._image_text(input_hw), self.features.token_hw(input_hw))
+        return self.writer.answer(self.lmm, shown, questions, room)
 
     def _names(self, suffixes: Sequence[Suffix]) -> list[tuple[int, ...]]:
         """Return the tokens of each phrase, none where the phrase is too long for a name."""
@@ -419,10 +419,6 @@ class HFAdapter(nn.Module):
     def _widen(self, states: Tensor) -> Tensor:
         return widened(states) if self.is_narrow else states
 
-    def _check_writes(self, asked: bool) -> None:
-        if asked and not self.family.writes:
-            raise ConfigError(f"{self.config.model_type!r} cannot write answers here: its generation needs more inputs")
-
     def _image_text(self, input_hw: Sequence[int]) -> str:
         return self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
 
@@ -438,8 +434,7 @@ class HFAdapter(nn.Module):
 
     def _locate(
         self,
-        encoded: BaseModelOutputWithPooling,
-        image_text: str,
+        shown: Shown,
         prompts: Sequence[Sequence[Prompt]],
         predicting: bool,
     ) -> tuple[list[list[tuple[int, Prompt]]], list[list[Suffix]]]:
@@ -448,9 +443,8 @@ class HFAdapter(nn.Module):
         suffixes = self._suffixes(located)
         if not predicting or self.answer_mode == "forced":
             return located, suffixes
-        self._check_writes(any(located))
         asked = [[prompt for _, prompt in own] for own in located]
-        written = self.writer.locate(self.lmm, encoded, image_text, asked, suffixes)
+        written = self.writer.locate(self.lmm, shown, asked, suffixes)
         kept = [[at for at, suffix in enumerate(own) if suffix is not None] for own in written]
         return (
             [[own[at] for at in chosen] for own, chosen in zip(located, kept, strict=True)],

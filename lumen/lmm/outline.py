@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -133,6 +135,17 @@ def outline_config(name_or_path: str, model_config: Path | None = None) -> Pretr
             f"{sorted(KNOWN)}: give --model-config the folder or the config.json of the model"
         )
     return AutoConfig.for_model(**fields)
+
+
+class MetaWins(TorchDispatchMode):
+    """Let operations on the meta device take CPU tensors too: some towers compute sizes and indices, with values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation; where one tensor has no values, none counts."""
+        inputs = (args, kwargs or {})
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(inputs)):
+            inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
+        return func(*inputs[0], **inputs[1])
 
 
 class OutlineAdapter(nn.Module):

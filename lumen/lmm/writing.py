@@ -5,16 +5,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.lmm.families.base import take_images
+from lumen.lmm.families import Family
+from lumen.lmm.families.base import Size
 from lumen.lmm.packing import Suffix
 from lumen.lmm.processing import PromptEncoder
 from lumen.lmm.text import TextEncoder
 from lumen.lmm.usage import Usage
 from lumen.prompts import TaskWording
 from lumen.structures import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Encoded images, as they are shown to the LMM.
+
+    Args:
+        encoded: What ``encode_images`` gave; images are not encoded again.
+        image_text: What each image takes in the text.
+        token_hw: Grid of its image tokens.
+    """
+
+    encoded: BaseModelOutputWithPooling
+    image_text: str
+    token_hw: Size
 
 
 @dataclass(slots=True)
@@ -46,13 +65,17 @@ class AnswerWriter:
     """Let an LMM write: the answers of text prompts, and of location prompts that are not forced.
 
     Args:
+        family: Family of the LMM.
         encoder: Encoder of the phrases.
         text: Encoder of the questions.
         usage: Counter of what is written.
         max_pass_tokens: Bound on the tokens of one batch.
     """
 
-    def __init__(self, encoder: PromptEncoder, text: TextEncoder, usage: Usage, *, max_pass_tokens: int) -> None:
+    def __init__(
+        self, family: Family, encoder: PromptEncoder, text: TextEncoder, usage: Usage, *, max_pass_tokens: int
+    ) -> None:
+        self.family = family
         self.encoder = encoder
         self.text = text
         self.usage = usage
@@ -62,29 +85,27 @@ class AnswerWriter:
     def answer(
         self,
         lmm: PreTrainedModel,
-        encoded: BaseModelOutputWithPooling,
-        image_text: str,
+        shown: Shown,
         questions: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str]]:
         """Return the answer of each question of each image."""
-        prefix = self.text.prefix(image_text)
+        prefix = self.text.prefix(shown.image_text)
         asked = [[[*prefix, *self.text.question(prompt)] for prompt in own] for own in questions]
         decode = self.encoder.tokenizer.decode
-        written = self._write(lmm, encoded, asked, max_new_tokens)
+        written = self._write(lmm, shown, len(prefix), asked, max_new_tokens)
         return [[decode(ids, skip_special_tokens=True).strip() for ids in own] for own in written]
 
     def answer_texts(
         self,
         lmm: PreTrainedModel,
-        encoded: BaseModelOutputWithPooling,
-        image_text: str,
+        shown: Shown,
         prompts: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str | None]]:
         """Return the answer of each text prompt and None for each location prompt."""
         questions = [[prompt for prompt in own if self.text.is_text(prompt)] for own in prompts]
-        answers = [iter(own) for own in self.answer(lmm, encoded, image_text, questions, max_new_tokens)]
+        answers = [iter(own) for own in self.answer(lmm, shown, questions, max_new_tokens)]
         return [
             [next(said) if self.text.is_text(prompt) else None for prompt in own]
             for own, said in zip(prompts, answers, strict=True)
@@ -93,8 +114,7 @@ class AnswerWriter:
     def locate(
         self,
         lmm: PreTrainedModel,
-        encoded: BaseModelOutputWithPooling,
-        image_text: str,
+        shown: Shown,
         prompts: Sequence[Sequence[Prompt]],
         forced: Sequence[Sequence[Suffix]],
     ) -> list[list[Suffix | None]]:
@@ -102,15 +122,14 @@ class AnswerWriter:
 
         Args:
             lmm: The LMM.
-            encoded: The encoded images.
-            image_text: What each image takes in the text.
+            shown: The images.
             prompts: Location prompts of each image.
             forced: Their suffixes; an answer may be twice as long as the forced one.
         """
-        prefix = self.encoder.prefix(image_text)
+        prefix = self.encoder.prefix(shown.image_text)
         room = 2 * max((suffix.num_answer_tokens for own in forced for suffix in own), default=0)
         asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in own] for own in forced]
-        written = self._write(lmm, encoded, asked, room)
+        written = self._write(lmm, shown, len(prefix), asked, room)
         return [
             [self._read(*answer) for answer in zip(*own, strict=True)]
             for own in zip(prompts, forced, written, strict=True)
@@ -125,17 +144,20 @@ class AnswerWriter:
     def _write(
         self,
         lmm: PreTrainedModel,
-        encoded: BaseModelOutputWithPooling,
+        shown: Shown,
+        start: int,
         asked: Sequence[Sequence[Sequence[int]]],
         max_new_tokens: int,
     ) -> list[list[list[int]]]:
-        """Continue rows of tokens, given per image."""
+        """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
         rows = list(itertools.chain.from_iterable(asked))
         written = generate_ids(
             lmm,
-            encoded,
+            self.family,
+            shown,
             rows,
             [image for image, own in enumerate(asked) for _ in own],
+            start=start,
             max_new_tokens=max_new_tokens,
             max_pass_tokens=self.max_pass_tokens,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
@@ -149,10 +171,12 @@ class AnswerWriter:
 
 def generate_ids(
     lmm: PreTrainedModel,
-    encoded: BaseModelOutputWithPooling,
+    family: Family,
+    shown: Shown,
     rows: Sequence[Sequence[int]],
     row_image: Sequence[int],
     *,
+    start: int,
     max_new_tokens: int,
     max_pass_tokens: int,
     pad_id: int,
@@ -162,9 +186,11 @@ def generate_ids(
 
     Args:
         lmm: The LMM.
-        encoded: What ``get_image_features`` gave; images are not encoded again.
+        family: Its family.
+        shown: The images.
         rows: Token ids, image tokens included.
         row_image: Image of each row.
+        start: Tokens of the prefix, with which each row begins.
         max_new_tokens: Bound on the tokens of an answer.
         max_pass_tokens: Bound on the tokens, padding and answers included, of one batch.
         pad_id: Token of the padding, which is on the left.
@@ -181,17 +207,20 @@ def generate_ids(
     answers: list[list[int]] = []
     for at in range(0, len(rows), step):
         part = rows[at : at + step]
-        width = max(len(row) for row in part)
-        ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in part], device=lmm.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part], device=lmm.device)
-        written = lmm.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            mm_encoder_outputs={"image": take_images(encoded, row_image[at : at + step])},
-            generation_config=config,
-        )
-        answers += [_until(row, eos_id) for row in written[:, width:].tolist()]
+        ids, mask = _pad_left(part, pad_id), _pad_left([[1] * len(row) for row in part], 0)
+        behind_prefix = start + (mask == 0).sum(1, keepdim=True)
+        inputs = {"input_ids": ids.to(lmm.device), "attention_mask": mask.to(lmm.device)}
+        inputs |= family.plain_inputs(lmm.config, inputs["input_ids"], behind_prefix.to(lmm.device))
+        inputs |= family.writing_inputs(lmm.config, inputs["input_ids"], shown.token_hw)
+        images = {"image": family.take(shown.encoded, row_image[at : at + step])}
+        written = lmm.generate(**inputs, mm_encoder_outputs=images, generation_config=config)[:, ids.shape[1] :]
+        answers += [_until(row, eos_id) for row in written.tolist()]
     return answers
+
+
+def _pad_left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "rows length"]:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
 
 
 def written_suffix(forced: Suffix, written: Sequence[int], loc_id: int) -> Suffix | None:

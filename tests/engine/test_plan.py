@@ -1,18 +1,21 @@
 """A plan agrees with what a training step does: FLOPs within 5 %, memory within 15 %."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_images, make_sample
+from lmm import zoo
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumen.aligner import DenseAligner
+from lumen.config import read_config
 from lumen.data.transforms import AskClasses, FrameImage
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.hooks import FreezeHook, freeze_parameters
-from lumen.engine.plan import Workload, find_workloads, format_plan, make_plan
+from lumen.engine.plan import Workload, find_workloads, format_plan, make_plan, measure
 from lumen.errors import ConfigError
 from lumen.geometry import ImageFrame
 from lumen.lmm.hf import HFAdapter
@@ -21,6 +24,7 @@ from lumen.model import Lumen
 from lumen.structures import Prompt
 
 SIZE_HW, BATCH, PROMPTS = (160, 160), 4, 3
+PAPER = Path(__file__).resolve().parents[2] / "configs" / "lumen_paper"
 
 
 def config_on(folder, *, template="compact", freeze=()):
@@ -154,3 +158,29 @@ def test_an_unknown_model_is_asked_for(tmp_path):
         outline_config("nobody/knows-this")
     with pytest.raises(ConfigError, match="no folder with a config"):
         outline_config("llava-hf/llava-1.5-7b-hf", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "vision", "llm", "tokens"),
+    [
+        ("qwen3vl4b", 306_242_560, 3_636_461_056, 14 * 14 + 40),
+        ("smolvlm", 412_987_248, 1_612_285_952, 9 * 9 + 40),
+    ],
+)
+def test_leaves_with_other_llms_are_planned_without_a_download(leaf, vision, llm, tokens):
+    plan = make_plan(read_config(PAPER / f"alignment_{leaf}_paper_50k.py", import_roots=[PAPER.parents[1]]))
+    assert sum(plan.parameters["vision"]) == vision
+    assert sum(plan.parameters["llm"]) == llm
+    assert plan.tokens == pytest.approx(tokens, abs=1)
+    towers = 2 * vision * {"qwen3vl4b": 28 * 28, "smolvlm": 27 * 27}[leaf]  # without attention's own products
+    assert towers < plan.costs["vision"].forward / 20 < 1.4 * towers
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3"])
+def test_towers_that_compute_with_sizes_run_on_the_meta_device(name, tmp_path):
+    zoo.save(name, tmp_path)
+    adapter = OutlineAdapter({"name_or_path": str(tmp_path)}, outline_config(str(tmp_path)), dtype=torch.float32)
+    vision, connector = (adapter.parts()[part] for part in ("vision", "connector"))
+    cost = measure(lambda: adapter.see(2, (16, 16)), list(adapter.parameters()))
+    assert 2 * cost.forward >= cost.backward > cost.forward > 0
+    assert all(parameter.grad is None for parameter in (*vision, *connector))

@@ -219,7 +219,9 @@ def test_a_trained_answer_is_given_again(make_adapter):
 def answers_of(adapter, texts):
     """Make the adapter write these texts, whatever it is asked."""
     ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer._write = lambda lmm, encoded, asked, room: [[ids[at] for at, _ in enumerate(own)] for own in asked]
+    adapter.writer._write = lambda lmm, shown, start, asked, room: [
+        [ids[at] for at, _ in enumerate(own)] for own in asked
+    ]
 
 
 RIGHT = " Sure, the location is [LOC]. The task output is [DET]."

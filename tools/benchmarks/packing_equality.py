@@ -324,10 +324,10 @@ class OneByOne(nn.Module):
             labels[:, : len(prefix) + suffix.answer] = IGNORE
             mean = lmm.loss_function(lmm.lm_head(states), labels, vocab_size=lmm.lm_head.out_features)
             losses["loss_answer"] = mean * suffix.num_answer_tokens
-        if torch.is_grad_enabled():
+        if adapter.recall and torch.is_grad_enabled():
             spoken = ids[0, phrase]
             losses["loss_recall"] = functional.cross_entropy(lmm.lm_head(query).expand(len(spoken), -1), spoken)
-        return query + states[:, phrase].mean(1), losses
+        return query + states[:, phrase].mean(1) if adapter.add_phrase_state else query, losses
 
 
 if __name__ == "__main__":

@@ -158,14 +158,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
     if adapter.usage.tokens != ids.numel():
         raise ValueError(f"both steps must see the same tokens, got {adapter.usage.tokens} and {ids.numel()}")
     seconds = seconds_of({"bare": bare, "lumen": lumen}, rounds, device)
-    start, vision = len(prefix), lmm.model.vision_tower.config
-    patches = (images.shape[-1] // vision.patch_size) ** 2 + 1
-    tower = 2 * patches * 12 * vision.hidden_size**2 * vision.num_hidden_layers
-    tower += 4 * patches**2 * vision.hidden_size * vision.num_hidden_layers
-    seen = start * (start + 1) // 2 + sum(
-        len(one.ids) * start + len(one.ids) * (len(one.ids) + 1) // 2 for one in suffixes
-    )
-    floor = tower + 3 * llm_flops(adapter.config.text_config, ids.numel(), seen)
+    floor = step_flops(adapter, len(prefix), [len(one.ids) for one in suffixes], images.shape[-1])
     rows = [
         [
             name,

@@ -66,7 +66,14 @@ def sees_no_future(config: PretrainedConfig, prefix: Int[Tensor, " length"]) -> 
     return None
 
 
-def needs_nothing(config: PretrainedConfig, rows: Int[Tensor, "rows length"], start: int) -> dict[str, Tensor]:
+def needs_nothing(
+    config: PretrainedConfig, rows: Int[Tensor, "rows length"], start: int | Int[Tensor, "rows 1"]
+) -> dict[str, Tensor]:
+    """Return no further inputs."""
+    return {}
+
+
+def needs_no_grid(config: PretrainedConfig, rows: Int[Tensor, "rows length"], token_hw: Size) -> dict[str, Tensor]:
     """Return no further inputs."""
     return {}
 
@@ -114,10 +121,12 @@ class Family:
         positions: Model, prefix and ``token_hw`` to positions of the prefix, (axes, L); a suffix goes on at the largest
             plus 1 on every axis.
         sees_future: Config and prefix to the tokens that see each other in both directions, (L), or None.
-        plain_inputs: Config, token ids and the prefix's length to what the model wants beside ids, mask, positions.
+        plain_inputs: Config, token ids and the column behind the prefix, one number or one per row, to what the model
+            wants beside ids, mask, positions.
+        writing_inputs: Config, token ids and ``token_hw`` to what its ``generate`` wants beside that, where it counts
+            positions itself.
         encode_dense: Model and pixels of another size to the tower's states at that size; None where it cannot.
         splits: Whether packed rows go through ``lumen.lmm.split``; else through one masked square.
-        writes: Whether ``generate`` needs nothing beside ids, mask and encoded images.
         chat_template: Used where the tokenizer has none.
     """
 
@@ -133,8 +142,8 @@ class Family:
     image_text: Callable[[PretrainedConfig, str, Size], str] = repeat_token
     positions: Callable[[nn.Module, Tensor, Size], Tensor] = count_on
     sees_future: Callable[[PretrainedConfig, Tensor], Tensor | None] = sees_no_future
-    plain_inputs: Callable[[PretrainedConfig, Tensor, int], dict[str, Tensor]] = needs_nothing
+    plain_inputs: Callable[[PretrainedConfig, Tensor, int | Tensor], dict[str, Tensor]] = needs_nothing
+    writing_inputs: Callable[[PretrainedConfig, Tensor, Size], dict[str, Tensor]] = needs_no_grid
     encode_dense: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
     splits: bool = True
-    writes: bool = True
     chat_template: str | None = None

@@ -28,12 +28,12 @@ def _image_tokens(config: PretrainedConfig, prefix: Tensor) -> Tensor:
     return prefix == config.image_token_id
 
 
-def _mark_suffix(config: PretrainedConfig, rows: Tensor, start: int) -> dict[str, Tensor]:
+def _mark_suffix(config: PretrainedConfig, rows: Tensor, start: int | Tensor) -> dict[str, Tensor]:
     is_suffix = torch.arange(rows.shape[1], device=rows.device) >= start
     return {"token_type_ids": is_suffix.long().expand_as(rows)}
 
 
-def _mark_image(config: PretrainedConfig, rows: Tensor, start: int) -> dict[str, Tensor]:
+def _mark_image(config: PretrainedConfig, rows: Tensor, start: int | Tensor) -> dict[str, Tensor]:
     return {"token_type_ids": (rows == config.image_token_id).long()}
 
 
@@ -47,7 +47,6 @@ PALIGEMMA = Family(
     sees_future=_all_of_it,
     plain_inputs=_mark_suffix,
     encode_dense=encode_dense,
-    writes=False,
     chat_template=_PALIGEMMA_CHAT,
 )
 GEMMA3 = Family(
@@ -59,5 +58,4 @@ GEMMA3 = Family(
     sees_future=_image_tokens,
     plain_inputs=_mark_image,
     encode_dense=encode_dense,
-    writes=False,
 )

@@ -24,10 +24,11 @@ def square_of(merge: Callable[[PretrainedConfig], float]) -> Callable[[Pretraine
     return lambda config: fixed_square(config, int(patch_stride(config) * merge(config)))
 
 
-def _encode_one_of_many(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
-    """Idefics wants an axis of images per sample; it drops images that are all zero, so none may be."""
-    blank = (pixels == 0).flatten(1).all(1)
-    return model.get_image_features((pixels + 1e-6 * blank.view(-1, 1, 1, 1))[:, None])
+def _encode_all(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    """Run Idefics' tower and connector; its own way drops images that are all zero."""
+    output = model.vision_model(pixel_values=pixels)
+    output.pooler_output = list(model.connector(output.last_hidden_state))
+    return output
 
 
 def _encode_sized(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
@@ -59,7 +60,7 @@ INTERNVL = Family(
 )
 IDEFICS3 = Family(
     input_spec=square_of(lambda config: config.scale_factor),
-    encode=_encode_one_of_many,
+    encode=_encode_all,
     image_text=between(f"{_FAKE}<global-img>", _FAKE),
 )
 PIXTRAL = Family(

@@ -17,7 +17,9 @@ def _token_stride(config: PretrainedConfig) -> int:
 
 
 def _grid_thw(tower_hw: Size, num_images: int, device: torch.device | None = None) -> Tensor:
-    return torch.tensor([[1, *tower_hw]] * num_images, dtype=torch.long, device=device)
+    """Return the grids of the images; their values count even where nothing else has values, on the meta device."""
+    is_meta = device is not None and device.type == "meta"
+    return torch.tensor([[1, *tower_hw]] * num_images, dtype=torch.long, device="cpu" if is_meta else device)
 
 
 def encode_blocks(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
@@ -73,11 +75,15 @@ def take_deepstack(output: BaseModelOutputWithPooling, images: Sequence[int]) ->
 
 def mrope_positions(model: nn.Module, prefix: Tensor, token_hw: Size) -> Tensor:
     """Return time, row and column of every token, as the model counts them."""
-    merge = model.config.vision_config.spatial_merge_size
+    return model.get_rope_index(prefix[None], **mrope_inputs(model.config, prefix[None], token_hw))[0][:, 0]
+
+
+def mrope_inputs(config: PretrainedConfig, rows: Tensor, token_hw: Size) -> dict[str, Tensor]:
+    """Return what the model counts positions by: the kind of each token, and the grid of each row's image."""
+    merge = config.vision_config.spatial_merge_size
     tower_hw = (token_hw[0] * merge, token_hw[1] * merge)
-    kinds = (prefix == model.config.image_token_id).int()
-    grids = _grid_thw(tower_hw, 1, prefix.device)
-    return model.get_rope_index(prefix[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)[0][:, 0]
+    kinds = (rows == config.image_token_id).int()
+    return {"mm_token_type_ids": kinds, "image_grid_thw": _grid_thw(tower_hw, len(rows), rows.device)}
 
 
 QWEN3_VL = Family(
@@ -86,7 +92,7 @@ QWEN3_VL = Family(
     take=take_deepstack,
     vision_grid=block_grid,
     positions=mrope_positions,
-    writes=False,
+    writing_inputs=mrope_inputs,
 )
 QWEN2_VL = replace(QWEN3_VL, take=take_images, vision_dim=lambda config: config.vision_config.embed_dim)
 QWEN2_5_VL = replace(QWEN3_VL, take=take_images, vision_grid=window_grid)
