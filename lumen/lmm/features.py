@@ -51,6 +51,18 @@ class FeatureSource:
             return InputSpec(self.family.vision_stride(self.config), self.dense_hw)
         return self.family.input_spec(self.config)
 
+    def check_size(self, size_hw: tuple[int, int]) -> None:
+        """Refuse images of a size that is not taken.
+
+        Raises:
+            ConfigError: If they are of such a size.
+        """
+        spec = self.input_spec
+        wrong = size_hw != spec.fixed_hw if spec.fixed_hw else any(side % spec.multiple for side in size_hw)
+        if wrong:
+            wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
+            raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+
     @property
     def dim(self) -> int:
         """Channels of the features."""

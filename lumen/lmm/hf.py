@@ -18,6 +18,7 @@ from lumen.lmm.base import load_base, read_config, recompute, recompute_frozen, 
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
 from lumen.lmm.lora import add_lora, merge_lora
+from lumen.lmm.names import name_scores, names_of, token_grid
 from lumen.lmm.options import check_answers, check_choices, check_layers, wording
 from lumen.lmm.packing import PackedRows, Suffix, pack_rows
 from lumen.lmm.parts import Part, PrefixMemory, Reader, add_up
@@ -26,7 +27,7 @@ from lumen.lmm.processing import PromptEncoder, count_answer_tokens, load_statis
 from lumen.lmm.selfcheck import fits_window, packing_works, split_works
 from lumen.lmm.split import SPLIT
 from lumen.lmm.text import TextEncoder
-from lumen.lmm.text_losses import answer_loss, name_scores, recall_loss, span_mean
+from lumen.lmm.text_losses import answer_loss, recall_loss, span_mean
 from lumen.lmm.tokens import add_tokens
 from lumen.lmm.usage import Usage
 from lumen.lmm.writing import AnswerReport, AnswerWriter, Shown
@@ -288,11 +289,8 @@ class HFAdapter(nn.Module):
         Raises:
             ConfigError: If the LMM does not take images of this size.
         """
-        size_hw, spec = tuple(images.shape[-2:]), self.input_spec
-        wrong = size_hw != spec.fixed_hw if spec.fixed_hw else any(side % spec.multiple for side in size_hw)
-        if wrong:
-            wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
-            raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+        size_hw = tuple(images.shape[-2:])
+        self.features.check_size(size_hw)
         self.usage.images += len(images)
         if not self.features.dense_hw:
             return self.family.encode(self.lmm.model, self._pixels(images))
@@ -366,7 +364,8 @@ class HFAdapter(nn.Module):
         image_index = torch.arange(len(prompts)).repeat_interleave(sizes).to(device)
         names = None
         if not predicting and self.name_tokens and torch.is_grad_enabled():
-            names = name_scores(head, self._token_grid(encoded, token_hw), self._names(flat), image_index)
+            tokens = token_grid(encoded.pooler_output, token_hw)
+            names = name_scores(head, tokens, names_of(flat, self.name_tokens), image_index)
         return LocFeatures(
             query=self._widen(query[torch.cat(numbers).argsort().to(device)]),
             grid=self._widen(grid),
@@ -400,21 +399,6 @@ class HFAdapter(nn.Module):
         room = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         shown = Shown(encoded, self._image_text(input_hw), self.features.token_hw(input_hw))
         return self.writer.answer(self.lmm, shown, questions, room)
-
-    def _names(self, suffixes: Sequence[Suffix]) -> list[tuple[int, ...]]:
-        """Return the tokens of each phrase, none where the phrase is too long for a name."""
-        phrases = [suffix.ids[slice(*suffix.phrase)] for suffix in suffixes]
-        return [ids if len(ids) <= self.name_tokens else () for ids in phrases]
-
-    def _token_grid(
-        self, encoded: BaseModelOutputWithPooling, token_hw: tuple[int, int]
-    ) -> Float[Tensor, "images rows columns dim"]:
-        tokens = torch.stack(list(encoded.pooler_output))
-        if tokens.shape[1] != token_hw[0] * token_hw[1]:
-            raise ConfigError(
-                f"name_tokens needs image tokens on a grid, {self.config.model_type!r} has more: set it 0"
-            )
-        return tokens.unflatten(1, token_hw)
 
     def _widen(self, states: Tensor) -> Tensor:
         return widened(states) if self.is_narrow else states

@@ -1,6 +1,4 @@
-"""What an LLM learns to say: its answers, the phrase behind a ``[LOC]``, and the names of what an image token shows."""
-
-from collections.abc import Sequence
+"""What an LLM learns to say, as sums: its answers, and the phrase behind a ``[LOC]``."""
 
 import torch
 from jaxtyping import Float, Int
@@ -34,32 +32,6 @@ def recall_loss(
     tokens = rows.input_ids.to(query.device)[rows.pair_row.to(query.device)]
     picked = head(query).float().log_softmax(-1).gather(1, tokens)
     return -(picked * share).sum()
-
-
-def name_scores(
-    head: nn.Module,
-    tokens: Float[Tensor, "images rows columns dim"],
-    phrases: Sequence[Sequence[int]],
-    image_index: Int[Tensor, " pairs"],
-) -> Float[Tensor, "pairs rows columns"]:
-    """Return the log-probability of each phrase at each image token of its image: the mean over the phrase's tokens.
-
-    Args:
-        head: Turns states into logits.
-        tokens: The image tokens as the LLM takes them, on their grid.
-        phrases: Token ids of each pair's phrase; one without ids scores 0.
-        image_index: Image of each pair.
-    """
-    cells = functional.rms_norm(tokens.flatten(1, 2).float(), tokens.shape[-1:])
-    scores = head(cells).float().log_softmax(-1)
-    length = max((len(ids) for ids in phrases), default=0)
-    sizes = torch.tensor([len(ids) for ids in phrases], dtype=torch.long)
-    ids = torch.tensor([[*own, *[0] * (length - len(own))] for own in phrases], dtype=torch.long).view(
-        len(phrases), length
-    )
-    share = (torch.arange(length) < sizes[:, None]) / sizes[:, None].clamp(min=1)
-    picked = scores[image_index[:, None], :, ids.to(scores.device)]
-    return (picked * share.to(scores.device)[..., None]).sum(1).unflatten(1, tokens.shape[1:3])
 
 
 def span_mean(

@@ -6,7 +6,7 @@ from helpers import make_images
 from torch import nn
 
 from lumen.errors import ConfigError
-from lumen.lmm.text_losses import name_scores
+from lumen.lmm.names import name_scores, token_grid
 from lumen.structures import Prompt
 
 SIZE_HW = (64, 96)  # 4 x 6 image tokens
@@ -49,9 +49,7 @@ def test_nothing_is_scored_when_predicting_or_when_it_is_off(make_adapter):
         assert make_adapter(name_tokens=3)(images, PROMPTS).name_scores is None
 
 
-def test_image_tokens_that_are_no_grid_are_refused(make_adapter):
-    adapter = make_adapter(name_tokens=3)
-    encoded = adapter.encode_images(make_images(1, SIZE_HW))
-    encoded.pooler_output = [torch.cat([tokens, tokens[:1]]) for tokens in encoded.pooler_output]
-    with pytest.raises(ConfigError, match="name_tokens needs image tokens on a grid"):
-        adapter._token_grid(encoded, (4, 6))
+def test_image_tokens_that_are_no_grid_are_refused():
+    assert token_grid([torch.zeros(24, 8)], (4, 6)).shape == (1, 4, 6, 8)
+    with pytest.raises(ConfigError, match=r"image tokens on a grid of \(4, 6\), this LMM has 25"):
+        token_grid([torch.zeros(25, 8)], (4, 6))
