@@ -178,7 +178,7 @@ class Lumen(BaseModel):
         """
         features, shared = self._share(inputs, samples)
         sums = {f"lmm/{name}": total for name, total in features.text_losses.items()}
-        if features.name_scores is not None:
+        if features.names is not None:
             sums["lmm/loss_name"] = naming_loss(features, samples)
         sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
         for task, decoder in self.decoders.items():

@@ -69,6 +69,19 @@ class PerceptionSample(BaseDataElement):
 
 
 @dataclass(frozen=True, slots=True)
+class NameScores:
+    """How readily the LMM's image token in each cell says something, as log-probabilities.
+
+    Args:
+        phrases: Each pair's phrase, the mean over its tokens; 0 for a pair whose phrase is no name.
+        nothing: That there is nothing to name.
+    """
+
+    phrases: Float[Tensor, "pairs rows columns"]
+    nothing: Float[Tensor, "images rows columns"]
+
+
+@dataclass(frozen=True, slots=True)
 class LocFeatures:
     """What an LMM adapter gives for P prompts on I images.
 
@@ -82,8 +95,7 @@ class LocFeatures:
         text_losses: Sums of text losses by name. ``loss_answer`` and ``loss_text`` are divided by the forced and the
             free answer tokens of the global batch, every other one by its pairs.
         extras: Costly features that a routed decoder asked for by name.
-        name_scores: How readily the LMM's image token in each cell says each pair's phrase, a mean log-probability per
-            token; 0 for a pair that names nothing. None where the image tokens do not learn names.
+        names: What the LMM's image tokens say; None where they do not learn names.
     """
 
     query: Float[Tensor, "pairs dim"]
@@ -94,7 +106,7 @@ class LocFeatures:
     prompt_index: Int[Tensor, " pairs"]
     text_losses: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
-    name_scores: Float[Tensor, "pairs rows columns"] | None = None
+    names: NameScores | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ model = dict(
     ],
     loss_weights={
         "lmm/loss_recall": 0.5,
-        "lmm/loss_name": 0.3,
+        "lmm/loss_name": 0.6,
         "lmm/loss_text": 4.0,
         "aligner/loss_presence": 0.5,
         "detection/loss_box": 2.0,

@@ -26,7 +26,7 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 3600
+_num_iters = 3500
 _root = "data/shapes"
 _hw = (160, 160)
 

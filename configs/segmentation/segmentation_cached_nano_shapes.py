@@ -7,7 +7,7 @@ images takes .04 of the clock "2cs": 5,000 steps take about 200, and writing the
     python tools/cache_features.py configs/segmentation/segmentation_full_nano_shapes.py \
         work_dirs/multitask_nano_shapes --split train --dtype bfloat16 --out data/cache/shapes_train
     python tools/train.py configs/segmentation/segmentation_cached_nano_shapes.py \
-        --cfg-options load_from.checkpoint=work_dirs/multitask_nano_shapes/iter_3600.pth
+        --cfg-options load_from.checkpoint=work_dirs/multitask_nano_shapes/iter_3500.pth
     python tools/test.py configs/segmentation/segmentation_full_nano_shapes.py \
         work_dirs/segmentation_cached_nano_shapes
 
@@ -30,7 +30,7 @@ model["lmm"] = dict(type=CachedAdapter, cache=_cache, lmm=model["lmm"])
 train_dataloader["dataset"] = dict(type=CachedFeatures, cache=_cache, dataset=train_dataloader["dataset"])
 optim_wrapper["paramwise_cfg"] = dict(muon=True)  # the other rules are for the aligner, which rests
 custom_hooks = [dict(type=FreezeHook, freeze=["aligner.*"]), dict(type=EmaHook, decay=0.998)]
-load_from = dict(checkpoint="work_dirs/multitask_nano_shapes/iter_3600.pth", fresh=["decoders.*"])
+load_from = dict(checkpoint="work_dirs/multitask_nano_shapes/iter_3500.pth", fresh=["decoders.*"])
 test_dataloader = None
 test_evaluator = None
 test_cfg = None

@@ -364,8 +364,8 @@ class HFAdapter(nn.Module):
         image_index = torch.arange(len(prompts)).repeat_interleave(sizes).to(device)
         names = None
         if not predicting and self.name_tokens and torch.is_grad_enabled():
-            tokens = token_grid(encoded.pooler_output, token_hw)
-            names = name_scores(head, tokens, names_of(flat, self.name_tokens), image_index)
+            tokens, phrases = token_grid(encoded.pooler_output, token_hw), names_of(flat, self.name_tokens)
+            names = name_scores(head, tokens, phrases, image_index, self.encoder.tokenizer.eos_token_id)
         return LocFeatures(
             query=self._widen(query[torch.cat(numbers).argsort().to(device)]),
             grid=self._widen(grid),
@@ -375,7 +375,7 @@ class HFAdapter(nn.Module):
             prompt_index=prompt_index.to(device),
             text_losses=add_up(losses),
             extras=texts,
-            name_scores=names,
+            names=names,
         )
 
     def generate(
