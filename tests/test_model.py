@@ -145,7 +145,7 @@ def test_a_step_changes_the_weights_and_clears_the_gradients(make):
 @pytest.mark.parametrize("samples", [some_samples(), [make_sample()] * 3], ids=["some", "no prompts"])
 @pytest.mark.parametrize("decoders", [(DetectionDecoder,), (PaperDetectionDecoder, CountingDecoder)])
 def test_every_batch_gives_every_loss_and_touches_every_parameter(make, decoders, samples):
-    model = make(decoders, lmm={"template": "paper", "recall": True}, aligner={"fine_levels": 2})
+    model = make(decoders, lmm={"template": "paper", "recall": True, "name_tokens": 3}, aligner={"fine_levels": 2})
     losses = model(make_images(3), samples, mode="loss")
     assert set(losses) == set(model.loss_counts)
     assert all(bool(loss.isfinite()) for loss in losses.values())
