@@ -2,7 +2,8 @@
 
     python tools/test.py configs/multitask/eval_bccd_counting.py work_dirs/multitask_nano_bccd
 
-A peak counts from ``min_score`` on; choose it with a model of the training split, on the val split:
+A peak counts from ``min_score`` on, unless a higher place is within ``min_distance`` cells. Both were chosen on the val
+split, which the model had been trained on:
 
     ... --cfg-options model.decoders.1.min_score=0.4 test_dataloader.dataset.ann_file=annotations/instances_val.json
 """

@@ -15,4 +15,4 @@ from lumen.decoders.counting import CountingDecoder
 with read_base():
     from ..detection.detection_nano_bccd_final import *
 
-model["decoders"] = [dict(type=DetectionDecoder), dict(type=CountingDecoder)]
+model["decoders"] = [dict(type=DetectionDecoder), dict(type=CountingDecoder, min_score=0.45, min_distance=3)]

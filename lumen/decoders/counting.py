@@ -37,10 +37,12 @@ class CountingDecoder(Decoder):
         channels: Width of the shared representation.
         mode: ``peaks`` or ``density``.
         min_score: Least score of a peak that counts, in ``peaks``; the paper names no value.
+        min_distance: Least distance of a peak that counts to a higher place of the map, in cells along either axis, in
+            ``peaks``; 1 is what makes a peak. Objects larger than a few cells may have several peaks.
         max_count: Largest count, in ``peaks``.
 
     Raises:
-        ConfigError: If there is no such mode.
+        ConfigError: If there is no such mode, or the distance is below 1.
 
     Source:
         Jiao et al., "Lumen" (2024), section 4.4, for the peaks; the sum of a density after Lempitsky and Zisserman,
@@ -55,22 +57,40 @@ class CountingDecoder(Decoder):
         losses={"loss_count": "pairs"},
     )
 
-    def __init__(self, channels: int, *, mode: str = "peaks", min_score: float = 0.3, max_count: int = 300) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mode: str = "peaks",
+        min_score: float = 0.3,
+        min_distance: int = 1,
+        max_count: int = 300,
+    ) -> None:
         super().__init__(channels)
         if mode not in _MODES:
             raise ConfigError(f"mode must be one of {_MODES}, got {mode!r}")
+        if min_distance < 1:
+            raise ConfigError(f"min_distance must be at least 1 cell, got {min_distance}")
         self.min_score = min_score
+        self.min_distance = min_distance
         self.max_count = max_count
         self.gain = _make_gain(channels) if mode == "density" else None
 
     def forward(self, shared: SharedRepresentation) -> Float[Tensor, " pairs"]:
         """Return the count of each pair."""
         if self.gain is None:
-            pair, _, _, _ = pick_peaks(shared, num_peaks=self.max_count, min_score=self.min_score)
-            return torch.bincount(pair, minlength=shared.num_pairs).float()
+            return self._count_peaks(shared)
         gain = functional.softplus(self.gain(shared.dense).float())[:, 0]
         heat = shared.heat_logits[:, 0].float().sigmoid()
         return (heat * gain[shared.image_index]).sum((1, 2)) * shared.presence_logits.float().sigmoid() + gain.sum() * 0
+
+    def _count_peaks(self, shared: SharedRepresentation) -> Float[Tensor, " pairs"]:
+        pair, cells_xy, _, _ = pick_peaks(shared, num_peaks=self.max_count, min_score=self.min_score)
+        heat, (x, y) = shared.heat_logits[:, 0].float(), cells_xy.unbind(1)
+        reach = self.min_distance
+        highest = functional.max_pool2d(heat, 2 * reach + 1, stride=1, padding=reach) if len(heat) else heat
+        counts = heat[pair, y, x] >= highest[pair, y, x]
+        return torch.bincount(pair[counts], minlength=shared.num_pairs).float()
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the smooth L1 distance to the true counts, 0 in ``peaks``.

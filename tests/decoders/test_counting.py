@@ -41,6 +41,14 @@ def test_peaks_above_the_threshold_are_counted():
     assert answer.scores.tolist() == pytest.approx([1, 1])
 
 
+def test_peaks_near_a_higher_one_are_of_the_same_object():
+    shared = heat(make_shared([0, 0], [0, 1]), PEAKS)  # (2, 2) lies two cells from (0, 0)
+    (answer,) = CountingDecoder(32, min_score=0.3, min_distance=2).predict(shared, [crowd()])
+    assert answer.counts.tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="min_distance must be at least 1"):
+        CountingDecoder(32, min_distance=0)
+
+
 def test_presence_scales_the_peaks():
     shared = heat(make_shared([0], [0]), PEAKS[:3])
     shared = dataclasses.replace(shared, presence_logits=torch.tensor([0.0]))  # a half
