@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== set-up: mmcv's ops are compiled from source, 6 to 7 minutes on 2 cores; nothing is printed meanwhile"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation onedl-mmcv
 	@echo "== set-up: everything else"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[train,lora,text,dev]'
 	@touch $(READY)
 	@echo "== set-up: done"
 
