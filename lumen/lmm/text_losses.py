@@ -29,7 +29,8 @@ def recall_loss(
     at = torch.arange(rows.input_ids.shape[1], device=query.device)
     inside = (at >= columns[:, :1]) & (at < columns[:, 1:])
     share = inside / inside.sum(1, keepdim=True).clamp(min=1)
-    tokens = rows.input_ids.to(query.device)[rows.pair_row.to(query.device)]
+    # Outside of phrases stand tokens that the head may not know: learned ones beside the base's own table.
+    tokens = rows.input_ids.to(query.device)[rows.pair_row.to(query.device)] * inside
     picked = head(query).float().log_softmax(-1).gather(1, tokens)
     return -(picked * share).sum()
 

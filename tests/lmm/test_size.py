@@ -66,6 +66,14 @@ def test_learned_tokens_answer_as_resized_ones_and_leave_the_base_as_it_is(make_
     assert learned.describe()["new_tokens"] == "learn"
 
 
+def test_a_base_that_cannot_say_the_new_tokens_recalls_phrases_all_the_same(make_adapter):
+    resized, learned = (make_adapter(recall=True, new_tokens=mode) for mode in ("resize", "learn"))
+    wanted, found = (ask(adapter).text_losses["loss_recall"] for adapter in (resized, learned))
+    # its output layer has fewer words to choose from
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.0)
+    assert found < wanted
+
+
 def test_a_frozen_base_learns_its_tokens_alone(make_adapter):
     adapter = make_adapter(new_tokens="learn")
     freeze_parameters(adapter, ["lmm.*"])

@@ -32,11 +32,13 @@ from lumen.model import Lumen
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
 SMALL_GRADIENT = 1e-3
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKED_BAR, STEP_BAR = 4.5, 1.15
 EXAMPLES = """examples:
   OMP_NUM_THREADS=1 python tools/benchmarks/training_step.py                    4 minutes of CPU time
   OMP_NUM_THREADS=1 python tools/benchmarks/training_step.py --rounds 2 --skip packing
-  python tools/benchmarks/training_step.py --device cuda --layers 32 --width 4096 --mlp 11008
+  python tools/benchmarks/training_step.py --skip packing --device cuda --dtype bfloat16 --lora 64 \
+      --layers 32 --width 4096 --mlp 11008                                      LoRA at the LLM sizes of LLaVA-1.5-7B
 """
 
 
@@ -48,11 +50,11 @@ def main() -> None:
     device = torch.device(arguments.device)
     sizes = LlavaSizes(arguments.layers, arguments.width, arguments.mlp, SIZES.vision_layers, SIZES.vision_width, 336)
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(str(make_llava(folder, sizes))).to(device)
+        model = build_model(str(make_llava(folder, sizes)), dtype=arguments.dtype, rank=arguments.lora).to(device)
     texts = [prompt.text for prompt in make_prompts(model.lmm, arguments.prompts, arguments.suffix)]
     images, samples = make_batch(model.lmm.input_spec.fixed_hw, [texts])
     batch = images.to(device), [sample.to(device) for sample in samples]
-    rate = product_rate(device, torch.float32)
+    rate = product_rate(device, DTYPES[arguments.dtype])
     print(
         f"LLM {sizes.layers} x {sizes.width}, {arguments.prompts} prompts of {arguments.suffix} tokens, {device};",
         end=" ",
@@ -80,13 +82,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=SIZES.layers, help="of the LLM (default: %(default)s)")
     parser.add_argument("--width", type=int, default=SIZES.width, help="of the LLM (default: %(default)s)")
     parser.add_argument("--mlp", type=int, default=SIZES.mlp_width, help="of the LLM (default: %(default)s)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the LMM (default: %(default)s)")
+    parser.add_argument("--lora", type=int, default=0, help="rank; 0 trains the LLM itself (default: %(default)s)")
     return parser.parse_args()
 
 
-def build_model(path: str) -> Lumen:
+def build_model(path: str, *, dtype: str = "float32", rank: int = 0) -> Lumen:
     """Return a model with random weights, an aligner of the paper's size and the detection decoder."""
     torch.manual_seed(0)
-    adapter = HFAdapter(path, recall=True)
+    lora = {"lora": {"r": rank, "alpha": 2 * rank}, "new_tokens": "learn"} if rank else {}
+    adapter = HFAdapter(path, recall=True, base_dtype=dtype, **lora)
     aligner = DenseAligner(dim=adapter.dim, vision_dim=adapter.vision_dim, channels=256)
     model = Lumen(adapter, aligner, [DetectionDecoder(256)]).train()
     adapter.lmm.model.vision_tower.requires_grad_(False)
@@ -138,6 +143,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
     ids = torch.tensor([[*prefix, *(token for suffix in suffixes for token in suffix.ids)]], device=device)
     labels = ids.clone()
     labels[:, : len(prefix)] = -100
+    labels[labels >= len(lmm.get_output_embeddings().weight)] = -100  # learned tokens that are never said
     pixels = adapter.statistics.normalise(images)
     bare_optimizer = torch.optim.AdamW([one for one in lmm.parameters() if one.requires_grad], lr=1e-6)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
@@ -176,12 +182,16 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
 
 
 def step_flops(adapter: HFAdapter, start: int, sizes: list[int], side: int) -> int:
-    """Return the operations of a step: the tower forwards, the LLM forwards and backwards; nothing of Lumen's own."""
+    """Return the operations of a step: the tower forwards, the LLM forwards and backwards; nothing of Lumen's own.
+
+    With LoRA, the gradients of weights that rest are left out, and the small products of LoRA itself too.
+    """
     vision = adapter.config.vision_config
     patches, width = (side // vision.patch_size) ** 2 + 1, vision.hidden_size
     tower = vision.num_hidden_layers * (24 * patches * width**2 + 4 * patches**2 * width)
     seen = start * (start + 1) // 2 + sum(size * start + size * (size + 1) // 2 for size in sizes)
-    return tower + 3 * llm_flops(adapter.config.text_config, start + sum(sizes), seen)
+    passes = 2 if adapter.lora else 3  # weights that rest need no gradient
+    return tower + passes * llm_flops(adapter.config.text_config, start + sum(sizes), seen)
 
 
 if __name__ == "__main__":
