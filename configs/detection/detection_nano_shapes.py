@@ -1,6 +1,6 @@
 """Nano from nothing on shapes, 8 classes asked at once.
 
-Expected: AP .74, AP50 .92, clock 250 to 305: about ten minutes on one CPU core.
+Expected: AP .74, AP50 .92, clock 276 to 305: about ten minutes on one CPU core.
 
     python tools/make_nano.py --out data/nano
     python tools/make_shapes.py --out data/shapes

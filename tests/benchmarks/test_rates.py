@@ -1,7 +1,7 @@
 import torch
 
 
-def test_the_rate_of_detection_is_that_of_real_boxes(load_benchmark, monkeypatch, capsys):
+def test_the_rate_of_a_small_model_is_printed(load_benchmark, monkeypatch, capsys):
     rate = load_benchmark("detection_rate")
     small = ["--names", "3", "--batch", "2", "--rounds", "1", "--layers", "1", "--width", "64", "--mlp", "64"]
     monkeypatch.setattr("sys.argv", ["detection_rate.py", *small, "--vision-layers", "2", "--vision-width", "64"])
