@@ -14,10 +14,10 @@ import typer
 
 from lumen import __version__
 from lumen.errors import CheckpointError, ConfigError, DataError, LumenError
-from lumen.reports import Output, Request, predict_files
+from lumen.inference.reports import Output, Request, predict_files
 
 if TYPE_CHECKING:
-    from lumen.predictor import LumenPredictor
+    from lumen.inference.predictor import LumenPredictor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _POINTER = "last_checkpoint"
@@ -305,7 +305,7 @@ def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
     os.environ.setdefault("PYTORCH_JIT", "0")
     gc.disable()
     try:
-        from lumen.predictor import LumenPredictor
+        from lumen.inference.predictor import LumenPredictor
 
         return LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
     finally:

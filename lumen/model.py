@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
-from lumen.losses import naming_loss
-from lumen.masks import masks_to_original
+from lumen.ops.losses import naming_loss
+from lumen.ops.masks import masks_to_original
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
     LocFeatures,
@@ -285,7 +285,7 @@ class Lumen(BaseModel):
         """Return what each loss is divided by; the names of all losses that this model can give."""
         counts = {
             "lmm/loss_answer": "answer_tokens",
-            "lmm/loss_recall": "pairs",
+            "lmm/loss_phrase_reconstruction": "pairs",
             "lmm/loss_name": "objects",
             "aligner/loss_heat": "objects",
             "aligner/loss_presence": "pairs",

@@ -15,14 +15,13 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
     return Registry(kind, parent=getattr(_mmengine, parent), scope=_SCOPE, locations=list(locations))
 
 
-MODELS = _child("model", "MODELS", "lumen.model", "lumen.aligner", "lumen.lmm.hf", "lumen.lmm.cached", "lumen.lmm.sam")
+MODELS = _child(
+    "model", "MODELS", "lumen.model", "lumen.aligners.dense", "lumen.lmm.adapter", "lumen.lmm.cached", "lumen.lmm.sam"
+)
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(
-        f"lumen.data.{room}"
-        for room in ("cached", "coco", "joined", "keypoints", "mixture", "refer", "semantic", "text")
-    ),
+    *(f"lumen.data.{room}" for room in ("cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")),
 )
 TRANSFORMS = _child(
     "transform",
@@ -33,9 +32,12 @@ DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
     "metric",
     "METRICS",
-    *(f"lumen.metrics.{room}" for room in ("calibration", "coco", "counting", "pose", "refer", "semantic", "text")),
+    *(
+        f"lumen.metrics.{room}"
+        for room in ("calibration", "coco.metric", "counting", "pose", "refer", "semantic", "text")
+    ),
 )
-HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.visual_hook")
+HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.hooks.visual")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", "OPTIM_WRAPPER_CONSTRUCTORS", "lumen.engine.optim")
 OPTIMIZERS = _child("optimizer", "OPTIMIZERS")

@@ -55,7 +55,7 @@ class PerceptionSample(BaseDataElement):
         unlabelled: Where a label map tells, a single row: ``masks`` (1, height, width) of the pixels without a class.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
-    Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``ImageFrame``), ``classes``, ``img_id``, ``img_path``,
+    Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
         ``ori_shape`` and ``img_shape`` (both height, width). Where a sample is one object, as for pose:
         ``instance_id`` (annotation id, or place in the detection file), ``box`` (xyxy, original pixels), ``box_label``
         (index into ``classes``) and ``box_score`` (1 for an annotated box).

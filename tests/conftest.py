@@ -2,10 +2,10 @@ import pytest
 import torch
 from helpers import TINY
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import make_nano
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.model import make_nano
 from lumen.model import Lumen
 
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
@@ -27,7 +27,7 @@ def tiny_lumen(tiny_nano):
             "name_or_path": str(tiny_nano),
             "attention": "eager",
             "add_phrase_state": True,
-            "recall": True,
+            "phrase_reconstruction": True,
         },
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],

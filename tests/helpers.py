@@ -3,8 +3,8 @@
 import torch
 from mmengine.structures import InstanceData
 
-from lumen.geometry import ImageFrame
-from lumen.lmm.nano import NanoSizes
+from lumen.lmm.nano.model import NanoSizes
+from lumen.ops.geometry import InputTransform
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
@@ -25,7 +25,7 @@ def make_sample(prompts=(), boxes=(), prompt_index=(), *, labels=None, ignored=(
     """Return a sample; a text stands for a detection prompt whose label is its place in the list."""
     asked = [Prompt(text, label=at) if isinstance(text, str) else text for at, text in enumerate(prompts)]
     sample = PerceptionSample(
-        metainfo={"prompts": tuple(asked), "frame": frame or ImageFrame.stretch((64, 96), (64, 96)), "img_id": 0}
+        metainfo={"prompts": tuple(asked), "frame": frame or InputTransform.stretch((64, 96), (64, 96)), "img_id": 0}
     )
     sample.gt_instances = make_instances(boxes, prompt_index, labels)
     sample.ignored_instances = make_instances(ignored, ignored_index)

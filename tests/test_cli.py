@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from lumen import cli
 from lumen.cli import ModelFiles, find_model, list_images, make_request, split_inputs
 from lumen.errors import CheckpointError, ConfigError, DataError
+from lumen.inference.reports import Request
 from lumen.prompts import KNOWN_TASKS
-from lumen.reports import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,8 +130,8 @@ def test_help_imports_nothing_heavy(tmp_path):
 
 def test_predicting_imports_no_training_library(tmp_path):
     code = (
-        "import sys, lumen.predictor, lumen.visualization, lumen.lmm.hf; "
-        "heavy = {'mmdet', 'mmcv', 'matplotlib', 'mmengine.runner', 'lumen.lmm.nano'} & set(sys.modules); "
+        "import sys, lumen.inference.predictor, lumen.visualization, lumen.lmm.adapter; "
+        "heavy = {'mmdet', 'mmcv', 'matplotlib', 'mmengine.runner', 'lumen.lmm.nano.model'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

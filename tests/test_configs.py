@@ -13,9 +13,9 @@ from mmengine.registry import DefaultScope
 from real_layouts import make_all
 
 from lumen.config import read_config
-from lumen.engine.config import load_config
+from lumen.engine.check_config import load_config
+from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.cached import CachedAdapter
-from lumen.lmm.hf import HFAdapter
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from lumen.structures import Prompt
 

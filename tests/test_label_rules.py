@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
-from lumen.metrics.coco import CocoMetric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
+from lumen.metrics.coco.metric import CocoMetric
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -46,7 +46,7 @@ def answers(dataset):
 
 
 def average_precision(root, classes=None, **ask):
-    pipeline = [LoadImage(), FrameImage(input_hw=(32, 32)), AskClasses(num_prompts=None, **ask), PackSample()]
+    pipeline = [LoadImage(), ResizeToInput(input_hw=(32, 32)), AskClasses(num_prompts=None, **ask), PackSample()]
     dataset = CocoDataset(
         ann_file="a.json", data_root=str(root), pipeline=pipeline, classes=classes, skip_budget=0.0, test_mode=True
     )
@@ -93,7 +93,7 @@ def test_asking_twice_for_a_class_does_not_change_the_figures(tmp_path, referenc
 def test_the_ground_truth_of_real_sets_scores_one(backend):
     root = Path(os.environ["LUMEN_DATA"]) / "tiny_coco"
     ann_file = str(root / "annotations/instances_val2017.json")
-    pipeline = [LoadImage(), FrameImage(input_hw=(336, 336)), AskClasses(num_prompts=None), PackSample()]
+    pipeline = [LoadImage(), ResizeToInput(input_hw=(336, 336)), AskClasses(num_prompts=None), PackSample()]
     dataset = CocoDataset(ann_file=ann_file, data_prefix={"img": str(root / "val2017")}, pipeline=pipeline)
     metric = CocoMetric(ann_file=ann_file, backend=backend)
     metric.dataset_meta = dataset.metainfo

@@ -9,14 +9,14 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import nn
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.errors import ConfigError, DataError, PromptError
-from lumen.geometry import ImageFrame
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen, to_original
+from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt, TaskSpec, targets_per_pair
 
 
@@ -99,7 +99,7 @@ def test_counts_of_nothing_are_one(make):
 
 @pytest.mark.parametrize("template", ["paper", "compact"])
 def test_losses_of_a_batch_are_the_sum_of_its_samples_with_one_count(make, template):
-    model = make((DetectionDecoder, CountingDecoder), lmm={"template": template, "recall": True})
+    model = make((DetectionDecoder, CountingDecoder), lmm={"template": template, "phrase_reconstruction": True})
     images, samples = make_images(3), some_samples()
     counts = model.count(samples)
     whole = model(images, samples, mode="loss")
@@ -114,7 +114,7 @@ def test_micro_batches_step_as_the_whole_batch(make, num_micro_batches):
     images, samples = make_images(3), some_samples()
     after = []
     for pieces in (1, num_micro_batches):
-        model = make(num_micro_batches=pieces, lmm={"recall": True}, aligner={"fine_levels": 1})
+        model = make(num_micro_batches=pieces, lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1})
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         seen = {}
 
@@ -145,7 +145,9 @@ def test_a_step_changes_the_weights_and_clears_the_gradients(make):
 @pytest.mark.parametrize("samples", [some_samples(), [make_sample()] * 3], ids=["some", "no prompts"])
 @pytest.mark.parametrize("decoders", [(DetectionDecoder,), (PaperDetectionDecoder, CountingDecoder)])
 def test_every_batch_gives_every_loss_and_touches_every_parameter(make, decoders, samples):
-    model = make(decoders, lmm={"template": "paper", "recall": True, "name_tokens": 3}, aligner={"fine_levels": 2})
+    model = make(
+        decoders, lmm={"template": "paper", "phrase_reconstruction": True, "name_tokens": 3}, aligner={"fine_levels": 2}
+    )
     losses = model(make_images(3), samples, mode="loss")
     assert set(losses) == set(model.loss_counts)
     assert all(bool(loss.isfinite()) for loss in losses.values())
@@ -236,9 +238,9 @@ def best(model, images, samples):
 def test_boxes_are_written_in_original_pixels(make):
     model, image = make(), make_images(1, (64, 96))
     frames = {
-        "input": ImageFrame.stretch((64, 96), (64, 96)),
-        "letterbox": ImageFrame.letterbox((100, 300), (64, 96)),
-        "flip": ImageFrame.letterbox((100, 300), (64, 96)).flip_horizontal(),
+        "input": InputTransform.stretch((64, 96), (64, 96)),
+        "letterbox": InputTransform.letterbox((100, 300), (64, 96)),
+        "flip": InputTransform.letterbox((100, 300), (64, 96)).flip_horizontal(),
     }
     found = {
         name: best(model, image, [make_sample(["red circle", "cat"], frame=frame)])[0] for name, frame in frames.items()
@@ -257,7 +259,7 @@ def test_boxes_are_written_in_original_pixels(make):
 
 
 def test_fields_are_mapped_by_their_kind():
-    sample = make_sample(["cat"], frame=ImageFrame.letterbox((100, 200), (64, 64)))
+    sample = make_sample(["cat"], frame=InputTransform.letterbox((100, 200), (64, 64)))
     answer = InstanceData(
         bboxes=torch.tensor([[3.2, 6.4, 32.0, 12.8]]), points=torch.tensor([[32.0, 16.0]]), scores=torch.tensor([0.5])
     )
@@ -333,7 +335,7 @@ def test_autocast_runs(make, mode):
 def test_a_model_whose_lmm_is_bf16_runs(make):
     model, images = make(aligner={"fine_levels": 1}), make_images(3)
     wanted = model(images, some_samples()).heat_logits.detach()
-    model.lmm.lmm.to(torch.bfloat16)
+    model.lmm.base_model.to(torch.bfloat16)
     losses = model(images, some_samples(), mode="loss")
     assert all(bool(loss.isfinite()) for loss in losses.values())
     with torch.no_grad():
@@ -362,7 +364,7 @@ def test_a_model_says_what_a_checkpoint_must_agree_with(tiny_lumen):
 
 
 def test_five_seeded_steps_lower_the_loss(make):
-    model = make(lmm={"recall": True}, aligner={"fine_levels": 1}).train()
+    model = make(lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1}).train()
     data = {"inputs": list(make_images(3)), "data_samples": some_samples()}
     optimizer = OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-3))
     losses = [model.train_step(data, optimizer)["loss"].item() for _ in range(8)]

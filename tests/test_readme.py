@@ -11,9 +11,9 @@ from helpers import make_images, make_sample
 from lmm import zoo
 from mmengine.registry import DefaultScope
 
-from lumen.engine.config import load_config
+from lumen.engine.check_config import load_config
 from lumen.lmm.families import FAMILIES
-from lumen.lmm.outline import outline_config
+from lumen.lmm.meta import outline_config
 from lumen.prompts import KNOWN_TASKS
 from lumen.registry import DECODERS, METRICS, MODELS
 from lumen.structures import Prompt

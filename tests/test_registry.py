@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from lumen import registry
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.registry import DECODERS, MODELS
 

@@ -7,7 +7,7 @@ import torch
 from helpers import make_images, make_sample
 from mmengine.optim import OptimWrapper
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.text import CaptionDecoder, VqaDecoder
 from lumen.errors import DataError
@@ -25,7 +25,7 @@ NOTHING = make_sample()
 @pytest.fixture
 def make(make_adapter):
     def make(decoders=(DetectionDecoder, VqaDecoder, CaptionDecoder), **options):
-        adapter = make_adapter(**{"template": "paper", "recall": True, "max_new_tokens": 4, **options})
+        adapter = make_adapter(**{"template": "paper", "phrase_reconstruction": True, "max_new_tokens": 4, **options})
         aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
         return Lumen(adapter, aligner, [{"type": kind} for kind in decoders]).eval()
 
@@ -85,7 +85,7 @@ def test_a_batch_is_predicted_as_its_samples_alone(make):
 
 def test_nothing_is_generated_for_phrases(make, monkeypatch):
     model = make()
-    monkeypatch.setattr(model.lmm.lmm, "generate", None)
+    monkeypatch.setattr(model.lmm.base_model, "generate", None)
     with torch.no_grad():
         model(make_images(2), samples_of(PHRASES, NOTHING), mode="predict")
         model(make_images(1), samples_of(QUESTIONS), mode="loss")

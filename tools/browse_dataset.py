@@ -55,7 +55,7 @@ def build_dataset(config: Any, split: str) -> Any:
 
 def target_heat(sample: Any, target: str, stride: int) -> np.ndarray:
     """Return what the heatmaps of all prompts are trained towards, the highest of them per input pixel."""
-    from lumen.heatmap import TARGETS
+    from lumen.ops.heatmap import TARGETS
 
     height, width = sample.img_shape
     found = sample.gt_instances

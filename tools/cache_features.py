@@ -50,9 +50,9 @@ def main(options: argparse.Namespace) -> None:
     config = load_tool_config(options, ROOT)
     import torch
 
-    from lumen.checkpoint import find_checkpoint
     from lumen.engine.caching import CacheOptions, write_cache
     from lumen.errors import CheckpointError
+    from lumen.serialization.checkpoint import find_checkpoint
 
     torch.set_num_threads(options.threads or (torch.get_num_threads() if torch.cuda.is_available() else 1))
     checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint

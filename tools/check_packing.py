@@ -11,8 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.check_packing import TOLERANCE, check_packing
-from lumen.lmm.hf import HFAdapter
 from lumen.structures import Prompt
 
 PHRASES = ("star", "the red ring left of the square", "a person", "dog", "traffic light")

@@ -1,4 +1,4 @@
-"""Write a checkpoint as a small folder to hand on: safetensors, json and a README.md; see ``lumen.pretrained``."""
+"""Write a checkpoint as a small folder to hand on: safetensors, json and a README.md."""
 
 import argparse
 import sys
@@ -36,12 +36,12 @@ def main(options: argparse.Namespace) -> None:
     config = load_tool_config(options, ROOT)
     from mmengine.registry import DefaultScope
 
-    from lumen.checkpoint import find_checkpoint, load_checkpoint, load_trained_state
     from lumen.data.annotations import parse_json
     from lumen.data.views import find_views
     from lumen.errors import CheckpointError
-    from lumen.pretrained import decoder_config, save_decoder, save_pretrained
+    from lumen.inference.pretrained import decoder_config, save_decoder, save_pretrained
     from lumen.registry import MODELS
+    from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, load_trained_state
 
     path = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
     if path is None:

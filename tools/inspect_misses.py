@@ -158,7 +158,7 @@ def find_misses(
 
 def draw_phrase(packed: dict[str, Any], phrase: Phrase, target: str, *, threshold: float, min_iou: float) -> Any:
     """Return the picture of one phrase."""
-    from lumen.heatmap import TARGETS
+    from lumen.ops.heatmap import TARGETS
 
     numbers = torch.zeros(len(phrase.truth), dtype=torch.long)
     size_hw = tuple(phrase.heat.shape)
@@ -223,7 +223,7 @@ def run(args: argparse.Namespace) -> str:
     """
     from lumen.config import read_config
     from lumen.errors import ConfigError
-    from lumen.predictor import LumenPredictor
+    from lumen.inference.predictor import LumenPredictor
     from lumen.registry import DATASETS
 
     config = read_config(args.config, import_roots=[ROOT])

@@ -23,14 +23,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128, help="hidden size of the LLM [%(default)s]")
     parser.add_argument("--llm-layers", type=int, default=2, help="layers of the LLM [%(default)s]")
     parser.add_argument("--vision-layers", type=int, default=2, help="transformer layers of the tower [%(default)s]")
-    parser.add_argument("--tied", action="store_true", help="one table of words for reading and saying")
+    parser.add_argument("--tied", action="store_true", help="one table of words for options and saying")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights [%(default)s]")
     return parser.parse_args()
 
 
 def main(options: argparse.Namespace) -> None:
     """Make the model and say where it lies."""
-    from lumen.lmm.nano import NanoSizes, make_nano
+    from lumen.lmm.nano.model import NanoSizes, make_nano
 
     sizes = NanoSizes(
         width=options.width,

@@ -40,7 +40,7 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Plan and print."""
     from lumen.config import read_config
-    from lumen.engine.plan import GPUS, format_plan, make_plan
+    from lumen.engine.cost import GPUS, format_plan, make_plan
     from lumen.errors import ConfigError
 
     if options.gpu not in GPUS and options.tflops is None:

@@ -30,8 +30,8 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
-    from lumen.checkpoint import find_checkpoint
     from lumen.errors import CheckpointError
+    from lumen.serialization.checkpoint import find_checkpoint
 
     checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
     if checkpoint is None:

@@ -3,8 +3,8 @@
 from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
-from lumen.metrics.coco import CocoMetric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
+from lumen.metrics.coco.metric import CocoMetric
 
 _input_hw = (160, 160)
 
@@ -20,7 +20,7 @@ train_dataloader = dict(
         data_prefix=dict(img="train"),
         pipeline=[
             dict(type=LoadImage, cache_mb=600),
-            dict(type=FrameImage, input_hw=_input_hw, flip_probability=0.5),
+            dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5),
             dict(type=AskClasses, num_prompts=8),
             dict(type=PackSample),
         ],
@@ -39,7 +39,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw),
+            dict(type=ResizeToInput, input_hw=_input_hw),
             dict(type=AskClasses, num_prompts=None, shuffle=False),
             dict(type=PackSample),
         ],

@@ -7,10 +7,10 @@ builds on (LISA, SAM, CenterNet); UNKNOWN, nobody said, and the value is ours.
 from mmengine.optim import LinearLR
 from torch.optim import AdamW
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.engine.hooks import FreezeHook
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 
 _lmm = dict(
     type=HFAdapter,

@@ -19,10 +19,10 @@ from lumen.data.keypoints import CocoKeypointsDataset
 from lumen.data.mixture import MixedDataset, MixtureSampler
 from lumen.data.refer import AskSentences, ReferDataset
 from lumen.data.text import AskQuestions, LoadImageOrBlank, QuestionsDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 
 _hw = (448, 448)  # SURE
-_frame = dict(type=FrameImage, input_hw=_hw)
+_frame = dict(type=ResizeToInput, input_hw=_hw)
 _pack = dict(type=PackSample)
 _class = dict(type=AskClasses, num_prompts=1, max_absent=0)
 

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, pseudo_collate
 
-from lumen.data.transforms import FrameImage, LoadImage
+from lumen.data.transforms import LoadImage, ResizeToInput
 
 with read_base():
     from .multitask_nano import *
@@ -13,7 +13,7 @@ with read_base():
 _root = "data/shapes"
 _hw = (160, 160)
 _instances = "annotations/instances_val.json"
-_view = [dict(type=LoadImage), dict(type=FrameImage, input_hw=_hw)]
+_view = [dict(type=LoadImage), dict(type=ResizeToInput, input_hw=_hw)]
 _images = dict(data_root=_root, data_prefix=dict(img="val"), test_mode=True)
 _refs = dict(ann_file="annotations/refs_val.json", layout="shapes", instances_file=_instances)
 

@@ -29,7 +29,7 @@ model = dict(
         dict(type=CaptionDecoder),
     ],
     loss_weights={
-        "lmm/loss_recall": 0.5,
+        "lmm/loss_phrase_reconstruction": 0.5,
         "lmm/loss_name": 0.6,
         "lmm/loss_text": 4.0,
         "aligner/loss_presence": 0.5,

@@ -22,7 +22,7 @@ model = dict(
         dict(type=CaptionDecoder),
     ],
     loss_weights={
-        "lmm/loss_recall": 0.5,
+        "lmm/loss_phrase_reconstruction": 0.5,
         "lmm/loss_text": 1.0,
         "aligner/loss_presence": 0.5,
         "detection/loss_box": 2.0,

@@ -3,8 +3,8 @@
 ``data/nano`` is made by ``python tools/make_nano.py``.
 """
 
-from lumen.aligner import DenseAligner
-from lumen.lmm.hf import HFAdapter
+from lumen.aligners.dense import DenseAligner
+from lumen.lmm.adapter import HFAdapter
 
 _lmm = dict(
     type=HFAdapter,
@@ -12,7 +12,7 @@ _lmm = dict(
     template="compact",
     attention="eager",  # at this size plain products beat the fused kernel on a CPU
     add_phrase_state=True,  # departs from the paper; from scratch, [LOC] alone learns the class word too late
-    recall=True,
+    phrase_reconstruction=True,
 )
 _aligner = dict(
     type=DenseAligner,
@@ -23,7 +23,7 @@ _aligner = dict(
     target="ttfnet",
 )
 _loss_weights = {
-    "lmm/loss_recall": 0.5,
+    "lmm/loss_phrase_reconstruction": 0.5,
     "aligner/loss_heat": 1.0,
     "aligner/loss_presence": 0.5,
     "detection/loss_box": 2.0,

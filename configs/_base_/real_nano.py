@@ -6,7 +6,7 @@ Steps, batch and augmentation are a guess; nothing that uses this file was measu
 from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
-from lumen.data.transforms import FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import LoadImage, PackSample, Photometric, ResizeToInput
 
 _input_hw = (320, 320)
 _num_iters = 36000
@@ -27,10 +27,10 @@ _val_loader = dict(
 # A pipeline is a view, what is asked, and packing. Sentences and questions name sides and whole scenes: no zoom there.
 _train_view = [
     dict(type=LoadImage),
-    dict(type=FrameImage, input_hw=_input_hw, flip_probability=0.5, scale_range=(0.5, 1.6)),
+    dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5, scale_range=(0.5, 1.6)),
     dict(type=Photometric),
 ]
-_plain_view = [dict(type=LoadImage), dict(type=FrameImage, input_hw=_input_hw)]
+_plain_view = [dict(type=LoadImage), dict(type=ResizeToInput, input_hw=_input_hw)]
 _pack = [dict(type=PackSample)]
 
 train_cfg = dict(max_iters=_num_iters, val_interval=6000)

@@ -21,4 +21,4 @@ _boxes = dict(type=GroundingDecoder)
 _masks = dict(type=ReferringSegmentationDecoder)
 _box_metric = dict(type=GroundingMetric)
 _mask_metric = dict(type=ReferringMaskMetric)
-_refer_weights = {"lmm/loss_recall": 0.5, "aligner/loss_presence": 0.5}
+_refer_weights = {"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5}

@@ -10,7 +10,7 @@ For the 50 images of the validation part, which nothing was learnt from (KIND is
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, pseudo_collate
 
-from lumen.data.transforms import FrameImage, LoadImage
+from lumen.data.transforms import LoadImage, ResizeToInput
 
 with read_base():
     from .multitask_nano_coco import *
@@ -18,7 +18,7 @@ with read_base():
     from .schedule_nano import *
 
 _hw = (320, 320)
-_view = [dict(type=LoadImage), dict(type=FrameImage, input_hw=_hw)]
+_view = [dict(type=LoadImage), dict(type=ResizeToInput, input_hw=_hw)]
 _images = dict(data_root="data/tiny_coco", data_prefix=dict(img="train2017"), test_mode=True)
 _instances = "annotations/instances_train2017.json"
 

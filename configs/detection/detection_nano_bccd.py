@@ -10,9 +10,9 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric, ResizeToInput
 from lumen.decoders.detection import DetectionDecoder
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():
@@ -37,7 +37,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type=LoadImage, cache_mb=400),
             dict(
-                type=FrameImage,
+                type=ResizeToInput,
                 input_hw=_input_hw,
                 flip_probability=0.5,
                 vertical_flip_probability=0.5,
@@ -63,7 +63,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw),
+            dict(type=ResizeToInput, input_hw=_input_hw),
             dict(type=AskClasses, num_prompts=None, shuffle=False),
             dict(type=PackSample),
         ],

@@ -16,9 +16,9 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric, ResizeToInput
 from lumen.decoders.detection import DetectionDecoder
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():
@@ -43,7 +43,7 @@ train_dataloader = dict(
         data_prefix=dict(img="train2017"),
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw, flip_probability=0.5, scale_range=(0.5, 1.6)),
+            dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5, scale_range=(0.5, 1.6)),
             dict(type=Photometric),
             dict(type=AskClasses, num_prompts=8),
             dict(type=PackSample),
@@ -63,7 +63,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw),
+            dict(type=ResizeToInput, input_hw=_input_hw),
             dict(type=AskClasses, num_prompts=None, shuffle=False),
             dict(type=PackSample),
         ],

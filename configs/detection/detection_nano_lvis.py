@@ -14,7 +14,7 @@ from mmengine.config import read_base
 from lumen.data.coco import CocoDataset
 from lumen.data.transforms import AskClasses
 from lumen.decoders.detection import DetectionDecoder
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():

@@ -12,7 +12,7 @@ Expected: AP .206, AP50 .621 (seed 0), clock 233.
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.model import Lumen
 
@@ -38,7 +38,7 @@ model = dict(
     ),
     decoders=[dict(type=PaperDetectionDecoder)],
     loss_weights={
-        "lmm/loss_recall": 0.5,
+        "lmm/loss_phrase_reconstruction": 0.5,
         "aligner/loss_presence": 0.0,
         "detection/loss_size": 0.2,
     },

@@ -35,7 +35,7 @@ train_dataloader = dict(
         ann_file="finetune_refcoco_train.json",
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw, flip_probability=0.5),
+            dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5),
             dict(type=Photometric),
             _ask,
             *_pack,

@@ -18,7 +18,7 @@ from lumen.decoders.grounding import GroundingDecoder
 from lumen.decoders.pose import PoseDecoder
 from lumen.decoders.sam_segmentation import SamReferringDecoder, SamSegmentationDecoder
 from lumen.lmm.sam import SamMasks
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():

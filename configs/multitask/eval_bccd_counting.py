@@ -17,7 +17,7 @@ with read_base():
 
 test_dataloader["dataset"]["pipeline"] = [
     dict(type=LoadImage),
-    dict(type=FrameImage, input_hw=_input_hw),
+    dict(type=ResizeToInput, input_hw=_input_hw),
     dict(type=AskClasses, num_prompts=None, shuffle=False, task="counting"),
     dict(type=PackSample),
 ]

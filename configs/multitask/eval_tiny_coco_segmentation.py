@@ -9,7 +9,7 @@ from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
 from lumen.data.transforms import AskClasses, PackSample
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 
 with read_base():
     from .._base_.tiny_coco_eval import *

@@ -19,12 +19,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
-from lumen.data.joined import JoinedDataset
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import CocoKeypointsDataset
-from lumen.data.mixture import MixedDataset, MixtureSampler
+from lumen.data.mixture import JoinedDataset, MixedDataset, MixtureSampler
 from lumen.data.text import AskQuestions, QuestionsDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric, ResizeToInput
 
 with read_base():
     from .._base_.multitask_nano_coco import *
@@ -41,7 +40,7 @@ _texts = dict(captions=dict(dataset=_captions, key="questions"))
 # A caption tells of the whole scene: no zoom here, and "left" becomes "right" in a mirrored view.
 _view = [
     dict(type=LoadImage),
-    dict(type=FrameImage, input_hw=_hw, flip_probability=0.5),
+    dict(type=ResizeToInput, input_hw=_hw, flip_probability=0.5),
     dict(type=Photometric),
 ]
 _words = [

@@ -13,13 +13,12 @@ from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
-from lumen.data.joined import JoinedDataset
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import CocoKeypointsDataset
-from lumen.data.mixture import MixedDataset, MixtureSampler
+from lumen.data.mixture import JoinedDataset, MixedDataset, MixtureSampler
 from lumen.data.refer import AskSentences, ReferDataset
 from lumen.data.text import AskQuestions, QuestionsDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 
 with read_base():
     from .._base_.multitask_nano import *
@@ -51,7 +50,7 @@ _texts = dict(
 )
 _view = [
     dict(type=LoadImage, cache_mb=600),
-    dict(type=FrameImage, input_hw=_hw, flip_probability=0.5),
+    dict(type=ResizeToInput, input_hw=_hw, flip_probability=0.5),
 ]
 _sentences = dict(type=AskSentences, num_prompts=8, kinds=("attribute", "relation"), exchange_sides=True)
 _groups = dict(type=AskSentences, num_prompts=4, kinds=("group",))

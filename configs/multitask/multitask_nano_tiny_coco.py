@@ -23,7 +23,7 @@ _files = dict(data_root="data/tiny_coco", data_prefix=dict(img="train2017"))
 
 _images = dict(_images, **_files)
 _texts = dict(captions=dict(dataset=dict(_captions, **_files), key="questions"))
-_view = [dict(type=LoadImage, cache_mb=100), dict(type=FrameImage, input_hw=_hw)]
+_view = [dict(type=LoadImage, cache_mb=100), dict(type=ResizeToInput, input_hw=_hw)]
 _ask = dict(type=AskClasses, num_prompts=20)  # no image shows more than 13
 _words = [
     dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", shuffle=False),

@@ -28,7 +28,7 @@ model = dict(
     lmm=_lmm,
     aligner=dict(_aligner, point_sigma=1.5),  # of 24 x 32 cells; the paper's 2 is for its grid
     decoders=[dict(type=PoseDecoder)],
-    loss_weights={"lmm/loss_recall": 0.5, "aligner/loss_presence": 0.5},
+    loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5},
 )
 train_dataloader = dict(
     _train_loader,

@@ -36,7 +36,7 @@ train_dataloader = dict(
         split="train",
         pipeline=[
             dict(type=LoadImage),
-            dict(type=FrameImage, input_hw=_input_hw, flip_probability=0.5),
+            dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5),
             dict(type=Photometric),
             _ask,
             *_pack,

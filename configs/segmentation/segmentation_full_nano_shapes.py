@@ -5,9 +5,9 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.decoders.segmentation import SegmentationDecoder
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():
@@ -22,7 +22,7 @@ _data = dict(
     with_masks=True,
     pipeline=[
         dict(type=LoadImage),
-        dict(type=FrameImage, input_hw=(160, 160)),
+        dict(type=ResizeToInput, input_hw=(160, 160)),
         dict(type=AskClasses, num_prompts=None, shuffle=False, task="segmentation"),
         dict(type=PackSample),
     ],

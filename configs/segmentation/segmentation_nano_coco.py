@@ -11,7 +11,7 @@ from mmengine.config import read_base
 from lumen.data.coco import CocoDataset
 from lumen.data.transforms import AskClasses
 from lumen.decoders.segmentation import SegmentationDecoder
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 
 with read_base():
@@ -27,7 +27,7 @@ model = dict(
     lmm=_lmm,
     aligner=_aligner,
     decoders=[dict(type=SegmentationDecoder)],
-    loss_weights={"lmm/loss_recall": 0.5, "aligner/loss_presence": 0.5, "segmentation/loss_box": 2.0},
+    loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5, "segmentation/loss_box": 2.0},
 )
 train_dataloader = dict(
     _train_loader,

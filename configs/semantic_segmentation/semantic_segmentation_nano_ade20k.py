@@ -37,7 +37,7 @@ model = dict(
     lmm=_lmm,
     aligner=_aligner,
     decoders=[dict(type=SemanticSegmentationDecoder)],
-    loss_weights={"lmm/loss_recall": 0.5, "aligner/loss_presence": 0.5},
+    loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5},
 )
 train_dataloader = dict(
     _train_loader,

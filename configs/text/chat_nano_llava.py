@@ -30,7 +30,7 @@ train_dataloader = dict(
         data_prefix=dict(img="images"),
         pipeline=[
             dict(type=LoadImageOrBlank),
-            dict(type=FrameImage, input_hw=_input_hw),
+            dict(type=ResizeToInput, input_hw=_input_hw),
             dict(type=AskQuestions, num_prompts=2, task="chat"),
             *_pack,
         ],

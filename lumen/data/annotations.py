@@ -16,7 +16,7 @@ import numpy as np
 from lumen.data.federated import federated_problem, file_name_of, verify
 from lumen.data.image import MAX_PIXELS
 from lumen.errors import DataError
-from lumen.masks import Rle, segmentation_to_rle
+from lumen.ops.masks import Rle, segmentation_to_rle
 
 MAX_SIDE = 100_000
 MAX_NAME_LENGTH = 512

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from lumen.feature_cache import FeatureCache, describe_settings
 from lumen.registry import DATASETS
+from lumen.serialization.feature_cache import FeatureCache, describe_settings
 
 
 @DATASETS.register_module()

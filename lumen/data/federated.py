@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumen.masks import encode_masks
+from lumen.ops.masks import encode_masks
 
 NO_ANNOTATION = -1
 ABSENT = "neg_category_ids"

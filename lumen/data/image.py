@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lumen.errors import DataError
-from lumen.geometry import ImageFrame
+from lumen.ops.geometry import InputTransform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
@@ -94,7 +94,7 @@ def check_inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> 
         raise DataError(f"{path} leaves the folder {root}; image files must lie inside the image folder")
 
 
-def render_image(image: np.ndarray, frame: ImageFrame, *, pad_value: int = PAD_VALUE) -> np.ndarray:
+def render_image(image: np.ndarray, frame: InputTransform, *, pad_value: int = PAD_VALUE) -> np.ndarray:
     """Draw an image in the pixels of the network input, resampling it once.
 
     Shrinking is antialiased. Pixel (col, row) covers the square from (col, row) to (col + 1, row + 1); an input pixel

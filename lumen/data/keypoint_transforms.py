@@ -1,4 +1,4 @@
-"""From a record of ``CocoKeypointsDataset`` to prompts and targets, in place of ``FrameImage`` and ``AskClasses``."""
+"""From a record of ``CocoKeypointsDataset`` to prompts and targets; for ``ResizeToInput`` and ``AskClasses``."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lumen.data.image import PAD_VALUE, render_image
 from lumen.errors import ConfigError
-from lumen.geometry import ImageFrame, clip_boxes
+from lumen.ops.geometry import InputTransform, clip_boxes
 from lumen.registry import TRANSFORMS
 from lumen.structures import Prompt
 
@@ -81,14 +81,14 @@ class CropInstance:
         results["instances"] = {**results["instances"], "bboxes": clip_boxes(bboxes, self.input_hw)}
         return results
 
-    def draw_frame(self, ori_hw: tuple[int, int], box: Sequence[float | int]) -> ImageFrame:
+    def draw_frame(self, ori_hw: tuple[int, int], box: Sequence[float | int]) -> InputTransform:
         """Return the frame around a box in original pixels; a random one if augmentation is on."""
         corners = np.array(box, dtype=np.float64).reshape(2, 2)
         size = corners[1] - corners[0]
         middle = corners.mean(0) + size * np.random.uniform(-self.max_shift, self.max_shift, 2)
         half = size / 2 * self.padding * np.exp(np.random.uniform(*np.log(self.scale_range)))
         crop = np.concatenate([middle - half, middle + half]).tolist()
-        frame = ImageFrame.crop(ori_hw, crop, self.input_hw)
+        frame = InputTransform.crop(ori_hw, crop, self.input_hw)
         return frame.flip_horizontal() if np.random.random() < self.flip_probability else frame
 
 

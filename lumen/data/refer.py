@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lumen.data.annotations import format_report
 from lumen.data.coco import take_usable
+from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.refer_files import read_refer
-from lumen.data.sides import exchange_sides, is_mirrored_wrong
 from lumen.errors import ConfigError, DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS
@@ -150,7 +150,7 @@ class AskSentences:
     targets' masks in original pixels, ``None`` without target.
 
     With ``num_prompts``, a sentence is left out when one of its targets has left the view or is ignored there, and, in
-    a mirrored image, when it names a mirrored side in English; keep the flips of ``FrameImage`` at 0 for other
+    a mirrored image, when it names a mirrored side in English; keep the flips of ``ResizeToInput`` at 0 for other
     languages. ``None`` asks for all sentences and wants a view that shows the whole image, not mirrored.
 
     Args:

@@ -25,7 +25,7 @@ from lumen.data.annotations import (
     read_coco,
 )
 from lumen.errors import ConfigError, DataError
-from lumen.masks import merge_masks
+from lumen.ops.masks import merge_masks
 from lumen.prompts import MAX_PHRASE_CHARACTERS
 
 Sentence = dict[str, Any]

@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 
 from lumen.data.image import check_inside
 from lumen.errors import ConfigError, DataError
-from lumen.masks import encode_masks, read_label_map
+from lumen.ops.masks import encode_masks, read_label_map
 from lumen.paths import find_path
 from lumen.registry import DATASETS
 
@@ -21,8 +21,8 @@ class SemanticDataset(BaseDataset):
     """Images and label maps; a sample is one image, its instances are the classes that it shows.
 
     An instance is all pixels of one class: a mask and the tight box around it, in ``segmentations`` and ``bboxes`` as
-    ``CocoDataset`` has them. ``FrameImage`` should be given ``min_visible=0``, since a class is not an object that can
-    be hidden. Pixels of the ignore label belong to no class, and teach nothing. ``img_id`` is the position in the
+    ``CocoDataset`` has them. Give ``ResizeToInput`` ``min_visible=0``, since a class is not an object that can be
+    hidden. Pixels of the ignore label belong to no class, and teach nothing. ``img_id`` is the position in the
     sorted list of files.
 
     The pipeline receives ``img_path``, ``img_id``, ``img_root``, ``ori_hw``, ``classes``, ``instances``,

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from lumen.data.annotations import check_budget, check_images, format_report, parse_json
 from lumen.data.image import PAD_VALUE, read_image
-from lumen.data.sides import exchange_sides, is_mirrored_wrong
+from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.errors import ConfigError, DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS

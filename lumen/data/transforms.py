@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lumen.data.image import PAD_VALUE, read_image, render_image
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame, box_area, clip_boxes
-from lumen.masks import decode_masks, masks_to_input
+from lumen.ops.geometry import InputTransform, box_area, clip_boxes
+from lumen.ops.masks import decode_masks, masks_to_input
 from lumen.registry import TRANSFORMS
 from lumen.structures import PerceptionSample, Prompt
 
@@ -62,7 +62,7 @@ class LoadImage:
 
 
 @TRANSFORMS.register_module()
-class FrameImage:
+class ResizeToInput:
     """Choose where the image goes, draw it there once, and move the boxes with it.
 
     Reads ``image``, ``ori_hw``, ``instances``; writes ``frame``, ``image`` (input pixels) and ``instances``, whose
@@ -119,9 +119,9 @@ class FrameImage:
             results["unlabelled"] = masks_to_input(decode_masks([results["unlabelled"]], frame.ori_hw), frame)
         return results
 
-    def draw_frame(self, ori_hw: tuple[int, int]) -> ImageFrame:
+    def draw_frame(self, ori_hw: tuple[int, int]) -> InputTransform:
         """Return the frame for an image of ``ori_hw``; a random one if augmentation is on."""
-        build = ImageFrame.letterbox if self.mode == "letterbox" else ImageFrame.stretch
+        build = InputTransform.letterbox if self.mode == "letterbox" else InputTransform.stretch
         frame = build(ori_hw, self.input_hw)
         if self.scale_range is not None:
             frame = self._zoom(frame)
@@ -129,14 +129,14 @@ class FrameImage:
             frame = frame.flip_horizontal()
         return frame.flip_vertical() if np.random.random() < self.vertical_flip_probability else frame
 
-    def _zoom(self, frame: ImageFrame) -> ImageFrame:
+    def _zoom(self, frame: InputTransform) -> InputTransform:
         zoom = np.exp(np.random.uniform(*np.log(self.scale_range)))
         stretch = np.exp(np.random.uniform(*np.log(self.aspect_range)) / 2)
         scale_xy = (float(frame.scale_xy[0] * zoom * stretch), float(frame.scale_xy[1] * zoom / stretch))
         free_x = frame.input_hw[1] - scale_xy[0] * frame.ori_hw[1]
         free_y = frame.input_hw[0] - scale_xy[1] * frame.ori_hw[0]
         shift_xy = (free_x * np.random.random(), free_y * np.random.random())
-        return ImageFrame(frame.ori_hw, frame.input_hw, scale_xy, shift_xy)
+        return InputTransform(frame.ori_hw, frame.input_hw, scale_xy, shift_xy)
 
 
 @TRANSFORMS.register_module()
@@ -331,7 +331,7 @@ class PackSample:
         return {"inputs": torch.from_numpy(results["image"]).permute(2, 0, 1).contiguous(), "data_samples": sample}
 
 
-def _frame_instances(instances: dict[str, Any], frame: ImageFrame, min_visible: float) -> dict[str, Any]:
+def _frame_instances(instances: dict[str, Any], frame: InputTransform, min_visible: float) -> dict[str, Any]:
     moved = frame.boxes_to_input(torch.from_numpy(instances["bboxes"]))
     bboxes = clip_boxes(moved, frame.input_hw)
     visible_share = (box_area(bboxes) / box_area(moved).clamp(min=1e-12)).numpy()

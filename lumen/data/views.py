@@ -7,7 +7,7 @@ from typing import Any
 from mmengine import Config
 
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
-from lumen.data.transforms import FrameImage
+from lumen.data.transforms import ResizeToInput
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
 
@@ -24,7 +24,7 @@ class Views:
         ask: Words its keypoints.
     """
 
-    whole: FrameImage
+    whole: ResizeToInput
     crop: CropInstance
     ask: AskKeypoints
 
@@ -38,19 +38,19 @@ def find_views(config: Config) -> Views:
     ``AskKeypoints`` does by itself where no pipeline asks for any.
 
     Raises:
-        ConfigError: There is neither ``FrameImage`` nor ``CropInstance``.
+        ConfigError: There is neither ``ResizeToInput`` nor ``CropInstance``.
     """
     steps = [step for name in _LOADERS for step in _steps((config.get(name) or {}).get("dataset"))]
-    whole, crop, ask = (_first(steps, kind) for kind in (FrameImage, CropInstance, AskKeypoints))
+    whole, crop, ask = (_first(steps, kind) for kind in (ResizeToInput, CropInstance, AskKeypoints))
     if whole is None and crop is None:
         raise ConfigError(
-            f"{config.filename}: no dataset of {_LOADERS} has FrameImage or CropInstance in its pipeline; add one, or "
-            "make LumenPredictor(model, input_hw=...) yourself"
+            f"{config.filename}: no dataset of {_LOADERS} has ResizeToInput or CropInstance in its pipeline: add one "
+            "or make LumenPredictor(model, input_hw=...) yourself"
         )
     seen = crop if whole is None else whole
     view = {"input_hw": seen.input_hw, "pad_value": seen.pad_value}
     return Views(
-        FrameImage(**view) if whole is None else FrameImage(**view, mode=whole.mode),
+        ResizeToInput(**view) if whole is None else ResizeToInput(**view, mode=whole.mode),
         CropInstance(**view) if crop is None else _plain_crop(crop),
         AskKeypoints() if ask is None else AskKeypoints(wording=ask.wording),
     )

@@ -5,8 +5,8 @@ from jaxtyping import Float, Int
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from lumen.heatmap import cells_around
-from lumen.losses import giou_loss
+from lumen.ops.heatmap import cells_around
+from lumen.ops.losses import giou_loss
 from lumen.structures import SharedRepresentation
 
 

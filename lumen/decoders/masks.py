@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lumen.losses import binary_cross_entropy, dice_loss
+from lumen.ops.losses import binary_cross_entropy, dice_loss
 from lumen.structures import SharedRepresentation
 
 ROWS_AT_ONCE = 32
@@ -142,11 +142,11 @@ def cover(masks: Bool[Tensor, "n height width"], size_hw: Sequence[int]) -> Floa
     return functional.adaptive_avg_pool2d(masks.float(), tuple(size_hw))
 
 
-def silence(
-    mask_logits: Float[Tensor, "n rows cols"], target: Float[Tensor, "n rows cols"], heard: Bool[Tensor, "n rows cols"]
+def mask_out(
+    mask_logits: Float[Tensor, "n rows cols"], target: Float[Tensor, "n rows cols"], valid: Bool[Tensor, "n rows cols"]
 ) -> tuple[Float[Tensor, "n rows cols"], Float[Tensor, "n rows cols"]]:
-    """Make logits and target agree on "no mask" where a cell is not ``heard``: no loss and no gradient there."""
-    return mask_logits.masked_fill(~heard, _SURELY_NOT), target * heard
+    """Make logits and target agree on "no mask" where a cell is not ``valid``: no loss and no gradient there."""
+    return mask_logits.masked_fill(~valid, _SURELY_NOT), target * valid
 
 
 def mask_losses(
@@ -154,7 +154,7 @@ def mask_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """Return ``loss_mask`` (cross entropy) and ``loss_dice``, one each per object, summed over objects.
 
-    Masks are learned in the true boxes. Cells far from the object are not heard, since no answer shows them.
+    Masks are learned in the true boxes. Cells far from the object are not valid, since no answer shows them.
 
     Args:
         head: Makes the masks.
@@ -170,12 +170,12 @@ def mask_losses(
     logits = head(shared, pair_index, bboxes)
     target = cover(targets.masks[chosen], logits.shape[-2:]) if num_objects else torch.zeros_like(logits)
     fine_stride = shared.stride / head.maps.upsample
-    heard = inside_boxes(bboxes, logits.shape[-2:], fine_stride, margin=_LEARNED_MARGIN)
-    logits, target = silence(logits, target, heard)
-    heard_share = heard.float().mean((1, 2)).clamp(min=1e-6)
+    valid = inside_boxes(bboxes, logits.shape[-2:], fine_stride, margin=_LEARNED_MARGIN)
+    logits, target = mask_out(logits, target, valid)
+    valid_share = valid.float().mean((1, 2)).clamp(min=1e-6)
     per_chosen = num_objects / max(1, len(chosen))
     return {
-        "loss_mask": (binary_cross_entropy(logits, target) / heard_share).sum() * per_chosen,
+        "loss_mask": (binary_cross_entropy(logits, target) / valid_share).sum() * per_chosen,
         "loss_dice": dice_loss(logits, target).sum() * per_chosen,
     }
 

@@ -8,8 +8,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from lumen.decoders.boxes import boxes_at
-from lumen.geometry import nms
-from lumen.heatmap import find_peaks
+from lumen.ops.geometry import nms
+from lumen.ops.heatmap import find_peaks
 from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs, place_in_image
 
 _CANDIDATES_PER_BOX = 4

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
-from lumen.heatmap import Peaks, cells_around, find_peaks, refine_peaks
+from lumen.ops.heatmap import Peaks, cells_around, find_peaks, refine_peaks
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 

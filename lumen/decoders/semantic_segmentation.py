@@ -8,9 +8,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
-from lumen.decoders.masks import ROWS_AT_ONCE, MaskFeatures, cover, kernel_size, run_kernels, silence
-from lumen.heatmap import ignore_weight
-from lumen.losses import binary_cross_entropy, dice_loss
+from lumen.decoders.masks import ROWS_AT_ONCE, MaskFeatures, cover, kernel_size, mask_out, run_kernels
+from lumen.ops.heatmap import ignore_weight
+from lumen.ops.losses import binary_cross_entropy, dice_loss
 from lumen.registry import DECODERS
 from lumen.structures import (
     PerceptionSample,
@@ -71,7 +71,7 @@ class SemanticSegmentationDecoder(Decoder):
         weight = ignore_weight(fine_boxes, ignored.pair_index, shared.num_pairs, tuple(logits.shape[-2:]), stride=1)
         labelled = _labelled_share(samples, target)[shared.image_index]
         target = (target / labelled.clamp(min=_BACKGROUND)).clamp(max=1)
-        logits, target = silence(logits, target, ((weight > 0) | (target > 0)) & (labelled > _BACKGROUND))
+        logits, target = mask_out(logits, target, ((weight > 0) | (target > 0)) & (labelled > _BACKGROUND))
         return {
             "loss_mask": binary_cross_entropy(logits, target).sum(),
             "loss_dice": (dice_loss(logits, target) * is_present).sum(),

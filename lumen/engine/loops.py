@@ -9,8 +9,8 @@ from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lumen.engine.evaluation_meter import EvaluationMeter
 from lumen.engine.optim import autocast, check_dtype
-from lumen.engine.protocol import EvaluationMeter
 from lumen.engine.reproducible import kept_rng, set_rng_state
 from lumen.errors import ConfigError
 from lumen.model import Lumen

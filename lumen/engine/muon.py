@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from lumen.shards import shard_like, whole
+from lumen.serialization.sharding import shard_like, whole
 
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)

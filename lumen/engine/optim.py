@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lumen.errors import ConfigError, LumenError
 from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from lumen.shards import whole
+from lumen.serialization.sharding import whole
 
 DTYPES = ("float32", "bfloat16")
 TABLES = ("*embed_tokens*", "*lm_head*", "*new_tokens*", "*map_queries*")

@@ -15,7 +15,13 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from lumen import __version__
-from lumen.checkpoint import (
+from lumen.engine.fsdp import FSDP2
+from lumen.engine.hooks import SafeCheckpointHook
+from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
+from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
+from lumen.errors import CheckpointError, ConfigError
+from lumen.registry import MODEL_WRAPPERS, RUNNERS
+from lumen.serialization.checkpoint import (
     absent_names,
     describe,
     find_checkpoint,
@@ -25,13 +31,7 @@ from lumen.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from lumen.engine.fsdp import FSDP2
-from lumen.engine.hooks import SafeCheckpointHook
-from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
-from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
-from lumen.errors import CheckpointError, ConfigError
-from lumen.registry import MODEL_WRAPPERS, RUNNERS
-from lumen.shards import gather, shard_optimizer_state
+from lumen.serialization.sharding import gather, shard_optimizer_state
 
 
 @RUNNERS.register_module()

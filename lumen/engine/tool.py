@@ -30,9 +30,9 @@ def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
     """Load the config that the options name, changed as they say.
 
     Raises:
-        ConfigError: See ``lumen.engine.config.load_config``.
+        ConfigError: See ``lumen.engine.check_config.load_config``.
     """
-    from lumen.engine.config import check_config, load_config, parse_overrides
+    from lumen.engine.check_config import check_config, load_config, parse_overrides
 
     overrides = parse_overrides(options.cfg_options)
     config = load_config(options.config, overrides, tool_root=tool_root, plugin_dir=options.plugin_dir)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError, ConfigError, DataError
-from lumen.feature_cache import CachedImage, FeatureCache, describe_settings
+from lumen.lmm.generation import AnswerReport
 from lumen.lmm.usage import Usage
-from lumen.lmm.writing import AnswerReport
 from lumen.registry import MODELS
+from lumen.serialization.feature_cache import CachedImage, FeatureCache, describe_settings
 from lumen.structures import LocFeatures, Prompt
 
 _FEW = 3

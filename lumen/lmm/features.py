@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.errors import ConfigError
 from lumen.lmm.families import Family, InputSpec
-from lumen.lmm.families.base import to_grid
+from lumen.lmm.families.family import to_grid
 
 SOURCES = ("vision", "llm", "both")
 

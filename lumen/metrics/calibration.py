@@ -9,8 +9,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
-from lumen.metrics.matching import HIT, IGNORED, MISS, Answers, Objects, match
+from lumen.metrics.coco.matching import HIT, IGNORED, MISS, Answers, Objects, match
+from lumen.ops.geometry import InputTransform
 from lumen.registry import METRICS
 
 _PRESENCE_THRESHOLD = 0.5
@@ -180,7 +180,7 @@ def _match(
     return status
 
 
-def _objects(wanted: Mapping[str, Any], ignored: Mapping[str, Any] | None, frame: ImageFrame) -> Objects:
+def _objects(wanted: Mapping[str, Any], ignored: Mapping[str, Any] | None, frame: InputTransform) -> Objects:
     """Return wanted and ignored instances in original pixels; a group is a prompt."""
     tables = [wanted] if ignored is None else [wanted, ignored]
     boxes = [_xywh(_array(frame.boxes_to_original(table["bboxes"].detach().float().cpu()))) for table in tables]

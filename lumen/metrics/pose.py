@@ -12,7 +12,14 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
-from lumen.metrics.pose_truth import PoseAnswer, PoseTruth, check_classes, check_once, read_answer, read_pose_truth
+from lumen.metrics.pose_ground_truth import (
+    PoseAnswer,
+    PoseTruth,
+    check_classes,
+    check_once,
+    read_answer,
+    read_pose_truth,
+)
 from lumen.paths import find_path
 from lumen.registry import METRICS
 

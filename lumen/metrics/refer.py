@@ -13,8 +13,8 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import box_iou
-from lumen.masks import Rle, mask_area, merge_masks
+from lumen.ops.geometry import box_iou
+from lumen.ops.masks import Rle, mask_area, merge_masks
 from lumen.registry import METRICS
 
 _RIGHT = 0.5

@@ -8,7 +8,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import DataError
-from lumen.masks import decode_masks, read_label_map
+from lumen.ops.masks import decode_masks, read_label_map
 from lumen.registry import METRICS
 
 _MAX_OVERLAP = 0.01

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from mmengine.structures import InstanceData
 
-from lumen.geometry import ImageFrame
-from lumen.masks import decode_masks, encode_masks, masks_to_input
+from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import decode_masks, encode_masks, masks_to_input
 from lumen.structures import Prompt
 from lumen.visualization.canvas import RgbImage, enlarged, legend, magnification, stacked, text_block
 from lumen.visualization.instances import draw_boxes, draw_counts, draw_masks, draw_skeletons
@@ -96,7 +96,7 @@ def draw_texts(image: RgbImage, prompts: Sequence[Prompt], texts: Sequence[str])
     return stacked(picture, text_block(lines, width=picture.shape[1]))
 
 
-def answer_in_input(answer: InstanceData, frame: ImageFrame) -> InstanceData:
+def answer_in_input(answer: InstanceData, frame: InputTransform) -> InstanceData:
     """Return an answer in original pixels as one in input pixels, by kind of field; the other way is ``Lumen``'s."""
     moved = InstanceData(**dict(answer.cpu().items()))
     if "bboxes" in moved:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lumen.geometry import box_iou
+from lumen.ops.geometry import box_iou
 from lumen.visualization.canvas import (
     RgbImage,
     contact_sheet,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import ImageDraw, ImageFont
 
-from lumen.masks import decode_masks
+from lumen.ops.masks import decode_masks
 from lumen.visualization.canvas import (
     Colour,
     RgbImage,

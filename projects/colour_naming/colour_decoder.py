@@ -15,7 +15,7 @@ from lumen.data.coco import CocoDataset
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
 from lumen.decoders.peaks import best_boxes, pick_peaks
-from lumen.geometry import box_iou
+from lumen.ops.geometry import box_iou
 from lumen.registry import DATASETS, DECODERS, METRICS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 

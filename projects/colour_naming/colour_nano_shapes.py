@@ -22,7 +22,7 @@ model = dict(
     lmm=_lmm,
     aligner=_aligner,
     decoders=[dict(type=ColourNamingDecoder)],
-    loss_weights={"lmm/loss_recall": 0.5, "aligner/loss_presence": 0.5, "colour_naming/loss_box": 2.0},
+    loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5, "colour_naming/loss_box": 2.0},
 )
 
 for _loader in (train_dataloader, val_dataloader):

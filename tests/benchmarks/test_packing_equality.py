@@ -6,7 +6,7 @@ PHRASES = (("circle", "a red square", "the star"), ("ring",))
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory):
-    from lumen.lmm.nano import NanoSizes, make_nano
+    from lumen.lmm.nano.model import NanoSizes, make_nano
 
     sizes = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(8, 8, 8), stem_depths=(1, 1, 1))
     return make_nano(tmp_path_factory.mktemp("nano"), sizes=sizes)

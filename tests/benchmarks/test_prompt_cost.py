@@ -12,7 +12,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def adapter(load_benchmark, folder):
-    from lumen.lmm.hf import HFAdapter
+    from lumen.lmm.adapter import HFAdapter
 
     llava = load_benchmark("_llava")
     sizes = llava.LlavaSizes(layers=2, width=64, mlp_width=64, vision_layers=2, vision_width=64, image_side=42)

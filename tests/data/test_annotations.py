@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lumen.data.annotations import CLIPPED, format_report, read_coco
 from lumen.errors import DataError
-from lumen.masks import decode_masks
+from lumen.ops.masks import decode_masks
 
 IMAGE = {"id": 1, "file_name": "a.png", "width": 40, "height": 20}
 BOX = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 3, 10, 5]}

@@ -7,13 +7,13 @@ import torch
 from mmengine.dataset import ConcatDataset
 
 from lumen.data.coco import UNREADABLE, CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.errors import DataError
 from lumen.registry import DATASETS
 
 PIPELINE = [
     LoadImage(),
-    FrameImage(input_hw=(16, 32)),
+    ResizeToInput(input_hw=(16, 32)),
     AskClasses(num_prompts=None, shuffle=False),
     PackSample(),
 ]
@@ -52,7 +52,7 @@ def test_it_is_built_from_a_config_by_name(make_coco):
     root = make_coco()
     pipeline = [
         {"type": "lumen.LoadImage"},
-        {"type": "lumen.FrameImage", "input_hw": [16, 32]},
+        {"type": "lumen.ResizeToInput", "input_hw": [16, 32]},
         {"type": "lumen.AskClasses"},
         {"type": PackSample},
     ]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.errors import DataError
 
 CATEGORIES = [
@@ -33,7 +33,7 @@ def build(root, image=IMAGE, *, ask=None, **kwargs):
     (root / "val2017").mkdir(exist_ok=True)
     Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(root / "val2017" / "000000397133.jpg")
     (root / "lvis.json").write_text(json.dumps({"images": [image], "annotations": ROWS, "categories": CATEGORIES}))
-    pipeline = [LoadImage(), FrameImage(input_hw=(20, 40)), AskClasses(**(ask or {})), PackSample()]
+    pipeline = [LoadImage(), ResizeToInput(input_hw=(20, 40)), AskClasses(**(ask or {})), PackSample()]
     return CocoDataset(ann_file="lvis.json", data_root=str(root), pipeline=pipeline, federated=True, **kwargs)
 
 
@@ -62,7 +62,7 @@ def test_an_incompletely_annotated_class_has_no_background(tmp_path, with_masks)
 
 def test_the_region_moves_with_the_image(tmp_path):
     dataset = build(tmp_path)
-    dataset.pipeline.transforms[1] = FrameImage(input_hw=(20, 20), flip_probability=1.0)
+    dataset.pipeline.transforms[1] = ResizeToInput(input_hw=(20, 20), flip_probability=1.0)
     torch.testing.assert_close(
         dataset[0]["data_samples"].ignored_instances.bboxes, torch.tensor([[0.0, 0.0, 20.0, 10.0]])
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from lumen.data import image as image_module
 from lumen.data.image import read_image, render_image
 from lumen.errors import DataError
-from lumen.geometry import ImageFrame
+from lumen.ops.geometry import InputTransform
 
 
 def save(path, array_or_image, **options):
@@ -123,44 +123,44 @@ def test_files_outside_the_root_are_refused_through_links_too(tmp_path):
 
 def test_drawing_without_change_is_exact():
     pixels = noise(10, 14)
-    drawn = render_image(pixels, ImageFrame.stretch((10, 14), (10, 14)))
+    drawn = render_image(pixels, InputTransform.stretch((10, 14), (10, 14)))
     np.testing.assert_array_equal(drawn, pixels)
     assert not np.shares_memory(drawn, pixels)
 
 
 def test_drawing_a_flip_is_exact():
     pixels = noise(10, 14)
-    drawn = render_image(pixels, ImageFrame.stretch((10, 14), (10, 14)).flip_horizontal())
+    drawn = render_image(pixels, InputTransform.stretch((10, 14), (10, 14)).flip_horizontal())
     np.testing.assert_array_equal(drawn, pixels[:, ::-1])
 
 
 def test_letterbox_pads_beside_the_image():
-    drawn = render_image(np.full((10, 20, 3), 7, np.uint8), ImageFrame.letterbox((10, 20), (20, 20)), pad_value=200)
+    drawn = render_image(np.full((10, 20, 3), 7, np.uint8), InputTransform.letterbox((10, 20), (20, 20)), pad_value=200)
     assert (drawn[:10] == 7).all() and (drawn[10:] == 200).all()
 
 
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(DataError, match="drawn with a frame"):
-        render_image(noise(10, 14), ImageFrame.stretch((14, 10), (8, 8)))
+        render_image(noise(10, 14), InputTransform.stretch((14, 10), (8, 8)))
 
 
 def test_a_view_beside_the_image_is_all_padding():
-    frame = ImageFrame((10, 10), (8, 8), (1.0, 1.0), (-50.0, 0.0))
+    frame = InputTransform((10, 10), (8, 8), (1.0, 1.0), (-50.0, 0.0))
     assert (render_image(noise(10, 10), frame, pad_value=9) == 9).all()
 
 
 FRAMES = {
-    "letterbox": ImageFrame.letterbox((100, 200), (112, 112)),
-    "stretch": ImageFrame.stretch((100, 200), (96, 64)),
-    "enlarged": ImageFrame.stretch((100, 200), (230, 410)),
-    "crop": ImageFrame.crop((100, 200), (5.3, 2.1, 196.2, 99.4), (128, 128)),
-    "offset": ImageFrame((100, 200), (90, 150), (0.61, 0.67), (11.3, 7.9)),
+    "letterbox": InputTransform.letterbox((100, 200), (112, 112)),
+    "stretch": InputTransform.stretch((100, 200), (96, 64)),
+    "enlarged": InputTransform.stretch((100, 200), (230, 410)),
+    "crop": InputTransform.crop((100, 200), (5.3, 2.1, 196.2, 99.4), (128, 128)),
+    "offset": InputTransform((100, 200), (90, 150), (0.61, 0.67), (11.3, 7.9)),
 }
 
 
 def test_drawing_a_vertical_flip_is_exact():
     pixels = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
-    drawn = render_image(pixels, ImageFrame.stretch((10, 14), (10, 14)).flip_vertical())
+    drawn = render_image(pixels, InputTransform.stretch((10, 14), (10, 14)).flip_vertical())
     assert np.array_equal(drawn, pixels[::-1])
 
 
@@ -189,7 +189,7 @@ def test_marks_in_the_corners_are_drawn_where_the_frame_says(name, is_flipped):
     st.booleans(),
 )
 def test_drawing_never_fails_and_never_shows_padding_inside(ori_hw, input_hw, scale_x, scale_y, shift_x, shift_y, flip):
-    frame = ImageFrame(ori_hw, input_hw, (scale_x, scale_y), (shift_x, shift_y))
+    frame = InputTransform(ori_hw, input_hw, (scale_x, scale_y), (shift_x, shift_y))
     frame = frame.flip_horizontal() if flip else frame
     drawn = render_image(np.full((*ori_hw, 3), 50, np.uint8), frame, pad_value=200)
     assert drawn.shape == (*input_hw, 3)

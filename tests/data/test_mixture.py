@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 import lumen.data.mixture
 from lumen.data.coco import CocoDataset
 from lumen.data.mixture import MixedDataset, MixtureSampler
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.errors import ConfigError, DataError
 from lumen.registry import DATA_SAMPLERS, DATASETS
 
@@ -112,7 +112,7 @@ def test_samples_keep_the_classes_and_the_task_of_their_set(make_coco):
     root = make_coco()
 
     def config(task, classes):
-        pipeline = [LoadImage(), FrameImage(input_hw=(16, 32)), AskClasses(task=task), PackSample()]
+        pipeline = [LoadImage(), ResizeToInput(input_hw=(16, 32)), AskClasses(task=task), PackSample()]
         return {
             "type": CocoDataset,
             "ann_file": str(root / "ann.json"),

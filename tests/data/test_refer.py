@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from lumen.data.refer import AskSentences, ReferDataset, exchange_sentences
 from lumen.data.refer_files import load_plain_pickle, read_refer
 from lumen.data.shapes import make_shapes
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
-from lumen.masks import decode_masks
+from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import decode_masks
 from lumen.registry import DATASETS
 
-VIEW = [LoadImage(), FrameImage(input_hw=(16, 32))]
+VIEW = [LoadImage(), ResizeToInput(input_hw=(16, 32))]
 ASK_ALL = [*VIEW, AskSentences(num_prompts=None, shuffle=False), PackSample()]
 SENTENCE_KEYS = {"sentence", "ann_ids", "kind", "ref_id"}
 
@@ -297,7 +297,7 @@ def test_classes_and_sentences_of_an_image_are_asked_together(make_refer):
 
 
 def record(sentences, *, masks=None, ignored=(), frame=None):
-    """Make results as FrameImage leaves them: objects 1 and 2, sentences given as (text, targets)."""
+    """Make results as ResizeToInput leaves them: objects 1 and 2, sentences given as (text, targets)."""
     instances = {
         "bboxes": torch.tensor([[0.0, 0, 4, 4], [4, 4, 8, 8]]),
         "labels": np.array([0, 0]),
@@ -308,7 +308,7 @@ def record(sentences, *, masks=None, ignored=(), frame=None):
         {"sentence": text, "ann_ids": np.array(targets, dtype=np.int64), "kind": "k", "ref_id": number}
         for number, (text, targets) in enumerate(sentences)
     ]
-    frame = frame or ImageFrame.stretch((8, 8), (8, 8))
+    frame = frame or InputTransform.stretch((8, 8), (8, 8))
     return {"instances": instances, "refs": refs, "frame": frame, "img_path": "a.png", "ori_hw": (8, 8)}
 
 
@@ -339,8 +339,8 @@ def test_a_sentence_whose_target_cannot_be_seen_is_left_out():
 @pytest.mark.parametrize(
     ("frame", "kept"),
     [
-        (ImageFrame.stretch((8, 8), (8, 8)).flip_horizontal(), ["the highest", "a cat", "cupboard"]),
-        (ImageFrame.stretch((8, 8), (8, 8)).flip_vertical(), ["Leftmost", "a cat", "cupboard"]),
+        (InputTransform.stretch((8, 8), (8, 8)).flip_horizontal(), ["the highest", "a cat", "cupboard"]),
+        (InputTransform.stretch((8, 8), (8, 8)).flip_vertical(), ["Leftmost", "a cat", "cupboard"]),
     ],
 )
 def test_a_mirrored_image_is_not_asked_for_the_mirrored_side(frame, kept):
@@ -352,7 +352,7 @@ def test_a_mirrored_image_is_not_asked_for_the_mirrored_side(frame, kept):
 
 def test_sides_are_exchanged_in_a_mirrored_view_if_asked_for():
     sentences = [("the leftmost star", [1]), ("the highest", [1])]
-    mirrored = ImageFrame.stretch((8, 8), (8, 8)).flip_horizontal()
+    mirrored = InputTransform.stretch((8, 8), (8, 8)).flip_horizontal()
     ask = AskSentences(shuffle=False, exchange_sides=True)
     assert asked(ask(record(sentences, frame=mirrored))) == ["the rightmost star", "the highest"]
     assert asked(ask(record(sentences))) == ["the leftmost star", "the highest"]
@@ -399,7 +399,7 @@ def test_it_is_built_from_a_config_by_name(make_refer):
     root = make_refer()
     pipeline = [
         {"type": "lumen.LoadImage"},
-        {"type": "lumen.FrameImage", "input_hw": [16, 32]},
+        {"type": "lumen.ResizeToInput", "input_hw": [16, 32]},
         {"type": "lumen.AskSentences"},
         {"type": "lumen.PackSample"},
     ]
@@ -461,7 +461,7 @@ def test_generated_shapes_go_through_the_pipeline(tmp_path):
         test_mode=True,
         pipeline=[
             LoadImage(),
-            FrameImage(input_hw=(80, 80)),
+            ResizeToInput(input_hw=(80, 80)),
             AskSentences(num_prompts=None, shuffle=False, task="referring_segmentation"),
             PackSample(),
         ],

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from lumen.data.semantic import SemanticDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.errors import ConfigError, DataError
-from lumen.masks import decode_masks
+from lumen.ops.masks import decode_masks
 from lumen.registry import DATASETS
 
 CLASSES = ("wall", "sky", "tree")
@@ -28,7 +28,7 @@ def write(root, label_map=LABELS, name="a", image_hw=None):
 
 
 def build(root, *, input_hw=(4, 8), **kwargs):
-    pipeline = [LoadImage(), FrameImage(input_hw=input_hw, min_visible=0.0)]
+    pipeline = [LoadImage(), ResizeToInput(input_hw=input_hw, min_visible=0.0)]
     pipeline += [AskClasses(task="semantic_segmentation", num_prompts=None, shuffle=False), PackSample()]
     prefix = {"img": "images/training", "seg": "annotations/training"}
     options = {"data_root": str(root), "data_prefix": prefix, "classes": CLASSES, "pipeline": pipeline}
@@ -51,7 +51,7 @@ def test_a_class_is_one_instance_with_its_pixels_and_a_tight_box(tmp_path):
 
 def test_pixels_without_a_class_come_along_with_the_view(tmp_path):
     dataset = build(write(tmp_path), input_hw=(4, 16))
-    dataset.pipeline.transforms[1] = FrameImage(input_hw=(4, 16), flip_probability=1.0, min_visible=0.0)
+    dataset.pipeline.transforms[1] = ResizeToInput(input_hw=(4, 16), flip_probability=1.0, min_visible=0.0)
     sample = dataset[0]["data_samples"]
     shown = sample.frame.boxes_to_input(torch.tensor([[0.0, 0.0, 8.0, 4.0]]))[0].round().int().tolist()
     masks = sample.unlabelled.masks
@@ -75,7 +75,7 @@ def test_an_image_without_any_class_has_no_instances(tmp_path):
 
 def test_masks_are_flipped_with_the_image(tmp_path):
     dataset = build(write(tmp_path))
-    dataset.pipeline.transforms[1] = FrameImage(input_hw=(4, 8), flip_probability=1.0, min_visible=0.0)
+    dataset.pipeline.transforms[1] = ResizeToInput(input_hw=(4, 8), flip_probability=1.0, min_visible=0.0)
     table = dataset[0]["data_samples"].gt_instances
     assert torch.equal(table.masks[2], torch.from_numpy(LABELS == 2).flip(1))
 

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from lumen.data.text import AskQuestions, LoadImageOrBlank, QuestionsDataset
-from lumen.data.transforms import FrameImage, LoadImage, PackSample
+from lumen.data.transforms import LoadImage, PackSample, ResizeToInput
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
+from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt
 
 IMAGES = [
@@ -42,7 +42,7 @@ def make(tmp_path):
 
 
 def pipeline(load=None, **ask):
-    return [load or LoadImage(), FrameImage(input_hw=(32, 32)), AskQuestions(**ask), PackSample()]
+    return [load or LoadImage(), ResizeToInput(input_hw=(32, 32)), AskQuestions(**ask), PackSample()]
 
 
 def test_a_sample_is_an_image_with_all_its_questions(make):
@@ -166,7 +166,7 @@ def test_unknown_options_are_refused(make):
 
 
 def make_results(question, answer, *, mirrored):
-    frame = ImageFrame.stretch((8, 8), (8, 8))
+    frame = InputTransform.stretch((8, 8), (8, 8))
     entry = {"id": 0, "question": question, "answers": (answer,), "history": (), "form": ""}
     return {"questions": (entry,), "frame": frame.flip_horizontal() if mirrored else frame}
 

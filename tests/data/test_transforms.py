@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lumen.data.transforms import AskClasses, BlackenImage, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, BlackenImage, LoadImage, PackSample, Photometric, ResizeToInput
 from lumen.errors import ConfigError
-from lumen.geometry import ImageFrame
-from lumen.masks import encode_masks
+from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import encode_masks
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -113,7 +113,7 @@ def test_wording_of_unknown_classes_and_empty_classes_are_errors():
 def frame(table, size_hw=(10, 20), seed=0, **kwargs):
     np.random.seed(seed)
     image = np.random.randint(0, 256, (*size_hw, 3), dtype=np.uint8)
-    return FrameImage(**kwargs)({"image": image, "ori_hw": size_hw, "instances": table})
+    return ResizeToInput(**kwargs)({"image": image, "ori_hw": size_hw, "instances": table})
 
 
 def test_boxes_move_with_the_image():
@@ -133,8 +133,8 @@ def test_no_boxes_stay_no_boxes():
 
 def test_hidden_objects_become_ignored_and_vanished_ones_leave(monkeypatch):
     # The view shows the right half of the image: x from 10 to 20.
-    view = ImageFrame((10, 20), (10, 10), (1.0, 1.0), (-10.0, 0.0))
-    monkeypatch.setattr(FrameImage, "draw_frame", lambda self, ori_hw: view)
+    view = InputTransform((10, 20), (10, 10), (1.0, 1.0), (-10.0, 0.0))
+    monkeypatch.setattr(ResizeToInput, "draw_frame", lambda self, ori_hw: view)
     boxes = [[0, 0, 8, 8], [1, 0, 11, 8], [5, 0, 15, 8], [0, 0, 10, 8]]
     results = frame(instances([0, 1, 2, 3], boxes=boxes), input_hw=(10, 10), min_visible=0.25)
     assert results["instances"]["labels"].tolist() == [1, 2]
@@ -178,8 +178,8 @@ def test_the_box_of_a_mask_is_the_box_within_a_pixel(seed, mode):
 
 def test_an_object_without_a_mask_in_view_is_ignored(monkeypatch):
     # The box of the L reaches into the view, x from 10 to 20, but its one pixel lies left of it.
-    view = ImageFrame((10, 20), (10, 10), (1.0, 1.0), (-10.0, 0.0))
-    monkeypatch.setattr(FrameImage, "draw_frame", lambda self, ori_hw: view)
+    view = InputTransform((10, 20), (10, 10), (1.0, 1.0), (-10.0, 0.0))
+    monkeypatch.setattr(ResizeToInput, "draw_frame", lambda self, ori_hw: view)
     table = boxed([0, 1], [[0, 0, 1, 1], [12, 2, 15, 5]], (10, 20))
     table["bboxes"] = np.float32([[0, 0, 20, 8], [12, 2, 15, 5]])
     results = frame(table, input_hw=(10, 10), min_visible=0.1)["instances"]
@@ -220,7 +220,7 @@ def test_random_views_agree_with_their_frame(seed, height, width, mode):
 
 
 def test_a_zoom_keeps_the_view_full_or_the_image_whole():
-    transform = FrameImage(input_hw=(20, 20), scale_range=(0.5, 2.0))
+    transform = ResizeToInput(input_hw=(20, 20), scale_range=(0.5, 2.0))
     for seed in range(40):
         np.random.seed(seed)
         found = transform.draw_frame((20, 20))
@@ -231,7 +231,7 @@ def test_a_zoom_keeps_the_view_full_or_the_image_whole():
 @pytest.mark.parametrize("bad", [{"mode": "crop"}, {"scale_range": (2, 1)}, {"aspect_range": (0, 1)}])
 def test_impossible_views_are_an_error(bad):
     with pytest.raises(ConfigError, match="must be"):
-        FrameImage(input_hw=(8, 8), **bad)
+        ResizeToInput(input_hw=(8, 8), **bad)
 
 
 def test_colours_change_but_not_shapes():
@@ -255,7 +255,7 @@ def test_colours_stay_without_range():
 def test_cached_images_are_read_once_and_not_changed(tmp_path):
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.png")
     record = {"img_path": str(tmp_path / "a.png"), "img_root": str(tmp_path), "ori_hw": (4, 6)}
-    load, draw = LoadImage(cache_mb=1), FrameImage(input_hw=(4, 6))
+    load, draw = LoadImage(cache_mb=1), ResizeToInput(input_hw=(4, 6))
     first = draw(load(dict(record, instances=instances([]))))
     (tmp_path / "a.png").unlink()
     first["image"][:] = 255
@@ -265,7 +265,7 @@ def test_cached_images_are_read_once_and_not_changed(tmp_path):
 def test_packing_does_not_copy_metainfo():
     results = ask([2, 0, 2], num_prompts=None, shuffle=False)
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    frame_ = ImageFrame.stretch((4, 8), (2, 4))
+    frame_ = InputTransform.stretch((4, 8), (2, 4))
     packed = PackSample()(results | {"image": image, "frame": frame_, "img_id": 3, "img_path": "x"})
     sample = packed["data_samples"]
     assert sample.frame is frame_

@@ -2,7 +2,7 @@ import pytest
 from mmengine import Config
 
 from lumen.data.keypoint_transforms import CropInstance
-from lumen.data.transforms import FrameImage
+from lumen.data.transforms import ResizeToInput
 from lumen.data.views import find_views
 from lumen.errors import ConfigError
 
@@ -15,7 +15,7 @@ def config(**loaders):
     return Config({f"{name}_dataloader": given for name, given in loaders.items()})
 
 
-@pytest.mark.parametrize("kind", ["FrameImage", "lumen.data.transforms.FrameImage", FrameImage])
+@pytest.mark.parametrize("kind", ["ResizeToInput", "lumen.data.transforms.ResizeToInput", ResizeToInput])
 def test_the_test_pipeline_counts_first(kind):
     views = find_views(
         config(
@@ -28,7 +28,7 @@ def test_the_test_pipeline_counts_first(kind):
 
 
 def test_a_built_transform_is_found():
-    assert find_views(config(val=loader(FrameImage(input_hw=(32, 64))))).whole.input_hw == (32, 64)
+    assert find_views(config(val=loader(ResizeToInput(input_hw=(32, 64))))).whole.input_hw == (32, 64)
 
 
 def test_a_pose_config_gives_the_view_of_images_too():
@@ -42,13 +42,13 @@ def test_a_pose_config_gives_the_view_of_images_too():
 
 def test_a_mixture_for_training_gives_what_testing_lacks_without_augmentation():
     crop = {"type": "CropInstance", "input_hw": (64, 48), "padding": 1.1, "flip_probability": 1.0, "max_shift": 0.5}
-    mixture = {"dataset": {"datasets": [loader(crop)["dataset"], {"dataset": loader(FrameImage(input_hw=(8, 8)))}]}}
-    views = find_views(config(train=mixture, test=loader({"type": "FrameImage", "input_hw": (32, 32)})))
+    mixture = {"dataset": {"datasets": [loader(crop)["dataset"], {"dataset": loader(ResizeToInput(input_hw=(8, 8)))}]}}
+    views = find_views(config(train=mixture, test=loader({"type": "ResizeToInput", "input_hw": (32, 32)})))
     assert views.whole.input_hw == (32, 32)
     assert (views.crop.padding, views.crop.flip_probability, views.crop.max_shift) == (1.1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("loaders", [{}, {"test": None}, {"test": loader()}, {"test": {"dataset": {}}}])
 def test_a_config_without_a_view_is_an_error(loaders):
-    with pytest.raises(ConfigError, match="FrameImage or CropInstance"):
+    with pytest.raises(ConfigError, match="ResizeToInput or CropInstance"):
         find_views(config(**loaders))

@@ -10,7 +10,7 @@ from lumen.decoders.boxes import boxes_at
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.decoders.peaks import best_boxes, pick_peaks
-from lumen.heatmap import cells_around
+from lumen.ops.heatmap import cells_around
 from lumen.structures import InstanceData, Prompt
 
 

@@ -10,12 +10,12 @@ from lumen.decoders.masks import (
     inside_boxes,
     kernel_size,
     mask_losses,
+    mask_out,
     mask_probabilities,
     place_in_boxes,
     run_kernels,
-    silence,
 )
-from lumen.losses import binary_cross_entropy, dice_loss
+from lumen.ops.losses import binary_cross_entropy, dice_loss
 from lumen.structures import targets_per_pair
 
 
@@ -71,7 +71,7 @@ def test_a_cell_is_covered_by_the_share_of_its_pixels():
 
 def test_a_silent_cell_has_neither_loss_nor_gradient():
     logits = torch.tensor([[[5.0, 5.0]]], requires_grad=True)
-    cut, target = silence(logits, torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[True, False]]]))
+    cut, target = mask_out(logits, torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[True, False]]]))
     assert binary_cross_entropy(cut, target).item() == pytest.approx(5.0067 / 2, abs=1e-4)
     (binary_cross_entropy(cut, target) + dice_loss(cut, target)).sum().backward()
     assert logits.grad[0, 0, 1].item() == 0
@@ -85,7 +85,7 @@ def test_a_head_that_says_nothing_pays_for_even_chances_inside_the_margin():
     torch.nn.init.zeros_(head.kernel_of_cell.bias)
     losses = losses_of([[32, 16, 64, 48]], head=head)
     assert losses["loss_mask"].item() == pytest.approx(0.693147, abs=1e-5)
-    # fine cells of 4 pixels: 8 x 8 in the object; heard are 18 columns and, cut at the border, 16 rows
+    # fine cells of 4 pixels: 8 x 8 in the object; valid are 18 columns and, cut at the border, 16 rows
     assert losses["loss_dice"].item() == pytest.approx(1 - (2 * 32 + 1) / (18 * 16 / 2 + 64 + 1), abs=1e-5)
 
 

@@ -3,15 +3,15 @@ import torch
 from decoder_cases import with_masks
 from helpers import make_images, make_sample
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.grounding import GroundingDecoder
 from lumen.decoders.referring_segmentation import ReferringSegmentationDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.decoders.semantic_segmentation import SemanticSegmentationDecoder
-from lumen.geometry import ImageFrame
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
+from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt
 
 DECODERS = (
@@ -37,7 +37,7 @@ def model(tiny_nano):
 
 def asked(task):
     """Return a sample of an image of twice the size of the input; plain tasks have no masks."""
-    frame = ImageFrame.stretch((128, 192), (64, 96))
+    frame = InputTransform.stretch((128, 192), (64, 96))
     prompts = [Prompt(text, task=task, label=at) for at, text in enumerate(("red circle", "blue star"))]
     sample = make_sample(prompts, [[8, 8, 60, 50]], [1], frame=frame)
     return with_masks(sample) if task not in ("detection", "grounding") else sample

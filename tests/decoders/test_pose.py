@@ -5,11 +5,11 @@ import pytest
 import torch
 from helpers import make_images, make_instances, make_sample, make_shared
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.pose import PoseDecoder
-from lumen.geometry import ImageFrame
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
+from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt
 
 NAMES = ("head", "left hand", "right hand")
@@ -148,7 +148,7 @@ def test_a_model_trains_on_people_and_answers_in_original_pixels(tiny_nano):
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": PoseDecoder}],
     )
-    frame = ImageFrame.crop((200, 300), (100, 50, 200, 150), (64, 64))
+    frame = InputTransform.crop((200, 300), (100, 50, 200, 150), (64, 64))
     sample = person(3, boxes=[[8, 8, 8, 8], [63.9, 0, 63.9, 0]], prompt_index=[0, 2], frame=frame)
     sample.ignored_instances = make_instances([[0, 0, 64, 64]], [1])
     images = make_images(1, (64, 64))

@@ -6,13 +6,13 @@ import torch
 from helpers import make_images, make_sample, make_shared
 from torch import nn
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.sam_segmentation import SamReferringDecoder, SamSegmentationDecoder
 from lumen.errors import ConfigError
-from lumen.lmm.hf import HFAdapter
+from lumen.inference.predictor import LumenPredictor
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
-from lumen.predictor import LumenPredictor
 from lumen.structures import Prompt
 
 

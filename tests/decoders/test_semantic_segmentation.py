@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmengine.structures import InstanceData
 
 from lumen.decoders.semantic_segmentation import SemanticSegmentationDecoder, make_disjoint
-from lumen.masks import maps_to_original
+from lumen.ops.masks import maps_to_original
 from lumen.structures import Prompt
 
 
@@ -52,8 +52,8 @@ def test_ignored_regions_teach_nothing_but_for_the_objects_in_them():
     sample = with_masks(make_sample(ask("cat"), [[0, 0, 16, 16]], [0]))
     sample.ignored_instances = make_instances([[0, 0, 48, 64]], [0])
     loss = silent_decoder().loss(make_shared([0], [0]), [sample])["loss_mask"]
-    heard = 16 * 12 + 4 * 4
-    assert loss.item() == pytest.approx(math.log(2) * heard / (16 * 24), abs=1e-5)
+    valid = 16 * 12 + 4 * 4
+    assert loss.item() == pytest.approx(math.log(2) * valid / (16 * 24), abs=1e-5)
 
 
 def test_pixels_without_a_label_teach_nothing():
@@ -61,10 +61,10 @@ def test_pixels_without_a_label_teach_nothing():
     sample = with_masks(make_sample(ask("cat", "dog"), [[0, 0, 32, 64]], [0]))
     sample.unlabelled = make_unlabelled(slice(0, 34))
     losses = silent_decoder().loss(make_shared([0, 0], [0, 1]), [sample])
-    heard = 7 * 24
-    assert losses["loss_mask"].item() == pytest.approx(2 * math.log(2) * heard / (16 * 24), abs=1e-5)
+    valid = 7 * 24
+    assert losses["loss_mask"].item() == pytest.approx(2 * math.log(2) * valid / (16 * 24), abs=1e-5)
     covered = 7 * 8
-    assert losses["loss_dice"].item() == pytest.approx(1 - (covered + 1) / (heard / 2 + covered + 1), abs=1e-5)
+    assert losses["loss_dice"].item() == pytest.approx(1 - (covered + 1) / (valid / 2 + covered + 1), abs=1e-5)
 
 
 def test_a_cell_with_a_few_unlabelled_pixels_learns_from_the_others():

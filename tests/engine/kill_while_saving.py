@@ -14,8 +14,8 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 from toy import make_runner  # noqa: E402
 
-from lumen import checkpoint  # noqa: E402
 from lumen.engine.hooks import SafeCheckpointHook  # noqa: E402
+from lumen.serialization import checkpoint  # noqa: E402
 
 MAX_ITERS = 30
 PAUSE = 0.004

@@ -13,11 +13,10 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from PIL import Image
 from torch import nn
 
-from lumen.aligner import DenseAligner
-from lumen.checkpoint import absent_names, load_checkpoint, load_trained_state, plain, save_checkpoint, trained_state
+from lumen.aligners.dense import DenseAligner
 from lumen.data.cached import CachedFeatures
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, FrameImage, LoadImage, PackSample, Photometric
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric, ResizeToInput
 from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.caching import CacheOptions, refuse_augmentation, refuse_chance, require_room, write_cache
@@ -25,12 +24,20 @@ from lumen.engine.hooks import EmaHook, FreezeHook, freeze_parameters, rest_froz
 from lumen.engine.optim import LumenOptimWrapper
 from lumen.engine.runner import LumenRunner
 from lumen.errors import CheckpointError, ConfigError, DataError
-from lumen.feature_cache import FeatureCache
+from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.cached import CachedAdapter
-from lumen.lmm.hf import HFAdapter
-from lumen.metrics.coco import CocoMetric
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.model import Lumen
 from lumen.registry import DATASETS, MODELS
+from lumen.serialization.checkpoint import (
+    absent_names,
+    load_checkpoint,
+    load_trained_state,
+    plain,
+    save_checkpoint,
+    trained_state,
+)
+from lumen.serialization.feature_cache import FeatureCache
 from lumen.structures import TaskSpec
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -74,7 +81,7 @@ def make_config(data, nano, **pipeline):
         "test_mode": True,
         "pipeline": [
             {"type": LoadImage},
-            {"type": FrameImage, "input_hw": (64, 64), **pipeline},
+            {"type": ResizeToInput, "input_hw": (64, 64), **pipeline},
             {"type": AskClasses, "num_prompts": 2, "shuffle": True},
             {"type": PackSample},
         ],
@@ -91,7 +98,7 @@ def make_config(data, nano, **pipeline):
                     "name_or_path": str(nano),
                     "attention": "eager",
                     "add_phrase_state": True,
-                    "recall": True,
+                    "phrase_reconstruction": True,
                 },
                 "aligner": {
                     "type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1
@@ -136,9 +143,9 @@ def made(tiny_nano, tmp_path_factory):
     with torch.no_grad():
         for parameter in model.lmm.parameters():
             parameter.mul_(1.1)
-    freeze_parameters(model, ["lmm.lmm.model.language_model.layers.*"])
-    base = MODELS.build(config.model.lmm).lmm.model.language_model.layers
-    model.lmm.lmm.model.language_model.layers.load_state_dict(base.state_dict())
+    freeze_parameters(model, ["lmm.base_model.model.language_model.layers.*"])
+    base = MODELS.build(config.model.lmm).base_model.model.language_model.layers
+    model.lmm.base_model.model.language_model.layers.load_state_dict(base.state_dict())
     write_checkpoint(folder / "full.pth", model)
     for split in ("train", "val"):
         options = CacheOptions(batch_size=2, extras=("images",) if split == "val" else ())
@@ -351,7 +358,7 @@ def test_another_pipeline_is_refused(config, made):
 
 def test_features_of_another_model_are_refused_in_a_batch(config, made, full, light, tmp_path):
     with torch.no_grad():
-        next(full.lmm.lmm.model.vision_tower.parameters()).add_(1)
+        next(full.lmm.base_model.model.vision_tower.parameters()).add_(1)
     write_cache(config, write_checkpoint(tmp_path / "other.pth", full), "val", tmp_path / "other", CacheOptions())
     item = CachedFeatures(tmp_path / "other")[0]
     with pytest.raises(CheckpointError, match=r"made by another model than the cache .* weights: "):
@@ -368,10 +375,10 @@ def test_images_are_no_cached_features(light):
 @pytest.mark.parametrize(
     "step",
     [
-        {"type": FrameImage, "flip_probability": 0.5},
-        {"type": FrameImage, "vertical_flip_probability": 0.1},
-        {"type": "lumen.data.transforms.FrameImage", "scale_range": (0.5, 2)},
-        {"type": FrameImage, "aspect_range": (0.9, 1.1)},
+        {"type": ResizeToInput, "flip_probability": 0.5},
+        {"type": ResizeToInput, "vertical_flip_probability": 0.1},
+        {"type": "lumen.data.transforms.ResizeToInput", "scale_range": (0.5, 2)},
+        {"type": ResizeToInput, "aspect_range": (0.9, 1.1)},
         {"type": Photometric},
     ],
 )

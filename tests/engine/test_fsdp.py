@@ -11,18 +11,18 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from toy import ToyData, make_runner
 
-from lumen.aligner import DenseAligner
-from lumen.checkpoint import load_checkpoint
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import EmaHook, SafeCheckpointHook
 from lumen.engine.muon import MuonAdamW
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 from lumen.errors import ConfigError
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import make_nano
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.model import make_nano
 from lumen.model import Lumen
-from lumen.shards import gather, shard_like, whole
+from lumen.serialization.checkpoint import load_checkpoint
+from lumen.serialization.sharding import gather, shard_like, whole
 
 STEPS = 3
 PROMPTS = ["cat", "dog"]
@@ -46,7 +46,13 @@ class QuietModel(BaseModel):
 def make_lumen(folder, **options):
     torch.manual_seed(0)
     return Lumen(
-        lmm={"type": HFAdapter, "name_or_path": f"{folder}/nano", "attention": "sdpa", "recall": True, **options},
+        lmm={
+            "type": HFAdapter,
+            "name_or_path": f"{folder}/nano",
+            "attention": "sdpa",
+            "phrase_reconstruction": True,
+            **options,
+        },
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],
     ).eval()  # running statistics would differ between the ranks

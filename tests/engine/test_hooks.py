@@ -6,7 +6,6 @@ import time
 import pytest
 from torch import nn
 
-from lumen.engine.clock import process_tree_seconds
 from lumen.engine.hooks import (
     CpuClockHook,
     EmaHook,
@@ -15,6 +14,7 @@ from lumen.engine.hooks import (
     parameter_table,
     rest_frozen_modules,
 )
+from lumen.engine.hooks.cpu_clock import process_tree_seconds
 from lumen.errors import ConfigError
 
 

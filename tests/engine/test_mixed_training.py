@@ -6,11 +6,11 @@ from helpers import TINY, make_images, make_sample
 from mmengine.optim import OptimWrapper
 from toy import ToyData, make_runner
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.data.mixture import MixedDataset, MixtureSampler
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import make_nano
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.model import make_nano
 from lumen.model import Lumen
 
 
@@ -49,7 +49,7 @@ def rank_main(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(rank)  # the wrapper must make the ranks equal
     model = Lumen(
-        lmm={"type": HFAdapter, "name_or_path": f"{folder}/nano", "attention": "eager", "recall": True},
+        lmm={"type": HFAdapter, "name_or_path": f"{folder}/nano", "attention": "eager", "phrase_reconstruction": True},
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],
     )

@@ -7,9 +7,9 @@ import torch
 from mmengine.hooks import CheckpointHook
 from toy import ToyModel, make_runner
 
-from lumen.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
 from lumen.errors import CheckpointError, ConfigError
+from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 
 def _weights(runner):
@@ -173,12 +173,12 @@ def test_the_clock_of_training_and_evaluation_is_logged_and_kept(tmp_path):
     hooks = [{"type": CpuClockHook, "interval": 1}]
     runner = make_runner(tmp_path, max_iters=3, val=True, custom_hooks=hooks)
     runner.train()
-    clock = load_checkpoint(tmp_path / "iter_3.pth")["meta"]["clock_2cs"]
+    clock = load_checkpoint(tmp_path / "iter_3.pth")["meta"]["cpu_seconds"]
     assert clock["train"] > 0.0
     assert clock["evaluation"] > 0.0
     resumed = make_runner(tmp_path, max_iters=4, val=True, resume=True, custom_hooks=hooks)
     resumed.train()
-    assert resumed.message_hub.get_scalar("train/clock_2cs").current() > clock["train"]
+    assert resumed.message_hub.get_scalar("train/cpu_seconds").current() > clock["train"]
 
 
 def test_mmengines_checkpoint_hook_and_epochs_are_refused(tmp_path):

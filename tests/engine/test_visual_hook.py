@@ -10,12 +10,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 from toy import make_runner
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
+from lumen.engine.hooks.visual import VisualHook, draw_samples, undisturbed
 from lumen.engine.optim import LumenOptimWrapper
-from lumen.engine.visual_hook import VisualHook, draw_samples, undisturbed
 from lumen.errors import ConfigError
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
 
 

@@ -9,8 +9,8 @@ from zoo import WIDTH, ZOO, save
 
 from lumen.data.image import render_image
 from lumen.errors import ConfigError, PromptError
-from lumen.geometry import ImageFrame
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
+from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt
 
 PHRASES = ("red circle", "cat", "a large striped star left of the blue cross")
@@ -83,7 +83,7 @@ def test_a_query_equals_that_of_transformers_own_forward(name, layer, load):
     for number, phrase in enumerate(PHRASES):
         inputs, suffix = plain_inputs(adapter, name, image[0], phrase)
         with torch.no_grad():
-            states = adapter.lmm(**inputs, output_hidden_states=True).hidden_states[layer][0]
+            states = adapter.base_model(**inputs, output_hidden_states=True).hidden_states[layer][0]
         wanted = states[len(states) - len(suffix.ids) + suffix.loc]
         assert relative_difference(query[number], wanted) <= 1e-5
 
@@ -93,7 +93,7 @@ def test_the_model_still_generates_with_its_own_inputs(name, load):
     adapter = load(name)
     inputs, _ = plain_inputs(adapter, name, make_images(1, ZOO[name].size_hw)[0], "cat")
     with torch.no_grad():
-        made = adapter.lmm.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        made = adapter.base_model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert made.shape[1] == inputs["input_ids"].shape[1] + 3
 
 
@@ -144,7 +144,7 @@ def test_images_of_a_batch_equal_single_ones(name, load):
 SQUARE_ONLY = [name for name in ZOO if ZOO[name].size_hw == (16, 16)]
 
 
-@pytest.mark.parametrize("make_frame", [ImageFrame.letterbox, ImageFrame.stretch])
+@pytest.mark.parametrize("make_frame", [InputTransform.letterbox, InputTransform.stretch])
 @pytest.mark.parametrize("name", SQUARE_ONLY)
 def test_a_corner_of_a_wide_image_lies_where_its_frame_says(name, make_frame, load):
     adapter = load(name)
@@ -178,7 +178,7 @@ def test_a_short_sliding_window_falls_back_to_one_pass_per_prompt(name, tmp_path
     assert "do not fit its sliding window of 24" in caplog.text
     inputs, suffix = plain_inputs(adapter, name, images[1], PHRASES[2])
     with torch.no_grad():
-        states = adapter.lmm.model(**inputs).last_hidden_state[0]
+        states = adapter.base_model.model(**inputs).last_hidden_state[0]
     assert relative_difference(found[-1], states[len(states) - len(suffix.ids) + suffix.loc]) <= 1e-5
 
 
@@ -220,11 +220,13 @@ def test_one_tile_is_what_the_model_itself_makes_of_a_base_tile(name, load):
     pixels = torch.stack([adapter.statistics.normalise(images)] * 2, 1)  # base tile and one more
     with torch.no_grad():
         own = adapter.encode_images(images).pooler_output
-        wanted = adapter.lmm.model.get_image_features(pixels, image_sizes=torch.tensor([[16, 16]] * 2)).pooler_output
+        wanted = adapter.base_model.model.get_image_features(
+            pixels, image_sizes=torch.tensor([[16, 16]] * 2)
+        ).pooler_output
     for tokens, others in zip(own, wanted, strict=True):
         assert len(tokens) == 17
         assert relative_difference(tokens[:16], others[:16]) <= 1e-6
-        assert torch.equal(tokens[16], adapter.lmm.model.image_newline)
+        assert torch.equal(tokens[16], adapter.base_model.model.image_newline)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_no_prompts_while_training_still_touch_the_llm(name, load):
     features = adapter(make_images(1, ZOO[name].size_hw), [[]])
     assert features.query.shape == (0, WIDTH)
     (features.query.sum() + features.grid.sum()).backward()
-    assert adapter.lmm.get_input_embeddings().weight.grad is not None
+    assert adapter.base_model.get_input_embeddings().weight.grad is not None
     adapter.zero_grad()
 
 
@@ -348,7 +350,7 @@ def own_answer(adapter, name, image, question):
     plain = ZOO[name].plain(adapter.statistics.normalise(image[None]), ids, adapter.config.image_token_id)
     if name == "paligemma":  # the question is read as it is while learning, token by token
         plain["token_type_ids"] = (torch.arange(ids.shape[1]) >= len(prefix)).int()[None]
-    made = adapter.lmm.generate(
+    made = adapter.base_model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), **plain, max_new_tokens=6, do_sample=False
     )
     return adapter.encoder.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()

@@ -7,15 +7,15 @@ import pytest
 import torch
 from helpers import make_images, relative_difference
 
-from lumen.aligner import DenseAligner
-from lumen.checkpoint import absent_names, load_trained_state, trained_state
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.hooks import freeze_parameters, rest_frozen_modules
 from lumen.errors import ConfigError
-from lumen.lmm import base
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.tokens import new_rows
+from lumen.lmm import loading
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.tokens.special import new_rows
 from lumen.model import Lumen
+from lumen.serialization.checkpoint import absent_names, load_trained_state, trained_state
 from lumen.structures import Prompt
 
 LORA = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
@@ -56,19 +56,19 @@ def test_new_tokens_start_alike_at_every_build(tiny_nano, mode):
 
 
 def test_learned_tokens_answer_as_resized_ones_and_leave_the_base_as_it_is(make_adapter):
-    resized = make_adapter(template="paper", recall=True)
-    learned = make_adapter(template="paper", recall=True, new_tokens="learn")
+    resized = make_adapter(template="paper", phrase_reconstruction=True)
+    learned = make_adapter(template="paper", phrase_reconstruction=True, new_tokens="learn")
     wanted, found = ask(resized), ask(learned)
     assert relative_difference(found.query.detach(), wanted.query.detach()) <= 1e-5
     for name, total in wanted.text_losses.items():
         torch.testing.assert_close(found.text_losses[name], total)
-    assert len(learned.lmm.get_input_embeddings().weight) < len(learned.encoder.tokenizer)
+    assert len(learned.base_model.get_input_embeddings().weight) < len(learned.encoder.tokenizer)
     assert learned.describe()["new_tokens"] == "learn"
 
 
 def test_a_base_that_cannot_say_the_new_tokens_recalls_phrases_all_the_same(make_adapter):
-    resized, learned = (make_adapter(recall=True, new_tokens=mode) for mode in ("resize", "learn"))
-    wanted, found = (ask(adapter).text_losses["loss_recall"] for adapter in (resized, learned))
+    resized, learned = (make_adapter(phrase_reconstruction=True, new_tokens=mode) for mode in ("resize", "learn"))
+    wanted, found = (ask(adapter).text_losses["loss_phrase_reconstruction"] for adapter in (resized, learned))
     # its output layer has fewer words to choose from
     torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.0)
     assert found < wanted
@@ -99,7 +99,7 @@ def test_recomputed_layers_give_equal_gradients_frozen_or_not(make_adapter):
     plain = gradients(make_adapter())
     again = make_adapter(gradient_checkpointing=True)
     calls = []
-    again.lmm.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    again.base_model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     rest_frozen_modules(again.requires_grad_(False))
     again.requires_grad_(True)
     found = gradients(again)
@@ -113,7 +113,7 @@ def test_a_base_in_bfloat16_gives_float32_features(make_adapter):
     wanted = ask(make_adapter())
     adapter = make_adapter(base_dtype="bfloat16")
     features = ask(adapter)
-    assert {parameter.dtype for parameter in adapter.lmm.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in adapter.base_model.parameters()} == {torch.bfloat16}
     assert features.query.dtype == features.grid.dtype == torch.float32
     assert relative_difference(features.query, wanted.query) < 0.1
 
@@ -128,20 +128,20 @@ def test_wrong_loading_options_are_named(make_adapter, monkeypatch):
     with pytest.raises(ConfigError, match="base_dtype must be one of"):
         make_adapter(base_dtype="int8")
     with pytest.raises(ConfigError, match=r"got \['bits'\]"):
-        base.quantization_config({"bits": 4})
+        loading.quantization_config({"bits": 4})
     with pytest.raises(ConfigError, match="load_in_4bit=True or load_in_8bit=True"):
-        base.quantization_config({"bnb_4bit_quant_type": "nf4"})
+        loading.quantization_config({"bnb_4bit_quant_type": "nf4"})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="quantization needs bitsandbytes"):
-        base.quantization_config({"load_in_8bit": True})
+        loading.quantization_config({"load_in_8bit": True})
     with pytest.raises(ConfigError, match="lora needs peft"):
         make_adapter(lora=LORA)
 
 
 def test_a_quantised_base_is_asked_for_by_fields(monkeypatch):
-    monkeypatch.setattr(base, "_require", lambda *_: None)
+    monkeypatch.setattr(loading, "_require", lambda *_: None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")  # transformers asks whose version it is
-    config = base.quantization_config({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    config = loading.quantization_config({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
     assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
 
 
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_lora_holds_what_was_trained_and_loads_again(make_lora, 
         torch.manual_seed(2)
         aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
         built = Lumen(lmm=adapter, aligner=aligner, decoders=[{"type": DetectionDecoder}]).eval()
-        freeze_parameters(built, ["lmm.lmm.*"], ["*lora_*"])
+        freeze_parameters(built, ["lmm.base_model.*"], ["*lora_*"])
         return built
 
     trained = model(make_lora(new_tokens="learn"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessorPil
 
-from lumen.lmm.nano import build_tokenizer
+from lumen.lmm.nano.tokenizer import build_tokenizer
 
 WIDTH = 32
 TEXT = {

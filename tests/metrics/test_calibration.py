@@ -4,8 +4,8 @@ import torch
 from helpers import make_instances, make_sample
 
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
 from lumen.metrics.calibration import CalibrationMetric, detection_calibration_error
+from lumen.ops.geometry import InputTransform
 
 BOX, FAR = [10.0, 10, 30, 30], [60.0, 40, 70, 50]
 
@@ -67,7 +67,7 @@ def test_low_scores_and_ignored_regions_do_not_enter_the_calibration_error():
 
 
 def test_ground_truth_is_compared_in_original_pixels():
-    frame = ImageFrame.stretch((32, 48), (64, 96))
+    frame = InputTransform.stretch((32, 48), (64, 96))
     sample = answered(make_sample(["cat"], [BOX], [0], frame=frame), [(0, 1.0, [5.0, 5, 15, 15])])
     assert evaluate([sample])[0]["d_ece"] == 0
 

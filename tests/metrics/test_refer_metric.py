@@ -6,13 +6,13 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
 
 from lumen.errors import ConfigError, DataError
-from lumen.geometry import ImageFrame
-from lumen.masks import encode_masks
 from lumen.metrics.refer import GroundingMetric, ReferringMaskMetric
+from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import encode_masks
 from lumen.structures import Prompt
 
 A, B, C = [0, 0, 40, 40], [50, 0, 90, 40], [0, 50, 40, 90]
-FRAME = ImageFrame.stretch((100, 100), (50, 50))
+FRAME = InputTransform.stretch((100, 100), (50, 50))
 
 
 def boxed(targets, answers, *, img_id=0, kinds=None):

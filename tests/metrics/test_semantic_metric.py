@@ -5,8 +5,8 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 from lumen.errors import DataError
-from lumen.masks import encode_masks
 from lumen.metrics.semantic import SemanticMetric
+from lumen.ops.masks import encode_masks
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8)
 CLASSES = ("sky", "tree", "car")

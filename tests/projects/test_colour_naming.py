@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 
 from lumen.data.shapes import COLOURS as SHAPES_COLOURS
 from lumen.data.transforms import AskClasses
-from lumen.engine.config import load_config
+from lumen.engine.check_config import load_config
 from lumen.errors import ConfigError
 from lumen.structures import Prompt
 

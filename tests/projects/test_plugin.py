@@ -12,8 +12,8 @@ import torch
 from helpers import TINY, make_sample
 from mmengine.structures import InstanceData
 
-from lumen.engine.config import load_config
-from lumen.lmm.nano import make_nano
+from lumen.engine.check_config import load_config
+from lumen.lmm.nano.model import make_nano
 
 ROOT = Path(__file__).resolve().parents[2]
 

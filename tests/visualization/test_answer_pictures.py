@@ -4,8 +4,8 @@ import torch
 from helpers import make_instances
 from mmengine.structures import InstanceData
 
-from lumen.geometry import ImageFrame
-from lumen.masks import decode_masks, encode_masks
+from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import decode_masks, encode_masks
 from lumen.structures import Prompt
 from lumen.visualization import answer_in_input, draw_answer, draw_boxes, draw_texts, draw_truth, phrase_colour
 
@@ -67,7 +67,7 @@ def test_earlier_turns_stand_above_the_question():
 
 
 def test_an_answer_goes_back_to_input_pixels():
-    frame = ImageFrame.stretch((20, 40), (40, 40))  # twice as high
+    frame = InputTransform.stretch((20, 40), (40, 40))  # twice as high
     mask = torch.zeros(1, 20, 40, dtype=torch.bool)
     mask[:, 5:10, 8:16] = True
     answer = InstanceData(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lumen.errors import DataError
-from lumen.masks import encode_masks
+from lumen.ops.masks import encode_masks
 from lumen.visualization import draw_counts, draw_masks, draw_skeletons, phrase_colour
 
 

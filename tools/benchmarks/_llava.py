@@ -7,7 +7,8 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from lumen.lmm.nano import IMAGE_TOKEN, build_processor, build_tokenizer
+from lumen.lmm.nano.model import build_processor
+from lumen.lmm.nano.tokenizer import IMAGE_TOKEN, build_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a training step of a decoder costs: from cached features, against through the frozen LMM.
 
 Both ways take the same batch through the frozen aligner, the decoder's loss, its gradients and one step of AdamW;
-reading the cache from its files is part of the cached way. Losses and gradients of both must be equal. Random weights,
+options the cache from its files is part of the cached way. Losses and gradients of both must be equal. Random weights,
 float32, one thread, least process CPU time, taken in turns.
 """
 
@@ -21,16 +21,17 @@ from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table, relative_difference, time_in_turns
 from mmengine.structures import InstanceData
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.caching import CacheOptions, encode, tensors_of
 from lumen.engine.hooks import freeze_parameters, rest_frozen_modules
-from lumen.feature_cache import CacheWriter, FeatureCache
-from lumen.geometry import ImageFrame
+from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.cached import CachedAdapter
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import WORDS, make_nano
+from lumen.lmm.nano.model import make_nano
+from lumen.lmm.nano.tokenizer import WORDS
 from lumen.model import Lumen
+from lumen.ops.geometry import InputTransform
+from lumen.serialization.feature_cache import CacheWriter, FeatureCache
 from lumen.structures import PerceptionSample, Prompt
 
 TOLERANCE = 1e-5
@@ -46,7 +47,7 @@ CASES = {
     ),
     "nano at 160": (
         make_nano,
-        {"attention": "eager", "add_phrase_state": True, "recall": True},
+        {"attention": "eager", "add_phrase_state": True, "phrase_reconstruction": True},
         160,
         8,
         {"channels": 96, "num_heads": 4, "mlp_channels": 256, "fine_levels": 1, "target": "ttfnet"},
@@ -157,7 +158,7 @@ def make_item(side: int, num_prompts: int, seed: int) -> dict:
         ignored_instances=InstanceData(bboxes=boxes[:0], labels=index[:0], prompt_index=index[:0]),
     )
     prompts = tuple(Prompt(word, label=label) for label, word in enumerate(WORDS[:num_prompts]))
-    frame = ImageFrame.stretch((side, side), (side, side))
+    frame = InputTransform.stretch((side, side), (side, side))
     sample.set_metainfo({"prompts": prompts, "frame": frame, "img_shape": (side, side)})
     return {
         "inputs": torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator),

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from _timing import print_table
 
-from lumen.metrics.coco import CocoMetric
-from lumen.metrics.coco_backends import BACKENDS, choose_backend
+from lumen.metrics.coco.backends import BACKENDS, choose_backend
+from lumen.metrics.coco.metric import CocoMetric
 
 EXAMPLES = """examples:
   python tools/benchmarks/coco_metric.py                       # 5,000 images, 380,000 boxes; several minutes

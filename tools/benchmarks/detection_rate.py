@@ -18,11 +18,11 @@ from _arithmetic import llm_flops, product_rate, seconds_of
 from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.geometry import ImageFrame
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
+from lumen.ops.geometry import InputTransform
 from lumen.structures import PerceptionSample, Prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -95,7 +95,7 @@ def make_samples(batch: int, names: int) -> list[PerceptionSample]:
     samples = []
     for number in range(batch):
         sample = PerceptionSample()
-        frame = ImageFrame.stretch((SIDE, SIDE), (SIDE, SIDE))
+        frame = InputTransform.stretch((SIDE, SIDE), (SIDE, SIDE))
         prompts = tuple(Prompt(f"thing {at}", label=at) for at in range(names))
         for key, value in {"prompts": prompts, "frame": frame, "img_id": number}.items():
             sample.set_field(value, key, field_type="metainfo")

@@ -3,7 +3,7 @@
 The clock is user and system CPU time over two cores. The schedule is fixed in iterations: a short calibration, which is
 not counted, finds how many fit the budget; the true clock is reported. With ``--select`` the learning rate is first
 chosen on the last images of the training set, which are left out meanwhile; the final run trains on all of it. Data
-reading, flips, precision, averaging of weights and evaluation are those of a Lumen run. Needs the ``train`` extra.
+options, flips, precision, averaging of weights and evaluation are those of a Lumen run. Needs the ``train`` extra.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from _rtmdet import Detector, Specialist
 from _timing import cpu_clock, print_table
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import FrameImage, LoadImage
-from lumen.metrics.coco import CocoMetric
+from lumen.data.transforms import LoadImage, ResizeToInput
+from lumen.metrics.coco.metric import CocoMetric
 from lumen.paths import find_path
 
 WARM_UP, CALIBRATION = 5, 40
@@ -95,7 +95,7 @@ def open_data(
     file, images = (
         (arguments.train, arguments.train_images) if split == "train" else (arguments.val, arguments.val_images)
     )
-    frame = FrameImage(input_hw=arguments.input_hw, flip_probability=flip)
+    frame = ResizeToInput(input_hw=arguments.input_hw, flip_probability=flip)
     return CocoDataset(
         ann_file=file,
         data_root=find_path(arguments.data),

@@ -1,4 +1,4 @@
-"""Heatmap targets of one batch: ``lumen.heatmap.detection_targets`` against mmdet's loop over boxes.
+"""Heatmap targets of one batch: ``lumen.ops.heatmap.detection_targets`` against mmdet's loop over boxes.
 
 All paint the same boxes; the script stops with an error when they differ by more than 1e-6, or when the ratio to
 mmdet's own loop is below the bar. A loop over the same functions that avoids tensors of one number is timed too, for
@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from _timing import print_table, time_in_turns
 
-from lumen.geometry import clip_boxes, cxcywh_to_xyxy
-from lumen.heatmap import detection_targets
+from lumen.ops.geometry import clip_boxes, cxcywh_to_xyxy
+from lumen.ops.heatmap import detection_targets
 
 BOXES_PER_IMAGE = 12
 SIDE = 112

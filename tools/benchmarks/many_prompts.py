@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table, relative_difference
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import make_nano
-from lumen.lmm.parts import PrefixMemory
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.model import make_nano
+from lumen.lmm.packing.reader import PrefixCache
 from lumen.model import Lumen
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
@@ -86,13 +86,13 @@ def build_model(path: str) -> Lumen:
 
 
 @torch.inference_mode()
-def ask(model: Lumen, count: int, first: int = 0, memory: PrefixMemory | None = None) -> SharedRepresentation:
+def ask(model: Lumen, count: int, first: int = 0, memory: PrefixCache | None = None) -> SharedRepresentation:
     """Ask ``count`` names about one image, from number ``first`` on, and look for boxes; return what was shared."""
     side = model.lmm.input_spec.fixed_hw or (160, 160)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1, 3, *side), generator=generator, dtype=torch.uint8)
     prompts = [Prompt(f"thing {number}") for number in range(first, first + count)]
-    encoded = model.lmm.encode_images(images.to(model.lmm.lmm.device))
+    encoded = model.lmm.encode_images(images.to(model.lmm.base_model.device))
     shared = model.align(model.lmm.ask(encoded, side, [prompts], predicting=True, memory=memory))
     sample = make_sample(tuple(prompts))
     model.decoders["detection"].predict(shared, [sample])
@@ -101,7 +101,7 @@ def ask(model: Lumen, count: int, first: int = 0, memory: PrefixMemory | None = 
 
 def measure(model: Lumen, count: int, bound: float) -> tuple[list[str], list[str]]:
     """Return one row of the table, and what failed."""
-    device = model.lmm.lmm.device
+    device = model.lmm.base_model.device
     before = reset_peak(device)
     start = time.process_time()
     whole = ask(model, count)

@@ -29,13 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table, relative_difference
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm import hf, passes
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import make_nano
-from lumen.lmm.packing import IGNORE, PackedRows, pack_rows
-from lumen.lmm.split import Blocks, find_blocks
+from lumen.lmm import adapter as adapter_module
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.model import make_nano
+from lumen.lmm.packing import reader
+from lumen.lmm.packing.prefix_attention import Blocks, find_blocks
+from lumen.lmm.packing.rows import IGNORE, PackedRows, pack_rows
 from lumen.model import Lumen
 from lumen.structures import LocFeatures, PerceptionSample, Prompt
 
@@ -116,7 +117,9 @@ def worst(differences: dict[str, float]) -> tuple[str, str]:
 def build_model(path: str | Path, template: str, *, attention: str = "sdpa", channels: int = 64) -> Lumen:
     """Return a model that packs, with a random aligner and detection decoder; it has every loss there is."""
     torch.manual_seed(0)
-    adapter = HFAdapter(str(path), template=template, add_phrase_state=True, recall=True, attention=attention)
+    adapter = HFAdapter(
+        str(path), template=template, add_phrase_state=True, phrase_reconstruction=True, attention=attention
+    )
     if adapter.packing != "packed":
         raise ValueError(f"{path} does not pack prompts, so there is nothing to compare")
     aligner = DenseAligner(
@@ -236,10 +239,10 @@ def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[Percept
         expected = torch.cat(states)
         found = {}
         for fault, module, name, wrong in (
-            ("positions run on", hf, "pack_rows", rows_without_restart),
-            ("blocks leak", passes, "find_blocks", one_block)
+            ("positions run on", adapter_module, "pack_rows", rows_without_restart),
+            ("blocks leak", reader, "find_blocks", one_block)
             if adapter.splits
-            else ("mask leaks", passes, "block_mask", causal_mask),
+            else ("mask leaks", reader, "block_mask", causal_mask),
         ):
             with mock.patch.object(module, name, wrong):
                 query = adapter(images, [sample.prompts for sample in samples]).query
@@ -295,10 +298,10 @@ class OneByOne(nn.Module):
         """Return the features of the prompts of one image; extras and ``predicting`` change nothing here."""
         adapter, stride = self.adapter, self.adapter.input_spec.multiple
         grid_hw = (images.shape[2] // stride, images.shape[3] // stride)
-        pixels = adapter.statistics.normalise(images).to(adapter.lmm.dtype)
+        pixels = adapter.statistics.normalise(images).to(adapter.base_model.dtype)
         prefix = adapter.prefix(images.shape[-2:])
         answers = [self._ask(pixels, prefix, prompt) for prompt in prompts[0]]
-        encoded = adapter.lmm.model.get_image_features(pixels)
+        encoded = adapter.base_model.model.get_image_features(pixels)
         losses = [own for _, own in answers]
         return LocFeatures(
             query=torch.cat([query for query, _ in answers]),
@@ -312,7 +315,7 @@ class OneByOne(nn.Module):
 
     def _ask(self, pixels: Tensor, prefix: list[int], prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
         """Return query and text losses of one prompt, from a whole pass of its own."""
-        adapter, lmm = self.adapter, self.adapter.lmm
+        adapter, lmm = self.adapter, self.adapter.base_model
         suffix = adapter.encoder.suffix(prompt.text, prompt.task)
         ids = torch.tensor([[*prefix, *suffix.ids]])
         states = lmm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).last_hidden_state
@@ -324,9 +327,11 @@ class OneByOne(nn.Module):
             labels[:, : len(prefix) + suffix.answer] = IGNORE
             mean = lmm.loss_function(lmm.lm_head(states), labels, vocab_size=lmm.lm_head.out_features)
             losses["loss_answer"] = mean * suffix.num_answer_tokens
-        if adapter.recall and torch.is_grad_enabled():
+        if adapter.phrase_reconstruction and torch.is_grad_enabled():
             spoken = ids[0, phrase]
-            losses["loss_recall"] = functional.cross_entropy(lmm.lm_head(query).expand(len(spoken), -1), spoken)
+            losses["loss_phrase_reconstruction"] = functional.cross_entropy(
+                lmm.lm_head(query).expand(len(spoken), -1), spoken
+            )
         return query + states[:, phrase].mean(1) if adapter.add_phrase_state else query, losses
 
 

@@ -20,8 +20,8 @@ from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table, relative_difference
 from prompt_cost import make_prompts
 
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.parts import PrefixMemory
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.packing.reader import PrefixCache
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
 BAR = 0.70
@@ -73,14 +73,14 @@ def parse_arguments() -> argparse.Namespace:
 @torch.no_grad()
 def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate: float) -> list[str]:
     """Check that all ways agree, time them, print a table; return what failed."""
-    device, count = adapter.lmm.device, arguments.prompts
+    device, count = adapter.base_model.device, arguments.prompts
     input_hw = adapter.input_spec.fixed_hw
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1, 3, *input_hw), generator=generator, dtype=torch.uint8).to(device)
     encoded, prompts = adapter.encode_images(images), make_prompts(adapter, count, suffix)
-    memory, few, states = PrefixMemory(), min(arguments.separate, count), {}
+    memory, few, states = PrefixCache(), min(arguments.separate, count), {}
 
-    def ask(name: str, *, splits: bool = True, packing: str = "packed", memory: PrefixMemory | None = None) -> None:
+    def ask(name: str, *, splits: bool = True, packing: str = "packed", memory: PrefixCache | None = None) -> None:
         adapter.splits, adapter.packing = splits, packing
         adapter.max_pass_tokens = 1 if packing == "separate" else 65536
         asked = prompts[:few] if packing == "separate" else prompts
@@ -126,7 +126,7 @@ def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate
     ]
     print(f"\nsuffixes of {suffix} tokens behind {start}: {ratio:.1f} times fewer tokens packed")
     print_table(["", "s", "x separate", "of token ratio", "TFLOP/s", "MFU", "of floor", "difference"], rows)
-    tolerance = TOLERANCES[adapter.lmm.dtype]
+    tolerance = TOLERANCES[adapter.base_model.dtype]
     failures = [
         f"{suffix} tokens: {name} differs by {value:.1e}"
         for name, value in differences.items()

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from _llava import LlavaSizes, hide_progress_bars, make_llava
 from _timing import print_table, relative_difference, time_in_turns
 
-from lumen.lmm.hf import HFAdapter
-from lumen.lmm.nano import WORDS
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.nano.tokenizer import WORDS
 from lumen.structures import Prompt
 
 TOLERANCE = 1e-5
@@ -122,7 +122,7 @@ class Ways:
     """The ways to ask ``count`` prompts about one image; each leaves its [LOC] states in ``states``."""
 
     def __init__(self, adapter: HFAdapter, count: int, suffix_tokens: int) -> None:
-        self.lmm, self.adapter = adapter.lmm, adapter
+        self.lmm, self.adapter = adapter.base_model, adapter
         side = adapter.input_spec.fixed_hw[0]
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (1, 3, side, side), generator=generator, dtype=torch.uint8)

@@ -35,8 +35,8 @@ def parse_options() -> argparse.Namespace:
 
 def run_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Train and test one seed; return its figures and its clock."""
-    from lumen.checkpoint import find_checkpoint, load_checkpoint
-    from lumen.lmm.nano import make_nano
+    from lumen.lmm.nano.model import make_nano
+    from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint
 
     nano = make_nano(folder / "nano", seed=seed).resolve()
     options = ["--seed", str(seed), "--cfg-options", f"model.lmm.name_or_path={nano}", *overrides]
@@ -47,8 +47,8 @@ def run_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> dic
     test += ["--work-dir", str(folder / "test"), "--out", str(folder / "figures.json"), *options]
     subprocess.run(test, check=True, stdout=subprocess.DEVNULL)
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    clock = load_checkpoint(checkpoint)["meta"]["clock_2cs"]["train"]
-    return {**{name: figures[name] for name in FIGURES if name in figures}, "clock_2cs": clock}
+    clock = load_checkpoint(checkpoint)["meta"]["cpu_seconds"]["train"]
+    return {**{name: figures[name] for name in FIGURES if name in figures}, "cpu_seconds": clock}
 
 
 def main(options: argparse.Namespace) -> None:

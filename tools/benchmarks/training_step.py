@@ -24,9 +24,9 @@ from _timing import print_table, relative_difference
 from packing_equality import OneByOne, add_up, compare_gradients, make_batch, split
 from prompt_cost import make_prompts
 
-from lumen.aligner import DenseAligner
+from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm.hf import HFAdapter
+from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
@@ -91,10 +91,10 @@ def build_model(path: str, *, dtype: str = "float32", rank: int = 0) -> Lumen:
     """Return a model with random weights, an aligner of the paper's size and the detection decoder."""
     torch.manual_seed(0)
     lora = {"lora": {"r": rank, "alpha": 2 * rank}, "new_tokens": "learn"} if rank else {}
-    adapter = HFAdapter(path, recall=True, base_dtype=dtype, **lora)
+    adapter = HFAdapter(path, phrase_reconstruction=True, base_dtype=dtype, **lora)
     aligner = DenseAligner(dim=adapter.dim, vision_dim=adapter.vision_dim, channels=256)
     model = Lumen(adapter, aligner, [DetectionDecoder(256)]).train()
-    adapter.lmm.model.vision_tower.requires_grad_(False)
+    adapter.base_model.model.vision_tower.requires_grad_(False)
     return model
 
 
@@ -137,7 +137,7 @@ def measure_packing(model: Lumen, images: Tensor, samples: list, rounds: int) ->
 def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate: float) -> list[str]:
     """Time whole steps, Lumen's against the bare LMM's; return what failed."""
     adapter, device = model.lmm, images.device
-    lmm = adapter.lmm
+    lmm = adapter.base_model
     suffixes = [adapter.encoder.suffix(prompt.text, prompt.task) for prompt in samples[0].prompts]
     prefix = adapter.prefix(images.shape[-2:])
     ids = torch.tensor([[*prefix, *(token for suffix in suffixes for token in suffix.ids)]], device=device)

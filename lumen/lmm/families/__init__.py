@@ -4,7 +4,7 @@ from transformers import PretrainedConfig
 
 from lumen.errors import ConfigError
 from lumen.lmm.families import gemma, llava, merged, qwen
-from lumen.lmm.families.base import Family, InputSpec
+from lumen.lmm.families.family import Family, InputSpec
 
 __all__ = ["FAMILIES", "Family", "InputSpec", "family_of"]
 

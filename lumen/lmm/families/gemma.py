@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from lumen.lmm.families.base import Family, InputSpec, Size, fixed_square, patch_stride, repeat_token
+from lumen.lmm.families.family import Family, InputSpec, Size, fixed_square, patch_stride, repeat_token
 from lumen.lmm.families.llava import encode_dense
 
 _PALIGEMMA_CHAT = (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.lmm.families.base import Family, InputSpec, Size, patch_stride, repeat_token, to_grid
+from lumen.lmm.families.family import Family, InputSpec, Size, patch_stride, repeat_token, to_grid
 
 
 def chosen_layer(config: PretrainedConfig) -> int:

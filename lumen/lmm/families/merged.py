@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lumen.lmm.families.base import Family, InputSpec, Size, fixed_square, patch_stride, repeat_token, to_grid
+from lumen.lmm.families.family import Family, InputSpec, Size, fixed_square, patch_stride, repeat_token, to_grid
 from lumen.lmm.families.llava import chosen_layer, encode_dense, layer_states
 
 _FAKE = "<fake_token_around_image>"

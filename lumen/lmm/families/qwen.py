@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.vision_utils import get_vision_window_index
 
-from lumen.lmm.families.base import Family, InputSpec, Size, patch_stride, take_images, to_grid
+from lumen.lmm.families.family import Family, InputSpec, Size, patch_stride, take_images, to_grid
 
 
 def _token_stride(config: PretrainedConfig) -> int:

@@ -1,0 +1,1 @@
+"""From LMM features to the shared representation."""

@@ -1,0 +1,291 @@
+"""The dense aligner: ``LocFeatures`` and the decoders' map queries to the shared representation.
+
+Frame: input pixels. Two-way attention runs on the coarse grid, as in the paper; finer strides come after it, from a
+``dense`` map that is computed once per image. Legend: P pairs, I images, C channels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lumen.errors import ConfigError
+from lumen.ops.attention import Attention, TwoWayLayer, mlp
+from lumen.ops.geometry import sine_positions
+from lumen.ops.heatmap import TARGETS, gaussian_focal_loss, ignore_weight
+from lumen.registry import MODELS
+from lumen.structures import (
+    LocFeatures,
+    PerceptionSample,
+    SharedRepresentation,
+    place_in_image,
+    targets_per_pair,
+)
+
+_SHARED_TOKENS = 2
+
+
+@MODELS.register_module()
+class DenseAligner(nn.Module):
+    """Match each pair's query with the dense image features.
+
+    Args:
+        dim: Width of ``LocFeatures.query``; filled in from the LMM.
+        vision_dim: Channels of ``LocFeatures.grid``; filled in from the LMM.
+        lateral_channels: Channels of the finer maps, finest first; filled in from the LMM.
+        channels: Width of the shared representation.
+        depth: Two-way layers; the paper has two.
+        num_heads: Heads of every attention.
+        mlp_channels: Width inside the token MLP.
+        fine_levels: How many lateral maps refine the heatmap after the coarse product; 0 is the paper's setting.
+        leak_map_queries: Let map queries join the tokens, as in the paper: the heatmap then depends on the decoders.
+        target: ``centernet`` (the paper's, after its box size) or ``ttfnet`` (elliptic).
+        point_sigma: Width, in heatmap cells, of the bump of a target without extent, such as a keypoint; paper: 2.
+        heat_prior: Probability that the heatmap starts from in every cell.
+        max_chunk_bytes: Bound on the image states held at once when no gradient is needed.
+
+    Raises:
+        ConfigError: If the LMM has fewer finer maps than ``fine_levels``, or the target is unknown.
+
+    Source:
+        Jiao et al., "Lumen" (2024), sections 3.1.2 and A.1. The fine levels and presence are ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        vision_dim: int,
+        lateral_channels: Sequence[int] = (),
+        channels: int = 256,
+        depth: int = 2,
+        num_heads: int = 8,
+        mlp_channels: int = 2048,
+        fine_levels: int = 0,
+        leak_map_queries: bool = False,
+        target: str = "centernet",
+        point_sigma: float = 2.0,
+        heat_prior: float = 0.1,
+        max_chunk_bytes: int = 256 * 2**20,
+    ) -> None:
+        super().__init__()
+        if fine_levels > len(lateral_channels):
+            raise ConfigError(f"fine_levels={fine_levels}, but the LMM has {len(lateral_channels)} finer maps")
+        if target not in TARGETS:
+            raise ConfigError(f"unknown heatmap target {target!r}; choose one of {sorted(TARGETS)}")
+        self.channels = channels
+        self.leak_map_queries = leak_map_queries
+        self.target = target
+        self.point_sigma = point_sigma
+        self.max_chunk_bytes = max_chunk_bytes
+        self.query_norm = nn.LayerNorm(dim)
+        self.to_query = _ToQuery(dim, channels)
+        self.to_image = nn.Conv2d(vision_dim, channels, 1)
+        self.heat_token = nn.Parameter(torch.randn(channels) * channels**-0.5)
+        self.layers = nn.ModuleList(
+            TwoWayLayer(channels, num_heads, mlp_channels, is_first=index == 0) for index in range(depth)
+        )
+        self.final_attention = Attention(channels, num_heads, downsample=2)
+        self.final_norm = nn.LayerNorm(channels)
+        self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
+        self.heat_bias = nn.Parameter(torch.tensor([math.log(heat_prior / (1 - heat_prior))]))
+        self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
+        levels = list(reversed(lateral_channels))[:fine_levels]  # coarsest first
+        self.fine = _FinePath(channels, levels)
+        if fine_levels:
+            self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
+            # A straight way from the LMM's state to the kernel: phrases differ in the heatmap from the first step on.
+            self.query_kernel = nn.Linear(dim, channels)
+
+    def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
+        """Return the shared representation of all pairs; ``map_queries`` may have no rows."""
+        dtype = self.to_image.weight.dtype  # an LMM may run in bf16 where the aligner does not
+        image = self.to_image(features.grid.to(dtype))
+        dense = self.fine(image, [lateral.to(dtype) for lateral in features.laterals])
+        state = self.query_norm(features.query.to(dtype))
+        pieces = [
+            self._match(state[part], image, dense, features.image_index[part], map_queries)
+            for part in self._chunks(len(state), image[0].numel())
+        ]
+        heat, presence, tokens, maps = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return SharedRepresentation(
+            heat_logits=heat,
+            presence_logits=presence,
+            query=tokens,
+            dense=dense,
+            image_index=features.image_index,
+            prompt_index=features.prompt_index,
+            maps=maps,
+            stride=features.stride >> self.fine.num_levels,
+            extras=features.extras,
+        )
+
+    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
+        """Return sums: ``loss_heat`` over cells (divided by objects), ``loss_presence`` over pairs.
+
+        Cells in crowd and ignored regions leave the negative term; a pair that has nothing but such regions leaves
+        presence.
+        """
+        targets = targets_per_pair(samples, shared)
+        ignored = targets_per_pair(samples, shared, "ignored_instances")
+        size_hw, num_pairs = tuple(shared.heat_logits.shape[-2:]), shared.num_pairs
+        place = {"num_pairs": num_pairs, "size_hw": size_hw, "stride": shared.stride}
+        heat = TARGETS[self.target](targets.bboxes, targets.pair_index, **place, point_sigma=self.point_sigma)
+        weight = ignore_weight(ignored.bboxes, ignored.pair_index, **place) if len(ignored) else None
+        present = torch.zeros(num_pairs, device=heat.device).index_fill_(0, targets.pair_index, 1)
+        known = torch.ones_like(present).index_fill_(0, ignored.pair_index, 0).maximum(present)
+        presence = functional.binary_cross_entropy_with_logits(
+            shared.presence_logits.float(), present, weight=known, reduction="sum"
+        )
+        logits = shared.heat_logits[:, 0].float()
+        focal = gaussian_focal_loss(logits, heat, weight=weight)
+        return {
+            # the kernels of the maps are parameters in use even where no decoder reads a map
+            "loss_heat": focal + shared.maps.sum() * 0,
+            "loss_presence": presence,
+        }
+
+    def _chunks(self, num_pairs: int, numbers_per_pair: int) -> list[slice]:
+        """Split pairs so that their image states stay within the bound; at least one chunk, maybe an empty one."""
+        step = max(1, num_pairs)
+        if not torch.is_grad_enabled():
+            step = max(1, self.max_chunk_bytes // (numbers_per_pair * 4 * 4))
+        return [slice(at, at + step) for at in range(0, max(1, num_pairs), step)]
+
+    def _match(
+        self,
+        state: Float[Tensor, "pairs dim"],
+        image: Float[Tensor, "images channels height width"],
+        dense: Float[Tensor, "images channels fine_height fine_width"],
+        image_index: Int[Tensor, " pairs"],
+        map_queries: Float[Tensor, "queries channels"],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        num_pairs, height, width = len(state), *image.shape[-2:]
+        query = self.to_query(state)
+        start = torch.stack([query, self.heat_token.to(query.dtype).expand_as(query)], 1)
+        lent = map_queries.to(query.dtype).expand(num_pairs, -1, -1)
+        cells = image.flatten(2).transpose(1, 2)
+        cell_position = sine_positions(height, width, self.channels, like=cells)
+        if self.leak_map_queries:
+            tokens, _, cells = self._two_way(
+                torch.cat([start, lent], 1), lent[:, :0], cells, cell_position, image_index
+            )
+            tokens, queries = tokens[:, :_SHARED_TOKENS], tokens[:, _SHARED_TOKENS:]
+        else:
+            tokens, queries, cells = self._two_way(start, lent, cells, cell_position, image_index)
+        # Two products: how many map queries there are may decide how a joint one is summed, and so the heatmap's bits.
+        heat = _product(self.heat_kernel(tokens[:, 1:2]), cells, (height, width))
+        maps = _product(self.map_kernel(queries), cells, (height, width))
+        if self.fine.num_levels:
+            heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(state)[:, None]
+            heat = _refine(heat, heat_kernel, dense, image_index)
+            maps = _refine(maps, self.fine_map_kernel(queries), dense, image_index)
+        heat = heat + self.heat_bias
+        # The heatmap's height is evidence; without gradient, so that presence does not shape the heatmap.
+        evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
+        return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps
+
+    def _two_way(
+        self, tokens: Tensor, queries: Tensor, cells: Tensor, cell_position: Tensor, image_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run all layers; the image is shared until the first layer has written to it."""
+        token_position, query_position, owner = tokens, queries, image_index
+        for layer in self.layers:
+            if queries.shape[1]:
+                queries = layer.second_stream(
+                    queries, query_position, tokens, token_position, cells, cell_position, owner
+                )
+            tokens, cells = layer(tokens, token_position, cells, cell_position, owner)
+            owner = None
+        tokens = self._final(tokens, token_position, cells, cell_position)
+        if queries.shape[1]:
+            queries = self._final(queries, query_position, cells, cell_position)
+        return tokens, queries, cells
+
+    def _final(self, tokens: Tensor, position: Tensor, cells: Tensor, cell_position: Tensor) -> Tensor:
+        return self.final_norm(tokens + self.final_attention(tokens + position, cells + cell_position, cells))
+
+
+class _ToQuery(nn.Module):
+    """Project the LMM's state to the aligner: two layers, as in LISA, beside a straight one.
+
+    The straight one keeps phrases apart. Through ReLU alone two of them can fall onto one query for good: in runs from
+    scratch "square" and "heart" did, and shared one heatmap to the end.
+    """
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.straight = nn.Linear(dim, channels)
+        self.bent = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, channels))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.straight(state) + self.bent(state)
+
+
+class _FinePath(nn.Module):
+    """Bring the coarse image map to the finest lateral, adding each lateral on the way."""
+
+    def __init__(self, channels: int, lateral_channels: Sequence[int]) -> None:
+        super().__init__()
+        self.num_levels = len(lateral_channels)
+        self.laterals = nn.ModuleList(nn.Conv2d(own, channels, 1, bias=False) for own in lateral_channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in lateral_channels)
+        self.mixes = nn.ModuleList(nn.Sequential(_mix(channels), _mix(channels)) for _ in lateral_channels)
+
+    def forward(self, image: Tensor, laterals: Sequence[Tensor]) -> Tensor:
+        """Return the dense map: ``image`` itself where there are no levels. ``laterals`` come finest first."""
+        chosen = list(reversed(laterals))[: self.num_levels]
+        for lateral, project, norm, mix in zip(chosen, self.laterals, self.norms, self.mixes, strict=True):
+            image = functional.interpolate(image, size=lateral.shape[-2:], mode="nearest")
+            image = mix(functional.silu(image + norm(project(lateral))))
+        return image
+
+
+def _mix(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.SiLU(inplace=True)
+    )
+
+
+def _product(
+    kernels: Float[Tensor, "pairs maps channels"],
+    cells: Float[Tensor, "pairs cells channels"],
+    size_hw: tuple[int, int],
+) -> Float[Tensor, "pairs maps height width"]:
+    return (kernels @ cells.transpose(1, 2)).float().unflatten(2, size_hw)
+
+
+def _refine(
+    coarse: Float[Tensor, "pairs maps height width"],
+    kernels: Float[Tensor, "pairs maps channels"],
+    dense: Float[Tensor, "images channels fine_height fine_width"],
+    image_index: Int[Tensor, " pairs"],
+) -> Float[Tensor, "pairs maps fine_height fine_width"]:
+    """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
+    size_hw = dense.shape[-2:]
+    fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
+    if coarse.numel():  # interpolation refuses maps that are none
+        coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
+        return coarse + fine.unflatten(2, size_hw)
+    return fine.unflatten(2, size_hw) + coarse.sum()
+
+
+def _product_by_image(
+    kernels: Float[Tensor, "pairs maps channels"],
+    dense: Float[Tensor, "images channels cells"],
+    image_index: Int[Tensor, " pairs"],
+) -> Float[Tensor, "pairs maps cells"]:
+    """Multiply each pair's kernels with its image's dense map, without a copy of the map per pair.
+
+    Pairs are laid out as (images, most pairs of an image), with empty places where an image has fewer.
+    """
+    if len(image_index) == 0:
+        return kernels.new_zeros(0, kernels.shape[1], dense.shape[2]) + kernels.sum() + dense[:0].sum()
+    place = place_in_image(image_index)
+    most, num_maps, channels = int(place.max()) + 1, *kernels.shape[1:]
+    slots = kernels.new_zeros(len(dense), most, num_maps, channels).index_put((image_index, place), kernels)
+    product = slots.flatten(1, 2) @ dense
+    return product.unflatten(1, (most, num_maps))[image_index, place]

@@ -1,0 +1,20 @@
+"""Hooks of training: safe checkpoints, freezing, averaged weights, CPU clock.
+
+A hook keeps what it needs for an exact resume in ``checkpoint['hooks'][<its name>]``, as plain data. On a resume
+``after_load_checkpoint`` gets the whole checkpoint; when weights alone are loaded it gets no ``hooks``.
+"""
+
+from lumen.engine.hooks.checkpoint import SafeCheckpointHook
+from lumen.engine.hooks.cpu_clock import CpuClockHook
+from lumen.engine.hooks.ema import EmaHook
+from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, parameter_table, rest_frozen_modules
+
+__all__ = [
+    "CpuClockHook",
+    "EmaHook",
+    "FreezeHook",
+    "SafeCheckpointHook",
+    "freeze_parameters",
+    "parameter_table",
+    "rest_frozen_modules",
+]

@@ -1,0 +1,101 @@
+"""Averaged weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from lumen.errors import ConfigError
+from lumen.registry import HOOKS
+from lumen.serialization.sharding import shard_like
+
+
+@HOOKS.register_module()
+class EmaHook(Hook):
+    """Keeps an exponential moving average of trained parameters and floating buffers; evaluation uses it.
+
+    The decay after n steps is min(decay, (1 + n) / (10 + n)), so that the first, random weights are soon forgotten
+    (as in TensorFlow's ExponentialMovingAverage). Checkpoints hold the average as ``state_dict`` and the weights that
+    training goes on with as ``raw_state_dict``.
+
+    Args:
+        decay: Share of the old average that stays in one step, in the long run.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0.0 < decay < 1.0:
+            raise ConfigError(f"decay must lie between 0 and 1, got {decay}")
+        self._decay = decay
+        self._num_updates = 0
+        self._average: dict[str, Tensor] = {}
+
+    def before_train(self, runner: Any) -> None:
+        """Start from the weights of the model, unless a resume has set the average."""
+        if not self._average:
+            self._average = {name: tensor.clone() for name, tensor in _averaged(runner.model).items()}
+
+    @torch.no_grad()
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Move the average towards the weights."""
+        self._num_updates += 1
+        decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
+        for name, tensor in _averaged(runner.model).items():
+            self._average[name].lerp_(tensor, 1.0 - decay)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Put the average into the model."""
+        self._swap(runner.model)
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
+        """Put the weights of training back."""
+        self._swap(runner.model)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Put the average into the model."""
+        self._swap(runner.model)
+
+    def after_test_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
+        """Put the weights of training back."""
+        self._swap(runner.model)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Store the average as what users load."""
+        raw = checkpoint["state_dict"]
+        checkpoint["raw_state_dict"] = raw
+        checkpoint["state_dict"] = {name: self._average.get(name, tensor) for name, tensor in raw.items()}
+        checkpoint["hooks"]["ema"] = {"num_updates": self._num_updates}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Take the average back on a resume; without a stored one it starts from the loaded weights."""
+        if "raw_state_dict" in checkpoint:
+            self._num_updates = checkpoint["hooks"]["ema"]["num_updates"]
+            own = _averaged(runner.model)
+            stored = checkpoint["state_dict"]
+            self._average = {
+                name: shard_like(stored[name].to(tensor.device, tensor.dtype, copy=True), tensor)
+                for name, tensor in own.items()
+            }
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        for name, tensor in _averaged(model).items():
+            if name in self._average:
+                kept = tensor.clone()
+                tensor.copy_(self._average[name])
+                self._average[name].copy_(kept)
+
+
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    """Return trained parameters and floating buffers that checkpoints hold, by name; they share memory."""
+    inner = model.module if is_model_wrapper(model) else model
+    trained = {name for name, parameter in inner.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    living = trained | {name for name, _ in inner.named_buffers(remove_duplicate=False)}
+    state = inner.state_dict()
+    return {name: tensor for name, tensor in state.items() if name in living and tensor.is_floating_point()}

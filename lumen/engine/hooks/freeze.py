@@ -1,0 +1,74 @@
+"""Parameters frozen by name."""
+
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mmengine.hooks import Hook
+from torch import nn
+
+from lumen.errors import ConfigError
+from lumen.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FreezeHook(Hook):
+    """Freezes parameters by name, before the model is wrapped and the optimizer is built.
+
+    Modules that are frozen as a whole stay in evaluation mode, so that dropout and running statistics rest as well.
+
+    Args:
+        freeze: Glob patterns of parameter names; ``*`` matches dots too, as in ``adapter.*``.
+        trainable: Patterns of exceptions, which stay as they are.
+    """
+
+    def __init__(self, freeze: Sequence[str], trainable: Sequence[str] = ()) -> None:
+        self._freeze = tuple(freeze)
+        self._trainable = tuple(trainable)
+
+    def after_build_model(self, runner: Any) -> None:
+        """Freeze, and log how many parameters of each part are trained."""
+        freeze_parameters(runner.model, self._freeze, self._trainable)
+        runner.logger.info(parameter_table(runner.model))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Put frozen modules back into evaluation mode; the loop has just set everything to training."""
+        rest_frozen_modules(runner.model)
+
+
+def freeze_parameters(model: nn.Module, patterns: Collection[str], trainable: Collection[str] = ()) -> None:
+    """Switch off the gradient of parameters whose name matches one of ``patterns`` and none of ``trainable``.
+
+    Raises:
+        ConfigError: A pattern matches no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    idle = [p for p in (*patterns, *trainable) if not any(fnmatchcase(name, p) for name in names)]
+    if idle:
+        parts = sorted({name.split(".")[0] + ".*" for name in names})
+        raise ConfigError(f"patterns {idle} match no parameter; the model has {parts}")
+    for name, parameter in model.named_parameters():
+        matches = any(fnmatchcase(name, pattern) for pattern in patterns)
+        if matches and not any(fnmatchcase(name, pattern) for pattern in trainable):
+            parameter.requires_grad_(False)
+
+
+def rest_frozen_modules(model: nn.Module) -> None:
+    """Set the modules whose parameters are all frozen to evaluation mode; modules without parameters stay."""
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    if flags and not any(flags):
+        model.eval()
+        return
+    for child in model.children():
+        rest_frozen_modules(child)
+
+
+def parameter_table(model: nn.Module) -> str:
+    """Return a table of trained and frozen parameters for each part of the model."""
+    rows = [f"{'part':<24}{'trained':>16}{'frozen':>16}"]
+    for part, module in [*model.named_children(), ("total", model)]:
+        counts = {True: 0, False: 0}
+        for parameter in module.parameters():
+            counts[parameter.requires_grad] += parameter.numel()
+        rows.append(f"{part:<24}{counts[True]:>16,}{counts[False]:>16,}")
+    return "parameters\n" + "\n".join(rows)

@@ -1,0 +1,84 @@
+"""The ``README.md`` beside an exported model or decoder: what it is, what it fits, how to use it, its figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lumen.structures import TaskSpec
+
+_HEAD = "---\nlibrary_name: lumen-perception\ntags:\n- lumen\n{tags}\n---\n\n# {title}\n"
+_USE_MODEL = """
+```python
+from lumen.inference.predictor import LumenPredictor
+
+predictor = LumenPredictor.from_pretrained("FOLDER")
+predictor.set_image("photo.jpg")
+print(predictor.predict(["star", "red ring"], task="{task}"))
+```
+"""
+_USE_DECODER = """
+```python
+from lumen.inference.predictor import LumenPredictor
+from lumen.inference.pretrained import load_decoder
+
+predictor = LumenPredictor.from_pretrained("MODEL_FOLDER")  # the model that is described above
+load_decoder(predictor.model, "FOLDER")
+predictor.set_image("photo.jpg")
+print(predictor.predict(["star", "red ring"], task="{task}"))
+```
+"""
+_PROTOCOL = ("dataset", "num_images", "prompts_per_image", "answer_mode", "template", "heatmap_stride", "dtype")
+
+
+def model_card(
+    specs: Sequence[TaskSpec], description: Mapping[str, str], protocol: Mapping[str, Any] | None = None
+) -> str:
+    """Return the card of a whole model.
+
+    Args:
+        specs: Of its decoders.
+        description: What the model says of itself.
+        protocol: A protocol card as read from json; without one the card has no figures.
+    """
+    about = "\nA model of Lumen: what was trained. The base model is not in this folder.\n"
+    use = _USE_MODEL.format(task=specs[0].name)
+    return _head("A Lumen model", specs) + about + _facts(description) + _tasks(specs) + use + _figures(protocol)
+
+
+def decoder_card(spec: TaskSpec, fits: Mapping[str, str], protocol: Mapping[str, Any] | None = None) -> str:
+    """Return the card of one decoder; ``fits`` is what a model must agree with, for the rest see ``model_card``."""
+    about = "\nA decoder of Lumen, for one model only: the one with this LMM and this aligner.\n"
+    use = _USE_DECODER.format(task=spec.name)
+    return (
+        _head(f"A Lumen decoder: {spec.name}", [spec])
+        + about
+        + _facts(fits)
+        + _tasks([spec])
+        + use
+        + _figures(protocol)
+    )
+
+
+def _head(title: str, specs: Sequence[TaskSpec]) -> str:
+    return _HEAD.format(title=title, tags="\n".join(f"- {spec.name}" for spec in specs))
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return "\n" + "".join(f"- {name}: `{value}`\n" for name, value in facts.items())
+
+
+def _tasks(specs: Sequence[TaskSpec]) -> str:
+    rows = [("task", "answers", "headline"), ("---",) * 3]
+    rows += [(spec.name, ", ".join(sorted(spec.predictions)), spec.headline) for spec in specs]
+    return "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _figures(protocol: Mapping[str, Any] | None) -> str:
+    if protocol is None:
+        return "\nNo figures were given with it.\n"
+    rows = "".join(f"| {name} | {_shown(value)} |\n" for name, value in protocol.get("figures", {}).items())
+    asked = {name: protocol[name] for name in _PROTOCOL if protocol.get(name) is not None}
+    return f"\n| figure | value |\n| --- | --- |\n{rows}\nHow they were measured:\n{_facts(asked)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,358 @@
+"""Small checkpoints to hand on: a whole model, or one decoder, as safetensors and json. Nothing in them is code.
+
+A folder of a whole model holds ``model.json`` (how to build it, how images are framed) and ``model.safetensors`` (what
+differs from the base model); that of a decoder ``decoder.json`` (what it fits) and ``decoder.safetensors``. Both hold a
+``README.md`` for people. Types are dotted names that are looked up among registered classes: nothing is imported.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lumen import __version__
+from lumen.config import read_config
+from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
+from lumen.data.transforms import ResizeToInput
+from lumen.data.views import Views, find_views
+from lumen.decoders.base import Decoder
+from lumen.errors import CheckpointError, ConfigError
+from lumen.inference.model_card import decoder_card, model_card
+from lumen.model import Lumen
+from lumen.paths import CHECKOUT, find_path
+from lumen.prompts import TaskWording
+from lumen.registry import DECODERS, MODELS
+from lumen.serialization.checkpoint import absent_names, load_checkpoint, load_trained_state, trained_state
+from lumen.serialization.config_json import class_of, config_from_json, config_to_json, dotted_name, known_types
+from lumen.serialization.feature_cache import digest_tensors
+
+FORMAT = 1
+MODEL, DECODER = "model", "decoder"
+_TEMPORARY = ".tmp-"
+_SKETCH = 1024
+_KEYS = {
+    MODEL: ("model", "absent", "views", "classes", "description"),
+    DECODER: ("decoder", "task", "stage", "fits"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """What ``from_pretrained`` reads.
+
+    Args:
+        model: With its weights, in evaluation mode, on the CPU.
+        views: How it sees images and objects.
+        classes: Phrases to ask for where a question names none.
+        description: What the model says of itself, and what was written with it.
+    """
+
+    model: Lumen
+    views: Views
+    classes: tuple[str, ...] | None
+    description: dict[str, str]
+
+
+def save_pretrained(
+    model: Lumen,
+    folder: Path | str,
+    *,
+    config: Mapping[str, Any],
+    views: Views,
+    names: Collection[str] | None = None,
+    classes: Sequence[str] | None = None,
+    description: Mapping[str, str] | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a whole model: what differs from its base model, and how to build and ask it.
+
+    Args:
+        model: The model.
+        folder: Where to write; it must not exist, or be empty.
+        config: What the model was built from, as in ``config.model``.
+        views: How it sees images and objects; see ``lumen.data.views.find_views``.
+        names: Names of ``state_dict`` to write; what ``checkpoint.trained_state`` chooses when left out.
+            Of a checkpoint that was loaded, its names: what is trainable may not be known any more.
+        classes: Phrases to ask for where a question names none.
+        description: What else a reader should know, such as the stage.
+        card: A protocol card, as ``protocol_test.json`` holds it, for the figures in ``README.md``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder is in use, or ``names`` has one that the model lacks.
+        ConfigError: ``config`` holds what json cannot, or a class that is not registered.
+    """
+    state = trained_state(model) if names is None else _named(model.state_dict(), names)
+    content = {
+        "model": config_to_json(config, "model"),
+        "absent": absent_names(model, state),
+        "views": _views_to_json(views),
+        "classes": None if classes is None else list(classes),
+        "description": {**model.describe(), **(description or {})},
+    }
+    specs = [decoder.spec for decoder in model.decoders.values()]
+    return _write(Path(folder), MODEL, content, state, model_card(specs, content["description"], card))
+
+
+def from_pretrained(
+    folder: Path | str, *, types: Collection[type] = (), base_model: Path | str | None = None
+) -> Pretrained:
+    """Build a model that ``save_pretrained`` wrote.
+
+    Args:
+        folder: Looked up by ``lumen.paths.find_path``.
+        types: Classes of plug-ins that may be built beside those of Lumen; importing a plug-in that registers its
+            classes does as well.
+        base_model: Where the base model lies, where it is not where it lay when the model was written.
+
+    Raises:
+        CheckpointError: A file is missing or broken, names a class that is not known, or the base model is missing or
+            another one.
+    """
+    content, state = _read(Path(find_path(folder)), MODEL)
+    config = content["model"]
+    if base_model is not None:
+        config["lmm"]["name_or_path"] = str(base_model)
+    model = MODELS.build(config_from_json(config, known_types(types), "model"))
+    said, here = content["description"], model.describe()
+    _require_equal({key: said.get(key) for key in here}, here, f"{folder} does not fit its base model")
+    load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": said}})
+    classes = None if content["classes"] is None else tuple(content["classes"])
+    return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(said))
+
+
+def save_decoder(
+    model: Lumen,
+    task: str,
+    folder: Path | str,
+    *,
+    config: Mapping[str, Any],
+    stage: str = "decoding",
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write one decoder, with what a model must have for it to fit.
+
+    Args:
+        model: The model that it was trained with.
+        task: Its task.
+        folder: Where to write; it must not exist, or be empty.
+        config: What the decoder was built from; the entry of ``config.model.decoders``.
+        stage: How it was trained, for readers: ``decoding`` with LMM and aligner frozen.
+        card: See ``save_pretrained``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder is in use.
+        ConfigError: The model has no such decoder, or ``config`` is not that of its class.
+    """
+    if task not in model.decoders:
+        raise ConfigError(f"the model has no decoder for {task!r}; it has {list(model.decoders)}")
+    decoder = model.decoders[task]
+    content = {
+        "decoder": config_to_json(config, "decoder"),
+        "task": asdict(model.lmm.wording_of(task)),
+        "stage": stage,
+        "fits": fingerprint(model),
+    }
+    own, named = dotted_name(type(decoder)), content["decoder"]["type"]
+    if own != named:
+        raise ConfigError(f"the decoder of {task!r} is a {own}, the config names {named!r}")
+    readme = decoder_card(decoder.spec, {"stage": stage, **content["fits"]}, card)
+    return _write(Path(folder), DECODER, content, decoder.state_dict(), readme)
+
+
+def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = ()) -> str:
+    """Add a decoder that ``save_decoder`` wrote to a model; the answers of its other tasks stay as they are.
+
+    Args:
+        model: The model, with the LMM and the aligner that the decoder was trained with.
+        folder: Looked up by ``lumen.paths.find_path``.
+        types: See ``from_pretrained``.
+
+    Returns:
+        The task that the model can answer now.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the decoder was trained with another LMM or aligner; the
+            message says what differs.
+        ConfigError: The model has a decoder for this task.
+    """
+    content, state = _read(Path(find_path(folder)), DECODER)
+    _require_equal(content["fits"], fingerprint(model), f"the decoder in {folder} was trained with another model")
+    config = config_from_json(content["decoder"], known_types(types), "decoder")
+    decoder = DECODERS.build({**config, "channels": model.aligner.channels})
+    wording = TaskWording(**content["task"])
+    if wording.name != decoder.spec.name:
+        raise CheckpointError(f"{folder} words the task {wording.name!r}, its decoder answers {decoder.spec.name!r}")
+    _load_whole(decoder, state, folder)
+    model.lmm.add_task(wording)
+    model.add_decoder(decoder)
+    return wording.name
+
+
+def fingerprint(model: Lumen) -> dict[str, str]:
+    """Return what a decoder must find in a model: what the LMM says of itself, and digests of LMM and aligner.
+
+    Of the LMM up to 1,024 numbers of each tensor are read, evenly spaced, so that a large one costs little.
+    """
+    sketches = {name: _sketch(tensor) for name, tensor in model.lmm.state_dict().items()}
+    return {
+        **model.lmm.describe(),
+        "lmm_digest": digest_tensors(sketches),
+        "aligner_digest": digest_tensors(model.aligner.state_dict()),
+    }
+
+
+def decoder_config(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """Return the entry of ``config['decoders']``, the config of a model, that answers a task.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    kinds = {class_of(node["type"], "decoder").spec.name: node for node in config["decoders"]}
+    if task not in kinds:
+        raise ConfigError(f"the config has no decoder for {task!r}; it has {list(kinds)}")
+    return kinds[task]
+
+
+def _views_to_json(views: Views) -> dict[str, dict[str, Any]]:
+    whole, crop = views.whole, views.crop
+    return {
+        "whole": {"input_hw": list(whole.input_hw), "mode": whole.mode, "pad_value": whole.pad_value},
+        "crop": {"input_hw": list(crop.input_hw), "padding": crop.padding, "pad_value": crop.pad_value},
+        "ask": {"wording": views.ask.wording},
+    }
+
+
+def _views_from_json(node: Mapping[str, Mapping[str, Any]]) -> Views:
+    return Views(ResizeToInput(**node["whole"]), CropInstance(**node["crop"]), AskKeypoints(**node["ask"]))
+
+
+def _sketch(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    return torch.cat([flat[:: max(1, len(flat) // _SKETCH)], flat[-1:]])
+
+
+def _named(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    unknown = sorted(set(names) - state.keys())
+    if unknown:
+        raise CheckpointError(f"the model has no weights {unknown[:3]}: write those that it has")
+    return {name: state[name] for name in names}
+
+
+def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[str, Tensor], readme: str) -> Path:
+    """Write a folder whole: into a temporary one that is renamed."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists: remove it, or name another folder")
+    temporary = folder.with_name(_TEMPORARY + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    save_file(tensors, temporary / f"{kind}.safetensors")
+    content = {"format": FORMAT, "lumen_version": __version__, "digest": digest_tensors(tensors), **content}
+    (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (temporary / "README.md").write_text(readme, encoding="utf-8")
+    # safetensors makes files for their owner alone; these are to be handed on.
+    (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
+    os.replace(temporary, folder)
+    return folder
+
+
+def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the checked content of a folder."""
+    names = [f"{kind}.json", f"{kind}.safetensors"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} holds no {kind}: {missing} are missing; check the path")
+    try:
+        content = json.loads((folder / names[0]).read_text(encoding="utf-8"))
+        state = load_file(folder / names[1])
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({error}): a file is truncated or damaged; copy it again"
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{folder / names[0]} has format {found}, this version of Lumen reads {FORMAT}")
+    expected = {*_KEYS[kind], "digest"}
+    if not expected <= content.keys():
+        raise CheckpointError(f"{folder / names[0]} lacks {sorted(expected - content.keys())}; copy it again")
+    if digest_tensors(state) != content["digest"]:
+        raise CheckpointError(f"{folder / names[1]} does not hold the weights that {names[0]} names; copy both again")
+    return content, state
+
+
+def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | str) -> None:
+    own = decoder.state_dict()
+    different = [
+        name
+        for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if different:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit {type(decoder).__name__} of this version: {different[:3]} differ"
+        )
+    decoder.load_state_dict(state)
+
+
+def _require_equal(said: Mapping[str, Any], here: Mapping[str, Any], complaint: str) -> None:
+    different = [key for key in sorted(said.keys() | here.keys()) if said.get(key) != here.get(key)]
+    if different:
+        parts = "; ".join(f"{key}: {said.get(key)} there, {here.get(key)} here" for key in different)
+        raise CheckpointError(f"{complaint}. {parts}. Load the model that it was trained with")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A model with its weights.
+
+    Args:
+        model: The model, on the CPU.
+        views: How it sees images and objects.
+        description: What is known of it, for reports.
+    """
+
+    model: Lumen
+    views: Views
+    description: dict[str, str]
+
+
+def load_trained(config_path: str | PathLike[str], checkpoint_path: str | PathLike[str]) -> TrainedModel:
+    """Build the model of a config and load a checkpoint.
+
+    Raises:
+        ConfigError: The config cannot be read, or names neither ``ResizeToInput`` nor ``CropInstance``.
+        CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
+    """
+    config = read_config(config_path, import_roots=[CHECKOUT])
+    views = find_views(config)
+    checkpoint = load_checkpoint(checkpoint_path)
+    model = _build_model(config)
+    load_trained_state(model, checkpoint)
+    known = {"config": str(config_path), "checkpoint": str(checkpoint_path)}
+    return TrainedModel(model, views, {**model.describe(), "iter": str(checkpoint["meta"].get("iter", "?")), **known})
+
+
+def _build_model(config: Config) -> Lumen:
+    try:
+        return MODELS.build(config.model)
+    except OSError as error:
+        raise CheckpointError(
+            f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
+            "Checkpoints hold what was trained only; put the base model where the config's name_or_path says"
+        ) from error

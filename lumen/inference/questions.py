@@ -1,0 +1,102 @@
+"""Questions: phrases of one task, asked once per wording, and their answers as a table with rows per phrase."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from lumen.errors import PromptError
+from lumen.ops.geometry import InputTransform
+from lumen.structures import PerceptionSample, Prompt
+
+DEFAULT_THRESHOLD = 0.3
+_THRESHOLDS = {"grounding": 0.0, "referring_segmentation": 0.0}
+_UNFILTERED = frozenset({"counting"})
+_PHRASE_BY_PHRASE = frozenset({"grounding", "referring_segmentation", "semantic_segmentation", "counting"})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Phrases of one task; each wording is asked once, however often it is named.
+
+    Args:
+        task: Task of the decoder that answers.
+        phrases: As the caller named them.
+        prompts: One per wording.
+        unique_of: Prompt of each phrase.
+    """
+
+    task: str
+    phrases: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    unique_of: Int[Tensor, " phrases"]
+
+    @classmethod
+    def of(cls, phrases: Sequence[str], task: str) -> "Question":
+        """Return the question for phrases, sentences or questions in words.
+
+        Raises:
+            PromptError: They are no list of texts.
+        """
+        if isinstance(phrases, str):
+            raise PromptError(f"phrases must be a list of texts, got the text {phrases!r}; write [{phrases!r}]")
+        for phrase in phrases:
+            _require_text(phrase)
+        position = {phrase: index for index, phrase in enumerate(dict.fromkeys(phrases))}
+        prompts = tuple(Prompt(text=phrase, task=task) for phrase in position)
+        unique_of = torch.tensor([position[phrase] for phrase in phrases], dtype=torch.long)
+        return cls(task, tuple(phrases), prompts, unique_of)
+
+    @classmethod
+    def turn(cls, history: Sequence[Sequence[str]], question: str) -> "Question":
+        """Return the next question of a conversation, of which ``history`` holds the (question, answer) so far.
+
+        Raises:
+            PromptError: The history holds something else than pairs of texts, or the question is no text.
+        """
+        _require_text(question)
+        for said in history:
+            if isinstance(said, str) or len(said) != 2 or not all(isinstance(text, str) for text in said):
+                raise PromptError(f"a history holds pairs of texts (question, answer), got {said!r}")
+        earlier = tuple((said, heard) for said, heard in history)
+        prompt = Prompt(text=question, task="chat", history=earlier)
+        return cls("chat", (question,), (prompt,), torch.zeros(1, dtype=torch.long))
+
+    def sample(self, frame: InputTransform) -> PerceptionSample:
+        """Return a sample that asks this question about an image."""
+        return PerceptionSample(
+            metainfo={"prompts": self.prompts, "frame": frame, "ori_shape": frame.ori_hw, "img_shape": frame.input_hw}
+        )
+
+    def table(self, answer: InstanceData, score_threshold: float | int | None) -> InstanceData:
+        """Turn rows per wording into rows per phrase.
+
+        Rows of tasks that find any number of objects come best first, over all phrases; of the others, phrase by
+        phrase. Rows keep their order where scores are equal.
+
+        Args:
+            answer: What a decoder wrote; it holds ``prompt_index``.
+            score_threshold: Lowest score of a row; None for the task's own, which is 0 for sentences, whose decoder
+                decides what has no target, and 0.3 else. Counts and texts stay whatever it is.
+        """
+        is_asked = self.unique_of[:, None] == answer.prompt_index
+        if "scores" in answer and self.task not in _UNFILTERED:
+            lowest = _THRESHOLDS.get(self.task, DEFAULT_THRESHOLD) if score_threshold is None else score_threshold
+            is_asked = is_asked & (answer.scores >= lowest)
+        phrase, row = is_asked.nonzero(as_tuple=True)
+        if "scores" in answer and self.task not in _PHRASE_BY_PHRASE:
+            order = answer.scores[row].argsort(descending=True, stable=True)
+            phrase, row = phrase[order], row[order]
+        kept = answer[row]
+        table = InstanceData(**{key: value for key, value in kept.items() if key not in ("prompt_index", "labels")})
+        table.labels = phrase
+        table.phrases = [self.phrases[index] for index in phrase.tolist()]
+        return table
+
+
+def _require_text(phrase: object) -> None:
+    if not isinstance(phrase, str):
+        raise PromptError(f"a prompt must be a text that is not empty, got {phrase!r}")

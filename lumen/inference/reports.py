@@ -1,0 +1,243 @@
+"""Answers about image files, as JSON and pictures. Nothing heavy is imported before there is something to answer."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lumen.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lumen.inference.predictor import LumenPredictor
+
+_DIGITS = {"bboxes": 3, "keypoints": 3, "points": 3, "counts": 3}
+_OTHER_DIGITS = 5
+_NAMES = {"bboxes": "bboxes_xyxy"}
+_WITHOUT_HEATMAPS = frozenset({"pose", "vqa", "caption", "chat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked about each image.
+
+    Args:
+        phrases: Phrases, sentences or questions; for ``pose`` the category alone, for ``caption`` an instruction,
+            which may be empty.
+        task: Task of the decoder that answers.
+        threshold: Lowest score that is kept; None for the task's own.
+        keypoints: Names of the keypoints, for ``pose``.
+        bones: Pairs of places in ``keypoints``; drawn only.
+
+    Raises:
+        ConfigError: The task lacks what it needs, or gets what it does not take.
+    """
+
+    phrases: tuple[str, ...]
+    task: str = "detection"
+    threshold: float | None = None
+    keypoints: tuple[str, ...] = ()
+    bones: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task == "pose" and (len(self.phrases) != 1 or not self.keypoints):
+            raise ConfigError(
+                "pose needs one category and its keypoints, such as --category star --keypoints 'top tip,left tip', or "
+                f"--skeleton-from FILE; got {list(self.phrases)} and {list(self.keypoints)}"
+            )
+        if self.task != "pose" and self.keypoints:
+            raise ConfigError(f"keypoints belong to task pose, got task {self.task!r}")
+        if not self.phrases:
+            raise ConfigError("name at least one phrase to look for, such as: lumen predict photo.jpg star 'red ring'")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where answers go.
+
+    Args:
+        folder: Gets pictures, and a JSON file per image; made if missing.
+        json: One JSON file for all images, in place of one per image.
+        pictures: Whether to write pictures.
+        heatmaps: Whether to write a heatmap picture per phrase, for tasks that have heatmaps.
+    """
+
+    folder: Path
+    json: Path | None = None
+    pictures: bool = True
+    heatmaps: bool = True
+
+
+def predict_files(predictor: "LumenPredictor", paths: Sequence[Path], request: Request, output: Output) -> int:
+    """Answer a request about image files and write what ``output`` wants.
+
+    An unreadable file is reported and passed over. The number of files done is shown where standard error is a
+    terminal.
+
+    Returns:
+        How many files could not be read.
+    """
+    from lumen.data.image import read_image
+
+    output.folder.mkdir(parents=True, exist_ok=True)
+    reports: list[dict] = []
+    failed = 0
+    with _progress(len(paths)) as advance:
+        for path, stem in zip(paths, unique_stems(paths), strict=True):
+            try:
+                image = read_image(path)
+            except DataError as error:
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+            else:
+                report = _predict_file(predictor, path, stem, image, request, output)
+                reports += [] if output.json is None else [report]
+            advance()
+    if output.json is not None:
+        write_json(output.json, {"model": dict(predictor.description), "images": reports})
+    return failed
+
+
+def ask(predictor: "LumenPredictor", request: Request) -> Any:
+    """Return the table that answers a request about the image that was set."""
+    if request.task == "pose":
+        return predictor.pose(request.phrases[0], request.keypoints, score_threshold=request.threshold)
+    return predictor.predict(request.phrases, task=request.task, score_threshold=request.threshold)
+
+
+def describe_answer(path: Path, size_hw: Sequence[int], request: Request, table: Any) -> dict[str, Any]:
+    """Return an answer as plain lists: every field of its task, coordinates in pixels of the image.
+
+    ``labels`` index ``phrases``. Masks are COCO run-length codes; boxes are called ``bboxes_xyxy``.
+    """
+    fields = {_NAMES.get(key, key): _plain(key, value) for key, value in sorted(table.items()) if key != "phrases"}
+    skeleton = {"keypoint_names": list(request.keypoints), "bones": [list(bone) for bone in request.bones]}
+    return {
+        "image": str(path),
+        "height": size_hw[0],
+        "width": size_hw[1],
+        "task": request.task,
+        "phrases": list(request.phrases),
+        **(skeleton if request.keypoints else {}),
+        **fields,
+    }
+
+
+def draw_answer(image: Any, request: Request, table: Any) -> Any:
+    """Return a picture of an answer, or None for an answer in words."""
+    from lumen import visualization as drawing
+
+    labels, phrases = table.labels.tolist(), request.phrases
+    if "texts" in table:
+        return None
+    if "counts" in table:
+        return drawing.draw_counts(image, [phrases[label] for label in labels], table.counts.tolist())
+    if "keypoints" in table:
+        points, scores = table.keypoints.numpy(), table.keypoint_scores.numpy()
+        return drawing.draw_skeletons(image, points, scores, request.bones)
+    if "points" in table:
+        return drawing.draw_skeletons(image, table.points[:, None].numpy(), table.scores[:, None].numpy(), ())
+    picture = drawing.draw_masks(image, table.masks, labels) if "masks" in table else image
+    if "bboxes" not in table:
+        return drawing.stacked(picture, drawing.legend(phrases, width=picture.shape[1]))
+    boxes = table.bboxes.numpy() * (picture.shape[1] / image.shape[1])  # a small image was magnified
+    return drawing.draw_boxes(picture, boxes, labels, phrases, table.scores.tolist())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dict with a line per key, and per element of a list of dicts such as images."""
+    lines = ",\n".join(f" {json.dumps(key)}: {_json_value(value)}" for key, value in content.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """Return a name per file without its ending; equal names get a number."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in taken:
+            stem, number = f"{path.stem}-{number}", number + 1
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def slug(phrase: str) -> str:
+    """Return a phrase as a part of a file name: letters, digits and hyphens, at most 40."""
+    words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in phrase.lower()).split()
+    return "-".join(words)[:40].rstrip("-") or "phrase"
+
+
+def _predict_file(
+    predictor: "LumenPredictor", path: Path, stem: str, image: Any, request: Request, output: Output
+) -> dict[str, Any]:
+    predictor.set_image(image)
+    table = ask(predictor, request)
+    report = describe_answer(path, image.shape[:2], request, table)
+    if output.json is None:
+        write_json(output.folder / f"{stem}.json", {**report, "model": dict(predictor.description)})
+    picture = draw_answer(image, request, table) if output.pictures else None
+    if picture is not None:
+        _save(output.folder / f"{stem}.png", picture)
+    if output.heatmaps and request.task not in _WITHOUT_HEATMAPS:
+        heat = predictor.heatmaps(request.phrases, task=request.task).numpy()
+        _draw_heatmaps(output.folder, stem, image, request.phrases, heat)
+    print(f"{path}: {_summary(table, request)}" + (f" -> {output.folder / stem}.png" if picture is not None else ""))
+    return report
+
+
+def _summary(table: Any, request: Request) -> str:
+    if "texts" in table:
+        return " | ".join(f"{phrase} {text}".strip() for phrase, text in zip(table.phrases, table.texts, strict=True))
+    if "counts" in table:
+        counted = zip(table.phrases, table.counts.tolist(), strict=True)
+        return ", ".join(f"{count:g} {phrase}" for phrase, count in counted)
+    return f"{len(table)} found"
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return value
+    return _rounded(value.tolist(), _DIGITS.get(key, _OTHER_DIGITS))
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return round(value, digits)
+
+
+def _json_value(value: Any) -> str:
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return json.dumps(value)
+    return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+
+
+def _save(path: Path, picture: Any) -> None:
+    from lumen.visualization import save_png
+
+    save_png(path, picture)
+
+
+def _draw_heatmaps(folder: Path, stem: str, image: Any, phrases: Sequence[str], heat: Any) -> None:
+    from lumen.visualization import draw_heatmap
+
+    for number, (phrase, values) in enumerate(zip(phrases, heat, strict=True), start=1):
+        _save(folder / f"{stem}_heat_{number}_{slug(phrase)}.png", draw_heatmap(image, values, phrase))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Yield a function that moves a progress bar on by one; the bar is left out for one file or without a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    is_hidden = total < 2 or not console.is_terminal
+    with Progress(console=console, disable=is_hidden, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda: bar.advance(task)

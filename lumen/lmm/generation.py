@@ -1,0 +1,240 @@
+"""The LMM answers in its own words, by transformers' own ``generate``: free texts, and answers with ``[LOC]``."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.lmm.families import Family
+from lumen.lmm.families.family import Size
+from lumen.lmm.packing.rows import Suffix
+from lumen.lmm.tokens.phrases import PromptEncoder
+from lumen.lmm.tokens.questions import TextEncoder
+from lumen.lmm.usage import Usage
+from lumen.prompts import TaskWording
+from lumen.structures import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Encoded images, as they are shown to the LMM.
+
+    Args:
+        encoded: What ``encode_images`` gave; images are not encoded again.
+        image_text: What each image takes in the text.
+        token_hw: Grid of its image tokens.
+    """
+
+    encoded: BaseModelOutputWithPooling
+    image_text: str
+    token_hw: Size
+
+
+@dataclass(slots=True)
+class AnswerReport:
+    """How the LMM answered location prompts in its own words, counted since the adapter was built or ``clear``.
+
+    Args:
+        asked: Prompts.
+        lacked_loc: Answers without ``[LOC]``; they give no prediction.
+        misnamed: Answers whose routing tokens are not exactly the task's.
+    """
+
+    asked: int = 0
+    lacked_loc: int = 0
+    misnamed: int = 0
+
+    def clear(self) -> None:
+        """Start counting anew."""
+        self.asked = self.lacked_loc = self.misnamed = 0
+
+    def count(self, has_loc: bool, is_named: bool) -> None:
+        """Add one answer."""
+        self.asked += 1
+        self.lacked_loc += not has_loc
+        self.misnamed += not is_named
+
+
+class AnswerGenerator:
+    """Let an LMM write: the answers of text prompts, and of location prompts that are not forced.
+
+    Args:
+        family: Family of the LMM.
+        encoder: Encoder of the phrases.
+        text: Encoder of the questions.
+        usage: Counter of what is written.
+        max_pass_tokens: Bound on the tokens of one batch.
+    """
+
+    def __init__(
+        self, family: Family, encoder: PromptEncoder, text: TextEncoder, usage: Usage, *, max_pass_tokens: int
+    ) -> None:
+        self.family = family
+        self.encoder = encoder
+        self.text = text
+        self.usage = usage
+        self.max_pass_tokens = max_pass_tokens
+        self.report = AnswerReport()
+
+    def answer(
+        self,
+        lmm: PreTrainedModel,
+        shown: Shown,
+        questions: Sequence[Sequence[Prompt]],
+        max_new_tokens: int,
+    ) -> list[list[str]]:
+        """Return the answer of each question of each image."""
+        prefix = self.text.prefix(shown.image_text)
+        asked = [[[*prefix, *self.text.question(prompt)] for prompt in own] for own in questions]
+        decode = self.encoder.tokenizer.decode
+        written = self._write(lmm, shown, len(prefix), asked, max_new_tokens)
+        return [[decode(ids, skip_special_tokens=True).strip() for ids in own] for own in written]
+
+    def answer_texts(
+        self,
+        lmm: PreTrainedModel,
+        shown: Shown,
+        prompts: Sequence[Sequence[Prompt]],
+        max_new_tokens: int,
+    ) -> list[list[str | None]]:
+        """Return the answer of each text prompt and None for each location prompt."""
+        questions = [[prompt for prompt in own if self.text.is_text(prompt)] for own in prompts]
+        answers = [iter(own) for own in self.answer(lmm, shown, questions, max_new_tokens)]
+        return [
+            [next(said) if self.text.is_text(prompt) else None for prompt in own]
+            for own, said in zip(prompts, answers, strict=True)
+        ]
+
+    def locate(
+        self,
+        lmm: PreTrainedModel,
+        shown: Shown,
+        prompts: Sequence[Sequence[Prompt]],
+        forced: Sequence[Sequence[Suffix]],
+    ) -> list[list[Suffix | None]]:
+        """Return suffixes with the answer that the LMM writes instead of the forced one, None where it lacks ``[LOC]``.
+
+        Args:
+            lmm: The LMM.
+            shown: The images.
+            prompts: Location prompts of each image.
+            forced: Their suffixes; an answer may be twice as long as the forced one.
+        """
+        prefix = self.encoder.prefix(shown.image_text)
+        room = 2 * max((suffix.num_answer_tokens for own in forced for suffix in own), default=0)
+        asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in own] for own in forced]
+        written = self._write(lmm, shown, len(prefix), asked, room)
+        return [
+            [self._read(*answer) for answer in zip(*own, strict=True)]
+            for own in zip(prompts, forced, written, strict=True)
+        ]
+
+    def _read(self, prompt: Prompt, forced: Suffix, written: list[int]) -> Suffix | None:
+        suffix = written_suffix(forced, written, self.encoder.loc_token_id)
+        is_named = names_task(written, self.encoder.wordings[prompt.task], self.encoder.routing_ids)
+        self.report.count(suffix is not None, is_named)
+        return suffix
+
+    def _write(
+        self,
+        lmm: PreTrainedModel,
+        shown: Shown,
+        start: int,
+        asked: Sequence[Sequence[Sequence[int]]],
+        max_new_tokens: int,
+    ) -> list[list[list[int]]]:
+        """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
+        rows = list(itertools.chain.from_iterable(asked))
+        written = generate_ids(
+            lmm,
+            self.family,
+            shown,
+            rows,
+            [image for image, own in enumerate(asked) for _ in own],
+            start=start,
+            max_new_tokens=max_new_tokens,
+            max_pass_tokens=self.max_pass_tokens,
+            pad_id=self.encoder.tokenizer.pad_token_id or 0,
+            eos_id=self.encoder.tokenizer.eos_token_id,
+        )
+        self.usage.passes += len(rows)
+        self.usage.tokens += sum(map(len, rows)) + sum(map(len, written))
+        rest = iter(written)
+        return [[next(rest) for _ in own] for own in asked]
+
+
+def generate_ids(
+    lmm: PreTrainedModel,
+    family: Family,
+    shown: Shown,
+    rows: Sequence[Sequence[int]],
+    row_image: Sequence[int],
+    *,
+    start: int,
+    max_new_tokens: int,
+    max_pass_tokens: int,
+    pad_id: int,
+    eos_id: int,
+) -> list[list[int]]:
+    """Continue rows of tokens greedily, each behind its encoded image.
+
+    Args:
+        lmm: The LMM.
+        family: Its family.
+        shown: The images.
+        rows: Token ids, image tokens included.
+        row_image: Image of each row.
+        start: Tokens of the prefix, with which each row begins.
+        max_new_tokens: Bound on the tokens of an answer.
+        max_pass_tokens: Bound on the tokens, padding and answers included, of one batch.
+        pad_id: Token of the padding, which is on the left.
+        eos_id: Token that ends an answer.
+
+    Returns:
+        The new tokens of each row, without the one that ends it.
+    """
+    longest = max((len(row) for row in rows), default=0) + max_new_tokens
+    step = max(1, max_pass_tokens // max(longest, 1))
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id, eos_token_id=eos_id, use_cache=True
+    )
+    answers: list[list[int]] = []
+    for at in range(0, len(rows), step):
+        part = rows[at : at + step]
+        ids, mask = _pad_left(part, pad_id), _pad_left([[1] * len(row) for row in part], 0)
+        behind_prefix = start + (mask == 0).sum(1, keepdim=True)
+        inputs = {"input_ids": ids.to(lmm.device), "attention_mask": mask.to(lmm.device)}
+        inputs |= family.plain_inputs(lmm.config, inputs["input_ids"], behind_prefix.to(lmm.device))
+        inputs |= family.writing_inputs(lmm.config, inputs["input_ids"], shown.token_hw)
+        images = {"image": family.take(shown.encoded, row_image[at : at + step])}
+        written = lmm.generate(**inputs, mm_encoder_outputs=images, generation_config=config)[:, ids.shape[1] :]
+        answers += [_until(row, eos_id) for row in written.tolist()]
+    return answers
+
+
+def _pad_left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "rows length"]:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
+
+
+def written_suffix(forced: Suffix, written: Sequence[int], loc_id: int) -> Suffix | None:
+    """Return the suffix with the answer that the LMM wrote, up to its first ``[LOC]``; None where there is none."""
+    if loc_id not in written:
+        return None
+    ids = (*forced.ids[: forced.answer], *written[: written.index(loc_id) + 1])
+    return Suffix(ids, forced.phrase, len(ids) - 1, len(ids))
+
+
+def names_task(written: Sequence[int], wording: TaskWording, token_ids: Mapping[str, int]) -> bool:
+    """Return whether the routing tokens of an answer are the task's and no other's."""
+    return set(written) & set(token_ids.values()) == {token_ids[wording.routing_token]}
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids

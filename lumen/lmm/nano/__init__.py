@@ -1,0 +1,1 @@
+"""Nano: a tiny LMM made of transformers' classes."""

@@ -1,0 +1,120 @@
+"""Nano: a real, tiny LLaVA with its own tokenizer and chat template, made from nothing and saved to disk.
+
+It is a ``LlavaForConditionalGeneration`` like the 7B model; only sizes differ. Nothing is downloaded.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
+from lumen.lmm.nano.vision import NanoVisionConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NanoSizes:
+    """Sizes of a nano model. The defaults train from scratch on a CPU in minutes.
+
+    Args:
+        width: Hidden size of the LLM and of the vision tower's token grid.
+        llm_layers: Decoder layers of the LLM.
+        vision_layers: Transformer layers of the vision tower.
+        stem_channels: Channels of the convolutional stem at strides 4, 8, 16.
+        stem_depths: Residual blocks at each of these strides.
+        vocabulary: Upper bound of the tokenizer's vocabulary.
+        context: Longest sequence, in tokens.
+        tied: One table of words for options and saying.
+    """
+
+    width: int = 128
+    llm_layers: int = 2
+    vision_layers: int = 2
+    stem_channels: tuple[int, ...] = field(default=(64, 96, 160))
+    stem_depths: tuple[int, ...] = field(default=(1, 2, 2))
+    vocabulary: int = 1024
+    context: int = 2048
+    tied: bool = False
+
+
+def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int = 0) -> Path:
+    """Make a nano model with random weights and save it with its processor, as a downloaded model would lie there.
+
+    Args:
+        folder: Where to write; made if missing.
+        sizes: Sizes; the defaults when left out.
+        seed: Seed of the weights. The global random state is left as it was.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    sizes = sizes or NanoSizes()
+    tokenizer = build_tokenizer(sizes.vocabulary)
+    config = build_config(sizes, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    build_processor(config, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """Return the LLaVA config of a nano model."""
+    vision = NanoVisionConfig(
+        hidden_size=sizes.width,
+        intermediate_size=2 * sizes.width,
+        num_hidden_layers=sizes.vision_layers,
+        stem_channels=list(sizes.stem_channels),
+        stem_depths=list(sizes.stem_depths),
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.width,
+        intermediate_size=2 * sizes.width,
+        num_hidden_layers=sizes.llm_layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=sizes.context,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=sizes.width**-0.5,
+        tie_word_embeddings=sizes.tied,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=sizes.tied,
+    )
+
+
+def build_processor(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Return the processor that belongs to a nano model."""
+    size = config.vision_config.image_size
+    images = CLIPImageProcessorPil(
+        size={"height": size, "width": size},
+        do_center_crop=False,
+        crop_size={"height": size, "width": size},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.25, 0.25, 0.25],
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    )

@@ -1,0 +1,1 @@
+"""Text to token ids: phrases, questions, special tokens."""

@@ -1,0 +1,1 @@
+"""Files that hold tensors and settings, written whole or not at all."""

@@ -1,0 +1,283 @@
+"""Checkpoints that are data: tensors, numbers, strings, lists and dicts, written whole or not at all.
+
+A checkpoint of Lumen is one dict:
+
+- ``state_dict``: the weights that a user loads; the averaged ones where training averages weights.
+- ``raw_state_dict``: the weights that training goes on with, only where they differ from ``state_dict``.
+- ``optimizer``, ``param_schedulers``, ``rng``, ``hooks``: what an exact resume needs.
+- ``meta``: ``iter``, ``epoch``, ``seed``, ``config`` (text, compared and never executed), ``model`` (what the model
+  says of itself), ``absent`` (names of the model that the checkpoint leaves to the base model), ``metrics``,
+  ``lumen_version``, ``time``.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lumen.errors import CheckpointError
+from lumen.serialization.sharding import shard_like
+
+POINTER = "last_checkpoint"
+TEMPORARY = ".tmp-"
+_NUMBERED = re.compile(r"iter_(\d+)\.pth")
+_LOADING_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
+
+
+@runtime_checkable
+class DescribedModel(Protocol):
+    """A model that says what it is: base model, token names, stage. Strings by name; written into checkpoints."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what a reader of the checkpoint must know to use it."""
+
+
+@runtime_checkable
+class SelectiveModel(Protocol):
+    """A model that names what a checkpoint holds, instead of the rule of ``trained_state``."""
+
+    def trained_names(self) -> Collection[str]:
+        """Return the names of ``state_dict`` that differ from the base model."""
+
+
+@runtime_checkable
+class StandIn(Protocol):
+    """A module in place of a larger one, such as cached features in place of an LMM."""
+
+    def left_out(self) -> Iterable[str]:
+        """Return the names of weights that the larger one has from its base model, and this one lacks."""
+
+
+def plain(value: Any) -> Any:
+    """Turn tuples into lists, NumPy numbers into Python's, parameters into tensors on the CPU; leave the rest.
+
+    What is not data stays as it is, so that ``save_checkpoint`` can name it.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu()
+        # A view would drag the whole storage behind it into the file.
+        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that ``path`` is a whole file at every moment: temporary file, fsync, rename.
+
+    Args:
+        path: Where the checkpoint will be; its folder exists.
+        checkpoint: Tensors, numbers, strings, lists and dicts, nested as you like.
+
+    Raises:
+        CheckpointError: A value is something else; the message names its place.
+    """
+    _refuse_objects(checkpoint, "checkpoint")
+    temporary = path.with_name(TEMPORARY + path.name)
+    with temporary.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(temporary, path)
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it.
+
+    Raises:
+        CheckpointError: The file is missing, broken, holds code, or is no checkpoint of Lumen.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; check the path")
+    _refuse_broken(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except _LOADING_ERRORS as error:
+        raise CheckpointError(
+            f"{path} cannot be loaded as data: {_first_line(error)}. It holds Python objects or was not written by "
+            "Lumen. It is not loaded in any other way; write it again with Lumen, or convert it to tensors where you "
+            "trust it"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} is no checkpoint of Lumen: it lacks 'state_dict' or 'meta'")
+    return checkpoint
+
+
+def write_pointer(path: Path) -> None:
+    """Make the pointer file beside ``path`` name it; the pointer is replaced whole."""
+    pointer = path.with_name(POINTER)
+    temporary = path.with_name(TEMPORARY + POINTER)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(path.name)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(temporary, pointer)
+
+
+def find_checkpoint(folder: Path | str) -> Path | None:
+    """Return the checkpoint to resume from: the one the pointer names, else the highest ``iter_N.pth``, else none.
+
+    Raises:
+        CheckpointError: The pointer names a file that is gone.
+    """
+    pointer = Path(folder) / POINTER
+    numbered = numbered_checkpoints(folder)
+    if not pointer.is_file():
+        return max(numbered, key=lambda path: int(_NUMBERED.fullmatch(path.name)[1]), default=None)
+    target = pointer.with_name(Path(pointer.read_text(encoding="utf-8").strip()).name)
+    if not target.is_file():
+        others = ", ".join(sorted(path.name for path in numbered)) or "none"
+        raise CheckpointError(f"{pointer} names {target.name}, which is gone; resume from another file ({others})")
+    return target
+
+
+def numbered_checkpoints(folder: Path | str) -> list[Path]:
+    """Return the files ``iter_N.pth`` of a folder, oldest first by the time they were written."""
+    paths = [path for path in Path(folder).glob("iter_*.pth") if _NUMBERED.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+
+
+def trained_state(model: nn.Module, also: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the part of ``state_dict`` that differs from the base model.
+
+    A ``SelectiveModel`` names it. For other models it is every parameter that requires a gradient, every buffer, and
+    the names in ``also``: what was loaded from an earlier stage and is frozen now.
+    """
+    state = model.state_dict()
+    if isinstance(model, SelectiveModel):
+        names = set(model.trained_names())
+        unknown = sorted(names - state.keys())
+        if unknown:
+            raise CheckpointError(f"trained_names() gives names that the model lacks: {_few(unknown)}")
+    else:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+        names = (state.keys() - frozen) | set(also)
+    return {name: tensor for name, tensor in state.items() if name in names}
+
+
+def absent_names(model: nn.Module, held: Collection[str]) -> list[str]:
+    """Return the names that a checkpoint which holds ``held`` leaves to the base model, stand-ins included."""
+    standing = {
+        f"{place}.{name}"
+        for place, part in model.named_modules()
+        if isinstance(part, StandIn)
+        for name in part.left_out()
+    }
+    return sorted((model.state_dict().keys() | standing) - set(held))
+
+
+def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh: Collection[str] = ()) -> set[str]:
+    """Load ``checkpoint['state_dict']``; what it lacks must be exactly what it says it left to the base model.
+
+    Args:
+        model: Built with the same base model as the checkpoint's.
+        checkpoint: As ``load_checkpoint`` returns it.
+        fresh: Glob patterns of names that may differ: the model keeps its own values for names that only it has, and
+            names that only the checkpoint has are left out. For starting a new stage, such as ``decoders.*``.
+
+    Returns:
+        The names that were loaded.
+
+    Raises:
+        CheckpointError: Names or shapes do not fit; the message names a few and the recorded model.
+    """
+    state, meta = checkpoint["state_dict"], checkpoint["meta"]
+    own = model.state_dict()
+    chosen = {name: tensor for name, tensor in state.items() if name in own}
+    missing = sorted(
+        name for name in own.keys() - state.keys() - set(meta.get("absent", ())) if not _matches(name, fresh)
+    )
+    unexpected = sorted(name for name in state.keys() - own.keys() if not _matches(name, fresh))
+    shapes = [
+        f"{name} {list(chosen[name].shape)} against {list(own[name].shape)} here"
+        for name in chosen
+        if chosen[name].shape != own[name].shape
+    ]
+    complaints = [
+        f"{title}: {_few(names)}"
+        for title, names in [("missing", missing), ("unexpected", unexpected), ("other shape", shapes)]
+        if names
+    ]
+    if complaints:
+        raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
+    model.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in chosen.items()}, strict=False)
+    return set(chosen)
+
+
+def describe(model: nn.Module) -> dict[str, str]:
+    """Return what a ``DescribedModel`` says of itself, or just the name of its class."""
+    if isinstance(model, DescribedModel):
+        return {str(key): str(value) for key, value in model.describe().items()}
+    return {"class": type(model).__name__}
+
+
+def _refuse_objects(value: Any, place: str) -> None:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not isinstance(key, str | int):
+                raise CheckpointError(f"{place} has a key of type {type(key).__name__}; use strings or integers")
+            _refuse_objects(entry, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            _refuse_objects(entry, f"{place}.{index}")
+    elif type(value) not in (Tensor, bool, int, float, str, type(None)):
+        raise CheckpointError(
+            f"{place} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only"
+        )
+
+
+def _refuse_broken(path: Path) -> None:
+    """Compare every part of the file with its check sum: torch itself does not notice a flipped byte."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: {_first_line(error)}. It is truncated or was not written by Lumen; "
+            "resume from another checkpoint of the folder"
+        ) from error
+    if broken is not None:
+        raise CheckpointError(f"{path} is damaged: {broken} differs from its check sum; use another checkpoint")
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _recorded(meta: Mapping[str, Any]) -> str:
+    model = ", ".join(f"{key} {value}" for key, value in meta.get("model", {}).items())
+    return f"It was written by iteration {meta.get('iter', '?')} of: {model or 'an unnamed model'}"
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,341 @@
+"""Cached ``LocFeatures``: what the LMM gives for a data set with fixed prompts, written once, read by memory mapping.
+
+A cache is a folder. ``cache.json`` says what it was made from; ``shard_00000.safetensors`` and so on hold, for each
+image, the dense maps once, the query of each pair, the extras, and the sample with its targets. Nothing in it is code.
+``lmm.safetensors`` holds the trained weights of the LMM, so that checkpoints of the cached stage are whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lumen.errors import CheckpointError, DataError
+from lumen.ops.geometry import InputTransform
+from lumen.paths import find_path
+from lumen.structures import PerceptionSample, Prompt
+
+FORMAT = 1
+MANIFEST = "cache.json"
+WEIGHTS = "lmm.safetensors"
+TEMPORARY = ".tmp-"
+# Settings that change neither features nor targets: where data lie, how much is computed at once.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "attention",
+        "max_new_tokens",
+        "max_pass_tokens",
+        "max_suffix_tokens",
+        "name_tokens",
+        "packing",
+        "phrase_reconstruction",
+    }
+) | {
+    "_scope_",
+    "cache_mb",
+    "data_prefix",
+    "data_root",
+    "lazy_init",
+    "skip_budget",
+}
+
+
+class CachedImage(BaseDataElement):
+    """The features of one image as a batch carries them: what ``CachedAdapter`` takes in place of an image.
+
+    Data fields: ``grid`` (vision_dim, height, width), ``lateral_0`` and so on (finest first), ``query`` (pairs, dim),
+    ``prompt_index`` (pairs), ``extra_<name>``. Metainfo: ``model``, the fingerprint of the LMM that made them.
+    """
+
+
+class FeatureCache:
+    """A cache that is read image by image.
+
+    Args:
+        folder: The folder that ``tools/cache_features.py`` wrote; looked up by ``lumen.paths.find_path``.
+
+    Raises:
+        DataError: There is no cache, or it is not whole.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(find_path(folder))
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():
+            raise DataError(
+                f"{folder} is no feature cache: it holds no {MANIFEST}; write one by tools/cache_features.py"
+            )
+        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        if self.manifest.get("format") != FORMAT:
+            raise DataError(f"{manifest} has format {self.manifest.get('format')}, expected {FORMAT}; write it again")
+        for name, size in self.manifest["files"].items():
+            found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else 0
+            if found != size:
+                raise DataError(f"{self.folder / name} has {found} bytes, expected {size}: write the cache again")
+        self._shards: dict[int, _Shard] = {}
+
+    def __len__(self) -> int:
+        return self.manifest["num_images"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # a loader's worker opens the files for itself
+
+    @property
+    def model(self) -> dict[str, str]:
+        """Fingerprint of the LMM: its description, the digest of its weights, its settings."""
+        return self.manifest["model"]
+
+    def read(self, index: int) -> tuple[CachedImage, PerceptionSample]:
+        """Return the features and the sample of one image."""
+        number, place = divmod(range(len(self))[index], self.manifest["images_per_shard"])
+        if number not in self._shards:
+            self._shards[number] = _Shard(self.folder / shard_name(number))
+        tensors, sample = self._shards[number].read(place)
+        return CachedImage(metainfo={"model": self.model}, **tensors), sample
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the trained weights of the LMM by name, memory-mapped."""
+        with _open(self.folder / WEIGHTS) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+
+    def require_model(self, other: Mapping[str, str], what: str) -> None:
+        """Raise CheckpointError, naming what differs, unless ``other`` says the same of the LMM as this cache."""
+        _require_equal(self.model, other, f"{self.folder} was made by another model than {what}", CheckpointError)
+
+    def require_data(self, other: Mapping[str, str], what: str) -> None:
+        """Raise DataError, naming what differs, unless ``other`` describes the data that this cache was made from."""
+        _require_equal(self.manifest["data"], other, f"{self.folder} was made from other data than {what}", DataError)
+
+
+class CacheWriter:
+    """Writes a cache into a temporary folder; ``finish`` gives it its name. Left without ``finish``, nothing stays.
+
+    Args:
+        folder: Where the cache will be.
+        images_per_shard: Images in one file.
+
+    Raises:
+        DataError: The folder exists.
+    """
+
+    def __init__(self, folder: Path, *, images_per_shard: int) -> None:
+        if folder.exists():
+            raise DataError(f"{folder} exists: remove it, or name another folder")
+        self.folder = folder
+        self.temporary = folder.with_name(TEMPORARY + folder.name)
+        self.images_per_shard = images_per_shard
+        self.num_images = 0
+        self._tensors: dict[str, Tensor] = {}
+        self._notes = _Notes()
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> "CacheWriter":
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def add(self, tensors: Mapping[str, Tensor], sample: PerceptionSample) -> None:
+        """Append one image.
+
+        Args:
+            tensors: The data fields of ``CachedImage``.
+            sample: The sample with its targets, on the CPU.
+        """
+        self._digest.update(json.dumps([asdict(prompt) for prompt in sample.prompts]).encode())
+        place = self.num_images % self.images_per_shard
+        targets = self._notes.add(sample)
+        for name, tensor in {**{f"features/{k}": v for k, v in tensors.items()}, **targets}.items():
+            self._tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous().clone()
+        self.num_images += 1
+        if self.num_images % self.images_per_shard == 0:
+            self._write_shard()
+
+    def finish(self, *, weights: Mapping[str, Tensor], data: Mapping[str, str], **manifest: Any) -> None:
+        """Write the rest and rename the folder.
+
+        Args:
+            weights: The trained weights of the LMM.
+            data: Fingerprint of the data; the digest of the prompts is added.
+            **manifest: What else ``cache.json`` holds: strings, numbers, lists, dicts.
+        """
+        if self._tensors or self.num_images == 0:
+            self._write_shard()
+        save_file(
+            {name: tensor.cpu().contiguous().clone() for name, tensor in weights.items()}, self.temporary / WEIGHTS
+        )
+        content = {
+            "format": FORMAT,
+            "num_images": self.num_images,
+            "images_per_shard": self.images_per_shard,
+            "data": dict(data),
+            "prompts": self._digest.hexdigest(),
+            "files": {path.name: path.stat().st_size for path in sorted(self.temporary.iterdir())},
+            **manifest,
+        }
+        (self.temporary / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(self.temporary, self.folder)
+
+    def _write_shard(self) -> None:
+        number = max(0, self.num_images - 1) // self.images_per_shard
+        save_file(self._tensors, self.temporary / shard_name(number), metadata=self._notes.texts())
+        self._tensors, self._notes = {}, _Notes()
+
+
+class _Notes:
+    """What is no tensor, as json: values that many samples share, such as class names, are written once."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._samples: list[dict[str, Any]] = []
+
+    def add(self, sample: PerceptionSample) -> dict[str, Tensor]:
+        """Note a sample; return its tensors by path."""
+        tensors, tables = {}, {}
+        for table, instances in sample.items():
+            columns = tables[table] = {}
+            for column, value in instances.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{table}/{column}"] = value
+                    columns[column] = None
+                else:
+                    columns[column] = self._place(f"{table}.{column}", value)
+        metainfo = {key: self._place(key, _to_json(key, value)) for key, value in sample.metainfo_items()}
+        self._samples.append({"tables": tables, "metainfo": metainfo})
+        return tensors
+
+    def texts(self) -> dict[str, str]:
+        """Return the metadata of a shard."""
+        return {"samples": json.dumps(self._samples), "values": json.dumps(list(self._places))}
+
+    def _place(self, name: str, value: Any) -> int:
+        try:
+            text = json.dumps(value)
+        except TypeError as error:
+            raise DataError(
+                f"the sample's {name} cannot be cached ({error}): only text, numbers and lists can"
+            ) from error
+        return self._places.setdefault(text, len(self._places))
+
+
+class _Shard:
+    """One file of a cache."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _open(path)
+        notes = self._file.metadata()
+        self._samples = json.loads(notes["samples"])
+        self._values = [json.loads(text) for text in json.loads(notes["values"])]
+        self._names: dict[int, list[str]] = {}
+        for name in self._file.keys():  # noqa: SIM118 - it is no dict
+            place, _, rest = name.partition("/")
+            if rest.startswith("features/"):
+                self._names.setdefault(int(place), []).append(rest.removeprefix("features/"))
+
+    def read(self, place: int) -> tuple[dict[str, Tensor], PerceptionSample]:
+        notes = self._samples[place]
+        tensors = {name: self._file.get_tensor(f"{place}/features/{name}") for name in self._names[place]}
+        metainfo = {key: _from_json(key, self._values[at]) for key, at in notes["metainfo"].items()}
+        sample = PerceptionSample()
+        for key, value in metainfo.items():  # `set_metainfo` copies deeply; none of these can change
+            sample.set_field(value, key, field_type="metainfo")
+        for table, columns in notes["tables"].items():
+            fields = {
+                column: self._file.get_tensor(f"{place}/{table}/{column}") if at is None else self._values[at]
+                for column, at in columns.items()
+            }
+            sample.set_field(InstanceData(**fields), table)
+        return tensors, sample
+
+
+def describe_settings(node: Any) -> str:
+    """Return a config as one line of text, without what has no effect on features or targets.
+
+    Classes and dotted paths become bare names, and an annotation file becomes the digest of its content, so that a
+    moved data set stays the same data set.
+
+    Raises:
+        DataError: An annotation file is missing.
+    """
+    if isinstance(node, Mapping):
+        root = find_path(node["data_root"]) if node.get("data_root") else ""
+        parts = {key: node[key] for key in sorted(node) if key not in _WITHOUT_EFFECT and key != "type"}
+        if isinstance(parts.get("ann_file"), str):
+            parts["ann_file"] = digest_file(os.path.join(root, parts["ann_file"]))
+        inner = ", ".join(f"{key}={describe_settings(value)}" for key, value in parts.items())
+        kind = node.get("type", "")
+        return f"{kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__}({inner})"
+    if isinstance(node, list | tuple):
+        return f"[{', '.join(map(describe_settings, node))}]"
+    return node.__name__ if isinstance(node, type) else repr(node)
+
+
+def digest_file(path: Path | str) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); a cache is compared with its content") from error
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a file of a cache."""
+    return f"shard_{number:05d}.safetensors"
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}): write the cache again") from error
+
+
+def _require_equal(own: Mapping[str, str], other: Mapping[str, str], complaint: str, kind: type[ValueError]) -> None:
+    different = [key for key in sorted(own.keys() | other.keys()) if own.get(key) != other.get(key)]
+    if different:
+        parts = "; ".join(f"{key}: {own.get(key)} in the cache, {other.get(key)} now" for key in different)
+        raise kind(f"{complaint}. {parts}. Write the cache again, or name the one that fits")
+
+
+def _to_json(key: str, value: Any) -> Any:
+    if key == "prompts":
+        return [asdict(prompt) for prompt in value]
+    return asdict(value) if isinstance(value, InputTransform) else value
+
+
+def _from_json(key: str, value: Any) -> Any:
+    if key == "prompts":
+        return tuple(Prompt(**{name: _tuples(field) for name, field in fields.items()}) for fields in value)
+    return InputTransform(**{name: tuple(pair) for name, pair in value.items()}) if key == "frame" else _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """Return json's lists as tuples: metainfo cannot change."""
+    return tuple(map(_tuples, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

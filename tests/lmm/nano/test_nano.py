@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, make_images
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+from lumen.lmm.nano.model import NanoSizes, make_nano
+from lumen.lmm.nano.tokenizer import build_tokenizer
+from lumen.lmm.tokens.phrases import load_statistics
+
+
+@pytest.fixture(scope="module")
+def nano(tiny_nano):
+    return AutoModelForImageTextToText.from_pretrained(tiny_nano).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_nano):
+    return AutoProcessor.from_pretrained(tiny_nano, backend="pil")
+
+
+def test_nano_is_a_llava_for_transformers(nano):
+    assert type(nano) is LlavaForConditionalGeneration
+    assert nano.config.model_type == "llava"
+
+
+def test_the_same_seed_gives_the_same_weights(nano, tmp_path):
+    again = AutoModelForImageTextToText.from_pretrained(make_nano(tmp_path, sizes=TINY, seed=0))
+    assert all(torch.equal(a, b) for a, b in zip(nano.parameters(), again.parameters(), strict=True))
+
+
+def test_another_seed_gives_other_weights(nano, tmp_path):
+    other = AutoModelForImageTextToText.from_pretrained(make_nano(tmp_path, sizes=TINY, seed=1))
+    assert not torch.equal(nano.get_input_embeddings().weight, other.get_input_embeddings().weight)
+
+
+def test_making_nano_leaves_the_random_state_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    make_nano(tmp_path, sizes=TINY, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_loading_gives_back_what_was_saved(nano, tmp_path):
+    nano.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(nano.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("size_hw", [(16, 16), (32, 80), (160, 160), (208, 48)])
+def test_any_multiple_of_16_is_an_image(nano, size_hw):
+    with torch.no_grad():
+        encoded = nano.model.get_image_features(make_images(2, size_hw).float())
+    cells = (size_hw[0] // 16) * (size_hw[1] // 16)
+    assert [tokens.shape for tokens in encoded.pooler_output] == [(cells, 32)] * 2
+    assert [tuple(found.shape[-2:]) for found in encoded.feature_maps] == [
+        (size_hw[0] // 4, size_hw[1] // 4),
+        (size_hw[0] // 8, size_hw[1] // 8),
+    ]
+
+
+def test_other_sizes_are_refused(nano):
+    with pytest.raises(ValueError, match="multiples of 16, got 40 x 32"):
+        nano.model.get_image_features(torch.zeros(1, 3, 40, 32))
+
+
+def test_nano_generates_text_about_an_image(nano, processor):
+    side = nano.config.vision_config.image_size
+    image = Image.fromarray(np.zeros((side, side, 3), dtype=np.uint8))
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    inputs = processor(images=image, text=text, return_tensors="pt")
+    out = nano.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 4
+
+
+def test_the_processor_marks_one_token_per_cell(nano, processor):
+    side = nano.config.vision_config.image_size
+    image = Image.fromarray(np.zeros((side, side, 3), dtype=np.uint8))
+    inputs = processor(images=image, text="<image>\nHi", return_tensors="pt")
+    assert int((inputs["input_ids"] == nano.config.image_token_id).sum()) == (side // 16) ** 2
+
+
+def test_the_statistics_give_the_processors_pixels(nano, processor, tiny_nano):
+    side = nano.config.vision_config.image_size
+    pixels = make_images(1, (side, side))
+    image = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    wanted = processor(images=image, text="<image>", return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(load_statistics(str(tiny_nano)).normalise(pixels), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["red circle", "a zebra left of the dog", "\u732b 42 \U0001f600", "tab\tand\nline"])
+def test_any_text_survives_the_tokenizer(text):
+    tokenizer = build_tokenizer(512)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_common_words_are_one_token():
+    tokenizer = build_tokenizer(NanoSizes().vocabulary)
+    assert [len(tokenizer(f" {word}")["input_ids"]) for word in ("circle", "red", "person", "left")] == [1, 1, 1, 1]

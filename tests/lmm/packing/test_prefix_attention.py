@@ -1,0 +1,168 @@
+import pytest
+import torch
+from helpers import make_images, relative_difference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from lumen.lmm.packing import prefix_attention, reader, selfcheck
+from lumen.lmm.packing.prefix_attention import find_blocks, split_attention
+from lumen.lmm.packing.reader import PrefixCache
+from lumen.lmm.packing.rows import block_mask
+from lumen.structures import Prompt
+
+PHRASES = ("red circle", "cat", "a large striped star left of the blue cross", "zebra")
+PREFIX, SCALE = 5, 0.3
+
+
+def segments_of(sizes):
+    """Return the segments behind the prefix of rows whose suffixes have these sizes."""
+    length = max(map(sum, sizes))
+    rows = [[at + 1 for at, size in enumerate(row) for _ in range(size)] for row in sizes]
+    return torch.tensor([row + [-1] * (length - len(row)) for row in rows])
+
+
+def draw(sizes, heads=4, key_heads=4, dtype=torch.float64):
+    segments = segments_of(sizes)
+    rows, length = segments.shape
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(rows, heads, length, 8)] + [(rows, key_heads, PREFIX + length, 8)] * 2
+    tensors = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    return segments, tensors
+
+
+def in_pieces(segments, query, key, value):
+    prefix, own = ([part[:, :, at] for part in (key, value)] for at in (slice(PREFIX), slice(PREFIX, None)))
+    return split_attention(query, tuple(prefix), tuple(own), find_blocks(segments), SCALE)
+
+
+def in_one_square(segments, query, key, value):
+    rows = len(segments)
+    mask = block_mask(torch.cat([torch.zeros(rows, PREFIX, dtype=torch.long), segments], 1))[:, :, PREFIX:]
+    key, value = (part.repeat_interleave(query.shape[1] // key.shape[1], 1) for part in (key, value))
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=SCALE)
+
+
+def compare(sizes, *, key_heads=4, dtype=torch.float64):
+    """Return the largest differences of the result and of its gradients, where rows are not padding."""
+    segments, tensors = draw(sizes, key_heads=key_heads, dtype=dtype)
+    asked = (segments > 0)[:, None, :, None]
+    found = []
+    for way in (in_pieces, in_one_square):
+        mixed = way(segments, *tensors) * asked
+        weight = torch.sin(torch.arange(mixed.numel(), dtype=dtype)).view_as(mixed)
+        found.append([mixed, *torch.autograd.grad((mixed * weight).sum(), tensors)])
+    return [(one - other).abs().max().item() for one, other in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+@pytest.mark.parametrize("sizes", [[[2, 2], [2, 2]], [[3, 1, 2], [1, 4, 1, 1]], [[1]], [[7], [1, 1, 1]]])
+def test_two_pieces_equal_one_masked_square_with_its_gradients(sizes, key_heads, has_kernel, monkeypatch):
+    if not has_kernel:
+        monkeypatch.setattr(prefix_attention, "_has_kernel", lambda query, value: False)
+    assert max(compare(sizes, key_heads=key_heads)) <= 1e-12
+    assert max(compare(sizes, key_heads=key_heads, dtype=torch.float32)) <= 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_any_sizes_of_suffixes_give_equal_results(sizes):
+    assert max(compare(sizes)) <= 1e-12
+
+
+def test_large_products_stay_finite_beside_empty_places():
+    segments, (query, key, value) = draw([[1, 5], [6]], dtype=torch.float32)
+    mixed = in_pieces(segments, query * 100, key * 100, value)
+    gradients = torch.autograd.grad(mixed.sum(), (query, key, value))
+    assert all(one.isfinite().all() for one in (mixed, *gradients))
+
+
+def test_blocks_without_gaps_need_no_columns():
+    assert find_blocks(torch.tensor([[1, 1, 2, 2]])) == prefix_attention.Blocks(2, 2, None)
+
+
+def test_blocks_name_the_column_of_each_token():
+    blocks = find_blocks(torch.tensor([[1, 2, 2, -1], [1, 1, 1, 2]]))
+    assert (blocks.num_suffixes, blocks.longest) == (2, 3)
+    # column 4, behind the last one, stands for an empty place
+    assert blocks.columns.tolist() == [[0, 4, 4, 1, 2, 4], [0, 1, 2, 3, 4, 4]]
+
+
+def test_a_prefix_alone_has_no_blocks():
+    assert find_blocks(torch.zeros(2, 0, dtype=torch.long)) is None
+
+
+def prompts_of(*counts):
+    return [[Prompt(PHRASES[at % 4] + " one" * (at // 4)) for at in range(count)] for count in counts]
+
+
+@pytest.mark.parametrize("template", ["compact", "paper"])
+def test_split_rows_equal_masked_ones_in_states_losses_and_gradients(make_adapter, template):
+    options = {"template": template, "phrase_reconstruction": True, "add_phrase_state": True}
+    images, prompts = make_images(3), prompts_of(5, 0, 2)
+    found = []
+    for attention in ("sdpa", "eager"):
+        adapter = make_adapter(attention=attention, **options)
+        assert adapter.splits == (attention == "sdpa")
+        features = adapter(images, prompts)
+        total = features.query.square().sum() + sum(features.text_losses.values())
+        gradients = torch.autograd.grad(total, list(adapter.parameters()), allow_unused=True)
+        values = [features.query, *features.text_losses.values(), *(one for one in gradients if one is not None)]
+        found.append([value.detach() for value in values])
+    assert len(found[0]) == len(found[1])
+    assert max(relative_difference(one, other) for one, other in zip(*found, strict=True)) <= 1e-4
+    assert relative_difference(found[0][0], found[1][0]) <= 1e-5
+
+
+def test_blocks_that_see_each_other_are_found_out(make_adapter, monkeypatch):
+    adapter = make_adapter(attention="sdpa")
+    with torch.no_grad():
+        right = adapter(make_images(1), prompts_of(4)).query
+        monkeypatch.setattr(reader, "find_blocks", lambda segments: find_blocks((segments > 0).long()))
+        assert relative_difference(adapter(make_images(1), prompts_of(4)).query, right) > 1e-2
+
+
+def test_the_self_check_finds_leaking_blocks(make_adapter, monkeypatch):
+    config = make_adapter().config
+    assert selfcheck.split_works(config)
+    selfcheck._check.cache_clear()
+    monkeypatch.setattr(selfcheck, "find_blocks", lambda segments: find_blocks((segments > 0).long()))
+    assert not selfcheck.split_works(config)
+    selfcheck._check.cache_clear()
+
+
+@pytest.mark.parametrize("features", ["vision", "both"])
+@torch.no_grad()
+def test_a_kept_prefix_changes_no_answer(make_adapter, features):
+    adapter = make_adapter(attention="sdpa", features=features, max_suffix_tokens=9, max_pass_tokens=60)
+    images, prompts = make_images(2), prompts_of(7, 3)
+    encoded, memory = adapter.encode_images(images), PrefixCache()
+    eager = make_adapter(features=features)
+    wanted = eager.ask(eager.encode_images(images), images.shape[-2:], prompts)
+    for _ in range(2):
+        found = adapter.ask(encoded, images.shape[-2:], prompts, memory=memory)
+        assert relative_difference(found.query, wanted.query) <= 1e-5
+        assert relative_difference(found.grid, wanted.grid) <= 1e-5
+        assert len(memory.kept) == 2
+
+
+@torch.no_grad()
+def test_a_later_question_reads_its_own_tokens_only(make_adapter):
+    adapter = make_adapter(attention="sdpa")
+    image, memory = make_images(1), PrefixCache()
+    encoded = adapter.encode_images(image)
+    adapter.ask(encoded, image.shape[-2:], prompts_of(2), memory=memory)
+    size = memory.num_bytes
+    adapter.usage.clear()
+    adapter.ask(encoded, image.shape[-2:], prompts_of(4), memory=memory)
+    suffixes = [adapter.encoder.suffix(prompt.text, prompt.task) for prompt in prompts_of(4)[0]]
+    assert (adapter.usage.passes, adapter.usage.tokens) == (1, sum(len(suffix.ids) for suffix in suffixes))
+    assert memory.num_bytes == size
+
+
+@torch.no_grad()
+def test_a_memory_is_left_alone_where_nothing_splits(make_adapter):
+    adapter, image, memory = make_adapter(), make_images(1), PrefixCache()
+    adapter.ask(adapter.encode_images(image), image.shape[-2:], prompts_of(2), memory=memory)
+    assert memory.kept == {}
