@@ -36,7 +36,7 @@ def config_on(folder, *, template="compact", freeze=()):
                 "name_or_path": str(folder),
                 "attention": "eager",
                 "template": template,
-                "recall": template == "compact",
+                "phrase_reconstruction": template == "compact",
             },
             "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
             "decoders": [{"type": DetectionDecoder}],

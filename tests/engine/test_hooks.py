@@ -93,10 +93,10 @@ def test_the_clock_sees_a_living_child_and_its_child():
     assert living <= dead < living + 0.5
 
 
-def test_the_clock_divides_by_the_cores():
-    hook = CpuClockHook(cores=2)
+def test_the_clock_counts_cpu_seconds():
+    hook = CpuClockHook()
     used = os.times().user + os.times().system
     while os.times().user + os.times().system - used < 0.2:
         pass
     hook._read("train")
-    assert hook._seconds["train"] == pytest.approx(0.1, abs=0.05)
+    assert hook._seconds["train"] == pytest.approx(0.2, abs=0.1)

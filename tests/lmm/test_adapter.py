@@ -416,7 +416,7 @@ def test_usage_counts_sequences_and_their_tokens_without_padding(make_adapter):
     assert separate.usage.passes == 2 * len(PHRASES)
     assert separate.usage.tokens == 2 * (len(PHRASES) * prefix + words)
     packed.usage.clear()
-    assert (packed.usage.images, packed.usage.reader, packed.usage.tokens) == (0, 0, 0)
+    assert (packed.usage.images, packed.usage.passes, packed.usage.tokens) == (0, 0, 0)
 
 
 def test_usage_counts_what_the_lmm_writes(make_adapter):

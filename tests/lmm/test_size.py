@@ -76,7 +76,7 @@ def test_a_base_that_cannot_say_the_new_tokens_recalls_phrases_all_the_same(make
 
 def test_a_frozen_base_learns_its_tokens_alone(make_adapter):
     adapter = make_adapter(new_tokens="learn")
-    freeze_parameters(adapter, ["lmm.*"])
+    freeze_parameters(adapter, ["base_model.*"])
     assert set(gradients(adapter)) == {"new_tokens.rows"}
     assert gradients(adapter)["new_tokens.rows"].abs().sum() > 0
 
