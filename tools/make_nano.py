@@ -23,14 +23,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128, help="hidden size of the LLM [%(default)s]")
     parser.add_argument("--llm-layers", type=int, default=2, help="layers of the LLM [%(default)s]")
     parser.add_argument("--vision-layers", type=int, default=2, help="transformer layers of the tower [%(default)s]")
-    parser.add_argument("--tied", action="store_true", help="one table of words for options and saying")
+    parser.add_argument("--tied", action="store_true", help="one table of words for input and output")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights [%(default)s]")
     return parser.parse_args()
 
 
 def main(options: argparse.Namespace) -> None:
-    """Make the model and say where it lies."""
+    """Make the model and print where it lies."""
     from lumen.lmm.nano.model import NanoSizes, make_nano
+    from lumen.serialization.atomic import publish_folder, temporary_folder
 
     sizes = NanoSizes(
         width=options.width,
@@ -38,7 +39,20 @@ def main(options: argparse.Namespace) -> None:
         vision_layers=options.vision_layers,
         tied=options.tied,
     )
-    print(f"made {make_nano(options.out, sizes=sizes, seed=options.seed)}")
+    out = options.out.resolve()
+    with temporary_folder(out) as folder:
+        make_nano(folder, sizes=sizes, seed=options.seed)
+        refuse_other_files(out, folder)
+        publish_folder(folder, out, replace=True)
+    print(f"made {options.out}")
+
+
+def refuse_other_files(out: Path, made: Path) -> None:
+    """Exit where replacing ``out`` would remove a file that a nano model does not have."""
+    found = [out] if out.is_file() else out.iterdir() if out.exists() else []
+    others = sorted({path.name for path in found} - {path.name for path in made.iterdir()})
+    if others:
+        sys.exit(f"error: {out} holds {others[:3]}, which no nano model has: name another folder with --out")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
     from lumen.errors import CheckpointError
+    from lumen.serialization.atomic import write_text
     from lumen.serialization.checkpoint import find_checkpoint
 
     checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
@@ -41,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
 
     figures = LumenRunner.from_cfg(config).test()
     if options.out is not None:
-        options.out.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

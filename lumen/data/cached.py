@@ -7,7 +7,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from lumen.registry import DATASETS
-from lumen.serialization.feature_cache import FeatureCache, describe_settings
+from lumen.serialization.feature_cache import FeatureCache
+from lumen.serialization.fingerprint import describe_settings
 
 
 @DATASETS.register_module()

@@ -18,7 +18,8 @@ from lumen.engine.reproducible import seeded_cpu_rng
 from lumen.errors import ConfigError, DataError
 from lumen.registry import DATASETS, MODELS
 from lumen.serialization.checkpoint import load_checkpoint, load_trained_state
-from lumen.serialization.feature_cache import CacheWriter, describe_settings, digest_tensors
+from lumen.serialization.feature_cache import CacheWriter
+from lumen.serialization.fingerprint import describe_settings, digest_tensors
 from lumen.structures import LocFeatures, PerceptionSample
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

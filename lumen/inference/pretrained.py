@@ -6,8 +6,6 @@ differs from the base model); that of a decoder ``decoder.json`` (what it fits) 
 """
 
 import json
-import os
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -32,14 +30,15 @@ from lumen.model import Lumen
 from lumen.paths import CHECKOUT, find_path
 from lumen.prompts import TaskWording
 from lumen.registry import DECODERS, MODELS
+from lumen.serialization.atomic import publish_folder, temporary_folder
 from lumen.serialization.checkpoint import absent_names, load_checkpoint, load_trained_state, trained_state
 from lumen.serialization.config_json import class_of, config_from_json, config_to_json, dotted_name, known_types
-from lumen.serialization.feature_cache import digest_tensors
+from lumen.serialization.fingerprint import digest_tensors, require_equal
 
 FORMAT = 1
 MODEL, DECODER = "model", "decoder"
-_TEMPORARY = ".tmp-"
 _SKETCH = 1024
+_REMEDY = "Load the model that it was trained with"
 _KEYS = {
     MODEL: ("model", "absent", "views", "classes", "description"),
     DECODER: ("decoder", "task", "stage", "fits"),
@@ -54,7 +53,7 @@ class Pretrained:
         model: With its weights, in evaluation mode, on the CPU.
         views: How it sees images and objects.
         classes: Phrases to ask for where a question names none.
-        description: What the model says of itself, and what was written with it.
+        description: The model's own description, and what was written with it.
     """
 
     model: Lumen
@@ -126,11 +125,12 @@ def from_pretrained(
     if base_model is not None:
         config["lmm"]["name_or_path"] = str(base_model)
     model = MODELS.build(config_from_json(config, known_types(types), "model"))
-    said, here = content["description"], model.describe()
-    _require_equal({key: said.get(key) for key in here}, here, f"{folder} does not fit its base model")
-    load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": said}})
+    recorded, here = content["description"], model.describe()
+    same_keys = {key: recorded.get(key) for key in here}
+    require_equal(same_keys, here, f"{folder} does not fit its base model", remedy=_REMEDY)
+    load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": recorded}})
     classes = None if content["classes"] is None else tuple(content["classes"])
-    return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(said))
+    return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(recorded))
 
 
 def save_decoder(
@@ -192,7 +192,8 @@ def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = 
         ConfigError: The model has a decoder for this task.
     """
     content, state = _read(Path(find_path(folder)), DECODER)
-    _require_equal(content["fits"], fingerprint(model), f"the decoder in {folder} was trained with another model")
+    complaint = f"the decoder in {folder} was trained with another model"
+    require_equal(content["fits"], fingerprint(model), complaint, remedy=_REMEDY)
     config = config_from_json(content["decoder"], known_types(types), "decoder")
     decoder = DECODERS.build({**config, "channels": model.aligner.channels})
     wording = TaskWording(**content["task"])
@@ -205,7 +206,7 @@ def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = 
 
 
 def fingerprint(model: Lumen) -> dict[str, str]:
-    """Return what a decoder must find in a model: what the LMM says of itself, and digests of LMM and aligner.
+    """Return what a decoder must find in a model: the description of the LMM, and digests of LMM and aligner.
 
     Of the LMM up to 1,024 numbers of each tensor are read, evenly spaced, so that a large one costs little.
     """
@@ -255,20 +256,18 @@ def _named(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Ten
 
 
 def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[str, Tensor], readme: str) -> Path:
-    """Write a folder whole: into a temporary one that is renamed."""
+    """Write a folder that appears complete or not at all."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists: remove it, or name another folder")
-    temporary = folder.with_name(_TEMPORARY + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    save_file(tensors, temporary / f"{kind}.safetensors")
     content = {"format": FORMAT, "lumen_version": __version__, "digest": digest_tensors(tensors), **content}
-    (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (temporary / "README.md").write_text(readme, encoding="utf-8")
-    # safetensors makes files for their owner alone; these are to be handed on.
-    (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
-    os.replace(temporary, folder)
+    with temporary_folder(folder) as temporary:
+        save_file(tensors, temporary / f"{kind}.safetensors")
+        (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
+        # safetensors makes files for their owner alone; these are to be handed on.
+        (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
+        publish_folder(temporary, folder)
     return folder
 
 
@@ -308,13 +307,6 @@ def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | st
             f"the weights in {folder} do not fit {type(decoder).__name__} of this version: {different[:3]} differ"
         )
     decoder.load_state_dict(state)
-
-
-def _require_equal(said: Mapping[str, Any], here: Mapping[str, Any], complaint: str) -> None:
-    different = [key for key in sorted(said.keys() | here.keys()) if said.get(key) != here.get(key)]
-    if different:
-        parts = "; ".join(f"{key}: {said.get(key)} there, {here.get(key)} here" for key in different)
-        raise CheckpointError(f"{complaint}. {parts}. Load the model that it was trained with")
 
 
 @dataclass(frozen=True, slots=True)

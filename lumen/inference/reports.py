@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumen.errors import ConfigError, DataError
+from lumen.serialization.atomic import write_text
 
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
@@ -149,8 +150,7 @@ def draw_answer(image: Any, request: Request, table: Any) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a dict with a line per key, and per element of a list of dicts such as images."""
     lines = ",\n".join(f" {json.dumps(key)}: {_json_value(value)}" for key, value in content.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    write_text(path, f"{{\n{lines}\n}}\n")
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:

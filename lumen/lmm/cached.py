@@ -11,7 +11,8 @@ from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.lmm.generation import AnswerReport
 from lumen.lmm.usage import Usage
 from lumen.registry import MODELS
-from lumen.serialization.feature_cache import CachedImage, FeatureCache, describe_settings
+from lumen.serialization.feature_cache import CachedImage, FeatureCache
+from lumen.serialization.fingerprint import describe_settings
 from lumen.structures import LocFeatures, Prompt
 
 _FEW = 3

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.pretty import pretty_repr
 
+from lumen.serialization.atomic import write_text
+
 
 @dataclass(frozen=True, slots=True)
 class ProtocolCard:
@@ -65,8 +67,7 @@ class ProtocolCard:
 
     def write(self, path: Path) -> None:
         """Write the card as json; numpy's numbers become plain ones."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2, default=_plain) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=2, default=_plain) + "\n")
 
 
 def _shown(value: Any) -> str:

@@ -5,12 +5,11 @@ A checkpoint of Lumen is one dict:
 - ``state_dict``: the weights that a user loads; the averaged ones where training averages weights.
 - ``raw_state_dict``: the weights that training goes on with, only where they differ from ``state_dict``.
 - ``optimizer``, ``param_schedulers``, ``rng``, ``hooks``: what an exact resume needs.
-- ``meta``: ``iter``, ``epoch``, ``seed``, ``config`` (text, compared and never executed), ``model`` (what the model
-  says of itself), ``absent`` (names of the model that the checkpoint leaves to the base model), ``metrics``,
+- ``meta``: ``iter``, ``epoch``, ``seed``, ``config`` (text, compared and never executed), ``model`` (how the model
+  describes itself), ``absent`` (names of the model that the checkpoint leaves to the base model), ``metrics``,
   ``lumen_version``, ``time``.
 """
 
-import os
 import pickle
 import re
 import zipfile
@@ -24,28 +23,20 @@ import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError
+from lumen.serialization.atomic import atomic_file, write_text
 from lumen.serialization.sharding import shard_like
 
 POINTER = "last_checkpoint"
-TEMPORARY = ".tmp-"
 _NUMBERED = re.compile(r"iter_(\d+)\.pth")
 _LOADING_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
 
 
 @runtime_checkable
 class DescribedModel(Protocol):
-    """A model that says what it is: base model, token names, stage. Strings by name; written into checkpoints."""
+    """A model that describes itself: base model, token names, stage. The strings are written into checkpoints."""
 
     def describe(self) -> Mapping[str, str]:
         """Return what a reader of the checkpoint must know to use it."""
-
-
-@runtime_checkable
-class SelectiveModel(Protocol):
-    """A model that names what a checkpoint holds, instead of the rule of ``trained_state``."""
-
-    def trained_names(self) -> Collection[str]:
-        """Return the names of ``state_dict`` that differ from the base model."""
 
 
 @runtime_checkable
@@ -77,29 +68,25 @@ def plain(value: Any) -> Any:
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` is a whole file at every moment: temporary file, fsync, rename.
+    """Write a checkpoint so that ``path`` is a whole file at every moment; see ``atomic_file``.
 
     Args:
         path: Where the checkpoint will be; its folder exists.
-        checkpoint: Tensors, numbers, strings, lists and dicts, nested as you like.
+        checkpoint: Tensors, numbers, strings, lists and dicts, nested at any depth.
 
     Raises:
         CheckpointError: A value is something else; the message names its place.
     """
     _refuse_objects(checkpoint, "checkpoint")
-    temporary = path.with_name(TEMPORARY + path.name)
-    with temporary.open("wb") as file:
+    with atomic_file(path) as file:
         torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(temporary, path)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
     Raises:
-        CheckpointError: The file is missing, broken, holds code, or is no checkpoint of Lumen.
+        CheckpointError: The file is missing, broken, holds code, or is not a checkpoint of Lumen.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,19 +101,13 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "trust it"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} is no checkpoint of Lumen: it lacks 'state_dict' or 'meta'")
+        raise CheckpointError(f"{path} is not a checkpoint of Lumen: it lacks 'state_dict' or 'meta'")
     return checkpoint
 
 
 def write_pointer(path: Path) -> None:
-    """Make the pointer file beside ``path`` name it; the pointer is replaced whole."""
-    pointer = path.with_name(POINTER)
-    temporary = path.with_name(TEMPORARY + POINTER)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(path.name)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(temporary, pointer)
+    """Make the pointer file beside ``path`` name it; the pointer is replaced as a whole."""
+    write_text(path.with_name(POINTER), path.name)
 
 
 def find_checkpoint(folder: Path | str) -> Path | None:
@@ -155,19 +136,14 @@ def numbered_checkpoints(folder: Path | str) -> list[Path]:
 def trained_state(model: nn.Module, also: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the part of ``state_dict`` that differs from the base model.
 
-    A ``SelectiveModel`` names it. For other models it is every parameter that requires a gradient, every buffer, and
-    the names in ``also``: what was loaded from an earlier stage and is frozen now.
+    It is every parameter that requires a gradient, every buffer, and the names in ``also``: what was loaded from an
+    earlier stage and is frozen now.
     """
     state = model.state_dict()
-    if isinstance(model, SelectiveModel):
-        names = set(model.trained_names())
-        unknown = sorted(names - state.keys())
-        if unknown:
-            raise CheckpointError(f"trained_names() gives names that the model lacks: {_few(unknown)}")
-    else:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-        names = (state.keys() - frozen) | set(also)
+    # A tied parameter stands under each of its names in `state_dict`, so each must be found here.
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    names = (state.keys() - frozen) | set(also)
     return {name: tensor for name, tensor in state.items() if name in names}
 
 
@@ -198,16 +174,16 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         CheckpointError: Names or shapes do not fit; the message names a few and the recorded model.
     """
     state, meta = checkpoint["state_dict"], checkpoint["meta"]
-    own = model.state_dict()
-    chosen = {name: tensor for name, tensor in state.items() if name in own}
+    current = model.state_dict()
+    chosen = {name: tensor for name, tensor in state.items() if name in current}
     missing = sorted(
-        name for name in own.keys() - state.keys() - set(meta.get("absent", ())) if not _matches(name, fresh)
+        name for name in current.keys() - state.keys() - set(meta.get("absent", ())) if not _matches(name, fresh)
     )
-    unexpected = sorted(name for name in state.keys() - own.keys() if not _matches(name, fresh))
+    unexpected = sorted(name for name in state.keys() - current.keys() if not _matches(name, fresh))
     shapes = [
-        f"{name} {list(chosen[name].shape)} against {list(own[name].shape)} here"
+        f"{name} {list(chosen[name].shape)} against {list(current[name].shape)} here"
         for name in chosen
-        if chosen[name].shape != own[name].shape
+        if chosen[name].shape != current[name].shape
     ]
     complaints = [
         f"{title}: {_few(names)}"
@@ -216,12 +192,12 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
     ]
     if complaints:
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
-    model.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in chosen.items()}, strict=False)
+    model.load_state_dict({name: shard_like(tensor, current[name]) for name, tensor in chosen.items()}, strict=False)
     return set(chosen)
 
 
 def describe(model: nn.Module) -> dict[str, str]:
-    """Return what a ``DescribedModel`` says of itself, or just the name of its class."""
+    """Return the description of a ``DescribedModel``, of another model the name of its class."""
     if isinstance(model, DescribedModel):
         return {str(key): str(value) for key, value in model.describe().items()}
     return {"class": type(model).__name__}
@@ -254,15 +230,6 @@ def _refuse_broken(path: Path) -> None:
         ) from error
     if broken is not None:
         raise CheckpointError(f"{path} is damaged: {broken} differs from its check sum; use another checkpoint")
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _recorded(meta: Mapping[str, Any]) -> str:

@@ -7,14 +7,11 @@ image, the dense maps once, the query of each pair, the extras, and the sample w
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,31 +20,14 @@ from torch import Tensor
 from lumen.errors import CheckpointError, DataError
 from lumen.ops.geometry import InputTransform
 from lumen.paths import find_path
+from lumen.serialization.atomic import publish_folder, temporary_folder
+from lumen.serialization.fingerprint import require_equal
 from lumen.structures import PerceptionSample, Prompt
 
 FORMAT = 1
+_REMEDY = "Write the cache again, or name the one that fits"
 MANIFEST = "cache.json"
 WEIGHTS = "lmm.safetensors"
-TEMPORARY = ".tmp-"
-# Settings that change neither features nor targets: where data lie, how much is computed at once.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "attention",
-        "max_new_tokens",
-        "max_pass_tokens",
-        "max_suffix_tokens",
-        "name_tokens",
-        "packing",
-        "phrase_reconstruction",
-    }
-) | {
-    "_scope_",
-    "cache_mb",
-    "data_prefix",
-    "data_root",
-    "lazy_init",
-    "skip_budget",
-}
 
 
 class CachedImage(BaseDataElement):
@@ -73,7 +53,7 @@ class FeatureCache:
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
             raise DataError(
-                f"{folder} is no feature cache: it holds no {MANIFEST}; write one by tools/cache_features.py"
+                f"{folder} is not a feature cache: it holds no {MANIFEST}; write one by tools/cache_features.py"
             )
         self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         if self.manifest.get("format") != FORMAT:
@@ -106,19 +86,21 @@ class FeatureCache:
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights of the LMM by name, memory-mapped."""
         with _open(self.folder / WEIGHTS) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
     def require_model(self, other: Mapping[str, str], what: str) -> None:
-        """Raise CheckpointError, naming what differs, unless ``other`` says the same of the LMM as this cache."""
-        _require_equal(self.model, other, f"{self.folder} was made by another model than {what}", CheckpointError)
+        """Raise CheckpointError, naming what differs, unless ``other`` is the fingerprint of the LMM of this cache."""
+        complaint = f"{self.folder} was made by another model than {what}"
+        require_equal(self.model, other, complaint, remedy=_REMEDY, error=CheckpointError)
 
     def require_data(self, other: Mapping[str, str], what: str) -> None:
         """Raise DataError, naming what differs, unless ``other`` describes the data that this cache was made from."""
-        _require_equal(self.manifest["data"], other, f"{self.folder} was made from other data than {what}", DataError)
+        complaint = f"{self.folder} was made from other data than {what}"
+        require_equal(self.manifest["data"], other, complaint, remedy=_REMEDY, error=DataError)
 
 
 class CacheWriter:
-    """Writes a cache into a temporary folder; ``finish`` gives it its name. Left without ``finish``, nothing stays.
+    """Writes a cache into a temporary folder; ``finish`` gives it its name. Without ``finish`` nothing is kept.
 
     Args:
         folder: Where the cache will be.
@@ -132,20 +114,19 @@ class CacheWriter:
         if folder.exists():
             raise DataError(f"{folder} exists: remove it, or name another folder")
         self.folder = folder
-        self.temporary = folder.with_name(TEMPORARY + folder.name)
         self.images_per_shard = images_per_shard
         self.num_images = 0
         self._tensors: dict[str, Tensor] = {}
         self._notes = _Notes()
         self._digest = hashlib.sha256()
+        self._scratch = temporary_folder(folder)
 
     def __enter__(self) -> "CacheWriter":
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
+        self.temporary = self._scratch.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
+    def __exit__(self, *error: Any) -> None:
+        self._scratch.__exit__(*error)
 
     def add(self, tensors: Mapping[str, Tensor], sample: PerceptionSample) -> None:
         """Append one image.
@@ -164,7 +145,7 @@ class CacheWriter:
             self._write_shard()
 
     def finish(self, *, weights: Mapping[str, Tensor], data: Mapping[str, str], **manifest: Any) -> None:
-        """Write the rest and rename the folder.
+        """Write what remains and give the folder its name.
 
         Args:
             weights: The trained weights of the LMM.
@@ -186,7 +167,7 @@ class CacheWriter:
             **manifest,
         }
         (self.temporary / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(self.temporary, self.folder)
+        publish_folder(self.temporary, self.folder)
 
     def _write_shard(self) -> None:
         number = max(0, self.num_images - 1) // self.images_per_shard
@@ -195,7 +176,7 @@ class CacheWriter:
 
 
 class _Notes:
-    """What is no tensor, as json: values that many samples share, such as class names, are written once."""
+    """What is not a tensor, as json: values that many samples share, such as class names, are written once."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
@@ -239,70 +220,25 @@ class _Shard:
         self._samples = json.loads(notes["samples"])
         self._values = [json.loads(text) for text in json.loads(notes["values"])]
         self._names: dict[int, list[str]] = {}
-        for name in self._file.keys():  # noqa: SIM118 - it is no dict
-            place, _, rest = name.partition("/")
-            if rest.startswith("features/"):
-                self._names.setdefault(int(place), []).append(rest.removeprefix("features/"))
+        for name in self._file.keys():  # noqa: SIM118 - not a dict
+            place, _, name_inside = name.partition("/")
+            if name_inside.startswith("features/"):
+                self._names.setdefault(int(place), []).append(name_inside.removeprefix("features/"))
 
     def read(self, place: int) -> tuple[dict[str, Tensor], PerceptionSample]:
         notes = self._samples[place]
         tensors = {name: self._file.get_tensor(f"{place}/features/{name}") for name in self._names[place]}
-        metainfo = {key: _from_json(key, self._values[at]) for key, at in notes["metainfo"].items()}
+        metainfo = {key: _from_json(key, self._values[number]) for key, number in notes["metainfo"].items()}
         sample = PerceptionSample()
         for key, value in metainfo.items():  # `set_metainfo` copies deeply; none of these can change
             sample.set_field(value, key, field_type="metainfo")
         for table, columns in notes["tables"].items():
             fields = {
-                column: self._file.get_tensor(f"{place}/{table}/{column}") if at is None else self._values[at]
-                for column, at in columns.items()
+                column: self._file.get_tensor(f"{place}/{table}/{column}") if number is None else self._values[number]
+                for column, number in columns.items()
             }
             sample.set_field(InstanceData(**fields), table)
         return tensors, sample
-
-
-def describe_settings(node: Any) -> str:
-    """Return a config as one line of text, without what has no effect on features or targets.
-
-    Classes and dotted paths become bare names, and an annotation file becomes the digest of its content, so that a
-    moved data set stays the same data set.
-
-    Raises:
-        DataError: An annotation file is missing.
-    """
-    if isinstance(node, Mapping):
-        root = find_path(node["data_root"]) if node.get("data_root") else ""
-        parts = {key: node[key] for key in sorted(node) if key not in _WITHOUT_EFFECT and key != "type"}
-        if isinstance(parts.get("ann_file"), str):
-            parts["ann_file"] = digest_file(os.path.join(root, parts["ann_file"]))
-        inner = ", ".join(f"{key}={describe_settings(value)}" for key, value in parts.items())
-        kind = node.get("type", "")
-        return f"{kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__}({inner})"
-    if isinstance(node, list | tuple):
-        return f"[{', '.join(map(describe_settings, node))}]"
-    return node.__name__ if isinstance(node, type) else repr(node)
-
-
-def digest_file(path: Path | str) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        DataError: There is no such file.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); a cache is compared with its content") from error
-
-
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of named tensors: names, shapes, types and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def shard_name(number: int) -> str:
@@ -315,13 +251,6 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}): write the cache again") from error
-
-
-def _require_equal(own: Mapping[str, str], other: Mapping[str, str], complaint: str, kind: type[ValueError]) -> None:
-    different = [key for key in sorted(own.keys() | other.keys()) if own.get(key) != other.get(key)]
-    if different:
-        parts = "; ".join(f"{key}: {own.get(key)} in the cache, {other.get(key)} now" for key in different)
-        raise kind(f"{complaint}. {parts}. Write the cache again, or name the one that fits")
 
 
 def _to_json(key: str, value: Any) -> Any:

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from toy import make_runner  # noqa: E402
 
 from lumen.engine.hooks import SafeCheckpointHook  # noqa: E402
-from lumen.serialization import checkpoint  # noqa: E402
+from lumen.serialization import atomic, checkpoint  # noqa: E402
 
 MAX_ITERS = 30
 PAUSE = 0.004
@@ -46,10 +46,12 @@ def slow_down_saves() -> None:
         return wrapped
 
     checkpoint.torch = type("SlowTorch", (), {"save": staticmethod(slow_save), "load": staticmethod(torch.load)})
-    checkpoint.os = type(
-        "SlowOs", (), {name: staticmethod(getattr(os, name)) for name in ("open", "close")} | {"O_RDONLY": os.O_RDONLY}
+    atomic.os = type(
+        "SlowOs",
+        (),
+        {name: staticmethod(getattr(os, name)) for name in ("open", "close", "rename")} | {"O_RDONLY": os.O_RDONLY},
     )
-    checkpoint.os.replace, checkpoint.os.fsync = staticmethod(slow(replace)), staticmethod(slow(fsync))
+    atomic.os.replace, atomic.os.fsync = staticmethod(slow(replace)), staticmethod(slow(fsync))
 
 
 def train(folder: Path) -> None:
@@ -70,7 +72,7 @@ def start(folder: Path) -> int:
 
 def wait_for_a_save(folder: Path, child: int) -> bool:
     """Wait until a save of a file has begun; False when the run has ended before."""
-    while not list(folder.glob(f"{checkpoint.TEMPORARY}iter_*")):
+    while not list(folder.glob(f"{atomic.TEMPORARY}iter_*")):
         if os.waitpid(child, os.WNOHANG) != (0, 0):
             return False
         time.sleep(0.0005)
@@ -92,7 +94,7 @@ def main(folder: Path, num_kills: int) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
-        inside += bool(list((folder / "killed").glob(f"{checkpoint.TEMPORARY}*")))
+        inside += bool(list((folder / "killed").glob(f"{atomic.TEMPORARY}*")))
         checkpoint.load_checkpoint(checkpoint.find_checkpoint(folder / "killed"))
     train(folder / "killed")
     train(folder / "whole")

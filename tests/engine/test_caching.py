@@ -336,7 +336,7 @@ def test_another_checkpoint_is_refused_by_the_names_that_differ(config, made, li
 def test_another_lmm_config_is_refused(config, made):
     config.model.lmm.template = "paper"
     with pytest.raises(
-        CheckpointError, match=r"another model than the config's lmm. settings: .*template='paper'.* now"
+        CheckpointError, match=r"another model than the config's lmm. settings: .*template='paper'.* here"
     ):
         build(cached(config, made / "cache"))
 
@@ -352,7 +352,7 @@ def test_another_annotation_file_is_refused_and_a_moved_one_is_not(config, made,
 
 def test_another_pipeline_is_refused(config, made):
     config.val_dataloader.dataset.pipeline[1].input_hw = (96, 96)
-    with pytest.raises(DataError, match=r"\[64, 64\].* in the cache, .*\[96, 96\].* now"):
+    with pytest.raises(DataError, match=r"\[64, 64\].* there, .*\[96, 96\].* here"):
         DATASETS.build(cached(config, made / "cache").val_dataloader.dataset)
 
 

@@ -153,21 +153,6 @@ def test_a_tied_parameter_is_kept_under_both_names():
     assert {"head.weight", "tied"} <= trained_state(model).keys()
 
 
-class _Selective(nn.Linear):
-    names = ("weight",)
-
-    def trained_names(self):
-        return self.names
-
-
-def test_a_model_may_name_what_is_kept():
-    model = _Selective(2, 1)
-    assert set(trained_state(model)) == {"weight"}
-    model.names = ("weigth",)
-    with pytest.raises(CheckpointError, match="the model lacks: weigth"):
-        trained_state(model)
-
-
 def test_missing_unexpected_and_misshapen_names_are_told_with_the_recorded_model():
     checkpoint = _checkpoint(_model())
     del checkpoint["state_dict"]["head.bias"]

@@ -31,6 +31,7 @@ from lumen.data.coco import CocoDataset
 from lumen.data.transforms import LoadImage, ResizeToInput
 from lumen.metrics.coco.metric import CocoMetric
 from lumen.paths import find_path
+from lumen.serialization.atomic import write_text
 
 WARM_UP, CALIBRATION = 5, 40
 FIGURES = {"AP": "coco/bbox_mAP", "AP50": "coco/bbox_mAP_50", "AP75": "coco/bbox_mAP_75"}
@@ -59,7 +60,7 @@ def main() -> None:
     print_table(["", *FIGURES], rows)
     if arguments.out:
         content = {**figures, "lr": lr, "clock": clock, "iterations": steps}
-        arguments.out.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(arguments.out, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -23,6 +23,7 @@ from mmengine.structures import InstanceData
 from lumen.config import read_config
 from lumen.paths import find_path
 from lumen.registry import DATASETS, METRICS
+from lumen.serialization.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "multitask"
@@ -70,7 +71,7 @@ def main() -> None:
         rows.append(["vqa/accuracy", f"{seen['vqa']['vqa/accuracy']:.3f}", f"{guess_answers():.3f} (frequent answer)"])
     print_table(["figure", "model", "blind"], rows)
     if options.out:
-        options.out.write_text(json.dumps({"model": seen, "blind": blind}, indent=2, sort_keys=True) + "\n")
+        write_text(options.out, json.dumps({"model": seen, "blind": blind}, indent=2, sort_keys=True) + "\n")
 
 
 def parse_options() -> argparse.Namespace:

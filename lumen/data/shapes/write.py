@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lumen.data.shapes.language import balance_answers, describe_scene
 from lumen.data.shapes.records import Record, annotation_records, category_records, image_record
 from lumen.data.shapes.render import SPLITS, draw_scene
 from lumen.errors import DataError
+from lumen.serialization.atomic import publish_folder, temporary_folder
 
 MARKER = "shapes.json"
 FORMAT_VERSION = 4
@@ -75,15 +75,11 @@ def make_shapes(
     out = Path(out).resolve()
     if not _needs_writing(out, recipe, force):
         return False
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        fresh = Path(scratch) / "new"
+    with temporary_folder(out) as fresh:
         for split in SPLITS:
             _write_split(fresh, split, sizes[split], seed, workers or os.cpu_count() or 1, progress)
         _write_json(fresh / MARKER, recipe)
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        fresh.rename(out)
+        publish_folder(fresh, out, replace=True)
     return True
 
 

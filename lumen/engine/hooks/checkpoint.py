@@ -10,7 +10,8 @@ from mmengine.hooks import Hook
 
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
-from lumen.serialization.checkpoint import TEMPORARY, find_checkpoint, numbered_checkpoints, write_pointer
+from lumen.serialization.atomic import remove_leftovers
+from lumen.serialization.checkpoint import find_checkpoint, numbered_checkpoints, write_pointer
 
 RULES = ("greater", "less")
 
@@ -47,8 +48,7 @@ class SafeCheckpointHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Remove what a killed save left behind."""
         if is_main_process():
-            for leftover in Path(runner.work_dir).glob(f"{TEMPORARY}*"):
-                leftover.unlink()
+            remove_leftovers(Path(runner.work_dir))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None

@@ -1,0 +1,122 @@
+"""Files and folders that appear whole or not at all: written under a temporary name, synced to the disk, renamed.
+
+A process that is killed leaves the temporary file or folder behind, under the name ``.tmp-NAME`` in the same folder;
+the next write of the same path removes it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".tmp-"
+_REPLACED = ".old-"
+_SYNCS_AT_ONCE = 32
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces ``path`` when the block ends.
+
+    At every moment ``path`` is missing, or the whole old file, or the whole new one. It stays unchanged when the block
+    raises.
+
+    Args:
+        path: Where the file will be; its folder exists.
+    """
+    temporary = path.with_name(TEMPORARY + path.name)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            # The rename may reach the disk before the content: a power cut would then leave an empty file.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The rename is an entry of the folder, which is written on its own.
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file by ``atomic_file``; missing parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Make an empty folder beside ``path`` to write into; ``publish_folder`` gives it its name.
+
+    When the block ends without that, the folder is removed and ``path`` stays unchanged. Missing parent folders are
+    made.
+
+    Args:
+        path: Where the folder will be.
+    """
+    temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(_REPLACED + path.name)
+    if replaced.exists() and not path.exists():  # killed between the two renames of `publish_folder`
+        os.rename(replaced, path)
+    for leftover in (temporary, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, path: Path, *, replace: bool = False) -> None:
+    """Sync a complete folder to the disk and rename it.
+
+    Args:
+        temporary: What ``temporary_folder`` gave.
+        path: Its name from now on. An empty folder there is replaced.
+        replace: Replace a folder with content too. No system call that Python has swaps two folders, so two renames
+            follow each other: a process killed in between leaves the old folder, whole, as ``.old-NAME``, from where
+            the next ``temporary_folder`` puts it back.
+
+    Raises:
+        OSError: ``path`` is a file, or a folder with content that must not be replaced.
+    """
+    _sync_all([temporary, *temporary.rglob("*")])
+    if replace and path.exists():
+        replaced = path.with_name(_REPLACED + path.name)
+        os.rename(path, replaced)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            os.rename(replaced, path)
+            raise
+        shutil.rmtree(replaced)
+    else:
+        os.rename(temporary, path)
+    _sync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove from a folder the temporary files that killed processes left there; none may be writing into it now."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_file():
+            leftover.unlink()
+
+
+def _sync_all(paths: list[Path]) -> None:
+    # Calls at the same time share one commit of the file system's journal: on ext4, 1,500 images of 12 KB take 0.15 s
+    # in this way, and 5 s one after the other.
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        list(pool.map(_sync, paths))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder, opened for reading, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
