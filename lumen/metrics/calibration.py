@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
 from lumen.metrics.coco.matching import HIT, IGNORED, MISS, Answers, Objects, match
+from lumen.metrics.tables import NOT_MEASURED, require_fields, share, to_array
 from lumen.ops.geometry import InputTransform
 from lumen.registry import METRICS
 
@@ -18,7 +19,7 @@ _PRESENCE_THRESHOLD = 0.5
 
 @METRICS.register_module()
 class CalibrationMetric(BaseMetric):
-    """Whether a prompt's score says if its object is there, and a detection's score how likely it is right.
+    """Whether the score of a prompt tells if its object is there, and that of a detection how likely it is right.
 
     All figures are in [0, 1], or -1 where nothing can be counted; ground truth is ``gt_instances`` of the samples, so
     they are about the prompts that the data pipeline asked. A prompt is *present* with at least one object, *absent*
@@ -99,7 +100,7 @@ class CalibrationMetric(BaseMetric):
         joined = {name: np.concatenate([result[name] for result in results]) for name in results[0]} if results else {}
         columns = {name: joined.get(name, np.zeros(0)) for name in ("presence", "best", "state", "scores", "is_right")}
         is_present, is_absent = columns["state"] > 0, columns["state"] == 0
-        told = columns["presence"] >= _PRESENCE_THRESHOLD
+        is_told_present = columns["presence"] >= _PRESENCE_THRESHOLD
         shown = columns["scores"] >= self.min_score
         self.protocol = {
             "prompts": int((is_present | is_absent).sum()),
@@ -112,10 +113,10 @@ class CalibrationMetric(BaseMetric):
         }
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         return {
-            "presence_accuracy": _share((told == is_present)[is_present | is_absent]),
-            "presence_recall": _share(told[is_present]),
-            "presence_specificity": _share(~told[is_absent]),
-            "false_alarms": _share((columns["best"] >= self.alarm_score)[is_absent]),
+            "presence_accuracy": share((is_told_present == is_present)[is_present | is_absent]),
+            "presence_recall": share(is_told_present[is_present]),
+            "presence_specificity": share(~is_told_present[is_absent]),
+            "false_alarms": share((columns["best"] >= self.alarm_score)[is_absent]),
             "d_ece": detection_calibration_error(
                 columns["scores"][shown], columns["is_right"][shown].astype(bool), num_bins=self.num_bins
             ),
@@ -133,7 +134,7 @@ def detection_calibration_error(
         Kueppers et al. (2020), equation of D-ECE, with the confidence as the only dimension.
     """
     if not len(scores):
-        return -1.0
+        return NOT_MEASURED
     bins = np.minimum((scores.astype(np.float64) * num_bins).astype(np.int64), num_bins - 1)
     # |precision - mean score| * share of a bin is |sum of (right - score)| / all detections.
     return float(np.abs(np.bincount(bins, is_right - scores.astype(np.float64))).sum() / len(scores))
@@ -141,22 +142,26 @@ def detection_calibration_error(
 
 def _judge(sample: Mapping[str, Any], iou_threshold: float) -> dict[str, np.ndarray]:
     """Return per prompt presence, best score and state (1 present, 0 absent, -1 neither), per detection its truth."""
-    answer = _table(sample, "pred_instances", CalibrationMetric.needs)
-    wanted = _table(sample, "gt_instances", {"bboxes", "prompt_index"})
-    ignored = _table(sample, "ignored_instances", {"bboxes", "prompt_index"}) if "ignored_instances" in sample else None
-    scores = _array(answer["scores"]).astype(np.float64)
+    answer = require_fields(sample, "pred_instances", CalibrationMetric.needs)
+    wanted = require_fields(sample, "gt_instances", {"bboxes", "prompt_index"})
+    ignored = (
+        require_fields(sample, "ignored_instances", {"bboxes", "prompt_index"})
+        if "ignored_instances" in sample
+        else None
+    )
+    scores = to_array(answer["scores"]).astype(np.float64)
     if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
         raise DataError(f"image {sample['img_id']}: scores must lie in [0, 1], got {scores.min()}..{scores.max()}")
-    num_prompts, prompt = len(sample["prompts"]), _array(answer["prompt_index"])
+    num_prompts, prompt = len(sample["prompts"]), to_array(answer["prompt_index"])
     best, presence = np.zeros(num_prompts), np.zeros(num_prompts)
     np.maximum.at(best, prompt, scores)
     at_best = scores == best[prompt]
-    peaks = _array(answer["peak_scores"]).astype(np.float64) if "peak_scores" in answer else np.ones(len(scores))
+    peaks = to_array(answer["peak_scores"]).astype(np.float64) if "peak_scores" in answer else np.ones(len(scores))
     presence[prompt[at_best]] = scores[at_best] / np.maximum(peaks[at_best], np.finfo(np.float32).tiny)
     state = np.zeros(num_prompts, dtype=np.int64)
     if ignored is not None:
-        state[_array(ignored["prompt_index"])] = -1
-    state[_array(wanted["prompt_index"])] = 1
+        state[to_array(ignored["prompt_index"])] = -1
+    state[to_array(wanted["prompt_index"])] = 1
     status = _match(answer, scores, _objects(wanted, ignored, sample["frame"]), iou_threshold)
     counts = status != IGNORED
     return {
@@ -171,8 +176,8 @@ def _judge(sample: Mapping[str, Any], iou_threshold: float) -> dict[str, np.ndar
 def _match(
     answer: Mapping[str, Any], scores: Float[np.ndarray, " n"], objects: Objects, iou_threshold: float
 ) -> Int[np.ndarray, " n"]:
-    boxes = _xywh(_array(answer["bboxes"]))
-    answers = Answers(_array(answer["prompt_index"]), boxes, boxes[:, 2] * boxes[:, 3], scores)
+    boxes = _xywh(to_array(answer["bboxes"]))
+    answers = Answers(to_array(answer["prompt_index"]), boxes, boxes[:, 2] * boxes[:, 3], scores)
     everything = [(-np.inf, np.inf)]
     found = match(objects, answers, thresholds=[iou_threshold], areas=everything, max_dets=max(len(scores), 1))
     status = np.full(len(scores), MISS)
@@ -183,32 +188,17 @@ def _match(
 def _objects(wanted: Mapping[str, Any], ignored: Mapping[str, Any] | None, frame: InputTransform) -> Objects:
     """Return wanted and ignored instances in original pixels; a group is a prompt."""
     tables = [wanted] if ignored is None else [wanted, ignored]
-    boxes = [_xywh(_array(frame.boxes_to_original(table["bboxes"].detach().float().cpu()))) for table in tables]
+    boxes = [_xywh(to_array(frame.boxes_to_original(table["bboxes"].detach().float().cpu()))) for table in tables]
     counts = [len(part) for part in boxes]
     return Objects(
-        groups=np.concatenate([_array(table["prompt_index"]) for table in tables]),
+        groups=np.concatenate([to_array(table["prompt_index"]) for table in tables]),
         boxes=np.concatenate(boxes),
         areas=np.zeros(sum(counts)),
         is_crowd=np.repeat([False, True][: len(counts)], counts),
     )
 
 
-def _table(sample: Mapping[str, Any], name: str, fields: frozenset[str] | set[str]) -> Mapping[str, Any]:
-    table = sample.get(name)
-    if table is None or any(field not in table for field in fields):
-        raise DataError(f"image {sample.get('img_id')}: {name} must hold {sorted(fields)}, got {list(table or ())}")
-    return table
-
-
 def _xywh(boxes: np.ndarray) -> Float[np.ndarray, "n 4"]:
     boxes = boxes.reshape(-1, 4).astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes
-
-
-def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy()
-
-
-def _share(flags: np.ndarray) -> float:
-    return float(flags.mean()) if flags.size else -1.0

@@ -8,10 +8,12 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
+from lumen.metrics.tables import NOT_MEASURED, require_fields, to_array
 from lumen.registry import METRICS
 from lumen.structures import NO_LABEL
 
 _FIELDS = ("counts", "prompt_index")
+_KEYS = ("labels", "truth", "counts", "is_known")
 
 
 @METRICS.register_module()
@@ -100,17 +102,10 @@ class CountingMetric(BaseMetric):
         return np.array([self.baseline[name] for name in names], dtype=float)
 
 
-_KEYS = ("labels", "truth", "counts", "is_known")
-
-
 def _counts_of(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    predictions = sample.get("pred_instances")
-    if predictions is None or any(key not in predictions for key in _FIELDS):
-        raise DataError(
-            f"image {sample.get('img_id')}: pred_instances must hold {_FIELDS}, got {list(predictions or ())}"
-        )
+    predictions = require_fields(sample, "pred_instances", _FIELDS)
     num_prompts = len(sample["prompts"])
-    prompt_index, found = _to_array(predictions["prompt_index"]).astype(int), _to_array(predictions["counts"])
+    prompt_index, found = to_array(predictions["prompt_index"]).astype(int), to_array(predictions["counts"])
     if sorted(prompt_index.tolist()) != list(range(num_prompts)) or not np.isfinite(found).all():
         raise DataError(
             f"image {sample.get('img_id')}: {num_prompts} prompts need one finite count each, got {found.tolist()} for "
@@ -118,7 +113,7 @@ def _counts_of(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
         )
     counts = np.zeros(num_prompts)
     counts[prompt_index] = found
-    targets, ignored = (_to_array(sample[name]["prompt_index"]) for name in ("gt_instances", "ignored_instances"))
+    targets, ignored = (to_array(sample[name]["prompt_index"]) for name in ("gt_instances", "ignored_instances"))
     return {
         "labels": np.array([prompt.label for prompt in sample["prompts"]], dtype=float),
         "truth": np.bincount(targets.astype(int), minlength=num_prompts).astype(float),
@@ -129,12 +124,8 @@ def _counts_of(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _errors(difference: np.ndarray, name: str = "") -> dict[str, float]:
     if not len(difference):
-        return {f"MAE{name}": -1.0, f"RMSE{name}": -1.0}
+        return {f"MAE{name}": NOT_MEASURED, f"RMSE{name}": NOT_MEASURED}
     return {
         f"MAE{name}": float(np.abs(difference).mean()),
         f"RMSE{name}": float(np.sqrt((difference**2).mean())),
     }
-
-
-def _to_array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values)

@@ -1,8 +1,5 @@
 """Figures of pose: COCO's keypoint AP, and the percentage of correct keypoints."""
 
-import contextlib
-import importlib.util
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +9,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
-from lumen.metrics.pose_ground_truth import (
-    PoseAnswer,
-    PoseTruth,
-    check_classes,
-    check_once,
-    read_answer,
-    read_pose_truth,
-)
+from lumen.metrics.coco.backends import choose_backend, evaluate_by_library
+from lumen.metrics.pose_ground_truth import PoseAnswer, PoseEvaluation, PoseTruth, read_answer, read_evaluation
+from lumen.metrics.tables import mean_of_measured, share
 from lumen.paths import find_path
 from lumen.registry import METRICS
 
@@ -84,7 +76,7 @@ class KeypointAP(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self._ann_file = None if ann_file is None else find_path(ann_file)
         self.sigmas = sigmas
-        self.backend = _choose_backend(backend)
+        self.backend = choose_backend(backend, known=_BACKENDS, auto=_BACKENDS[::-1])
         self.max_dets = max_dets
         self.classwise = classwise
         self.is_partial = is_partial
@@ -110,31 +102,29 @@ class KeypointAP(BaseMetric):
             DataError: An object was answered twice, or not for all its keypoints.
             ConfigError: No sigmas are known for a category.
         """
-        meta, ann_file = self.dataset_meta or {}, _ann_file(self._ann_file, self.dataset_meta)
-        truth = read_pose_truth(ann_file)
-        cat_ids = check_classes(truth, meta, ann_file)
-        answers = [answer for answer in results if answer is not None]
-        check_once(answers)
+        meta = self.dataset_meta or {}
+        compared = read_evaluation(results, self._ann_file, meta)
+        truth, answers = compared.truth, compared.answers
         img_ids = sorted({answer.img_id for answer in answers} if self.is_partial else truth.img_ids)
         sigmas = [
-            self._sigmas(truth.categories[c], names) for c, names in zip(cat_ids, meta["keypoint_names"], strict=True)
+            self._sigmas(truth.categories[cat_id], names)
+            for cat_id, names in zip(compared.cat_ids, meta["keypoint_names"], strict=True)
         ]
-        curves = [
-            self._evaluate(truth, cat_id, [a for a in answers if a.label == label], img_ids, sigmas[label])
-            for label, cat_id in enumerate(cat_ids)
-        ]
+        curves = [self._evaluate(compared, label, img_ids, sigmas[label]) for label in range(len(sigmas))]
         precision = np.stack([curve[0] for curve in curves])
-        figures = {f"AP{name}": _mean(precision[:, :, :, area]) for name, area in _AREAS.items()}
-        figures |= {"AP_50": _mean(precision[:, 0, :, 0]), "AP_75": _mean(precision[:, 5, :, 0])}
-        figures["AR"] = _mean(np.stack([curve[1] for curve in curves])[:, :, 0])
+        figures = {f"AP{name}": mean_of_measured(precision[:, :, :, area]) for name, area in _AREAS.items()}
+        figures |= {"AP_50": mean_of_measured(precision[:, 0, :, 0]), "AP_75": mean_of_measured(precision[:, 5, :, 0])}
+        figures["AR"] = mean_of_measured(np.stack([curve[1] for curve in curves])[:, :, 0])
         if self.classwise:
-            figures |= {f"AP_{n}": _mean(c[0][:, :, 0]) for n, c in zip(meta["classes"], curves, strict=True)}
+            figures |= {
+                f"AP_{n}": mean_of_measured(c[0][:, :, 0]) for n, c in zip(meta["classes"], curves, strict=True)
+            }
         self.protocol = {
             "boxes": meta["boxes"],
             "objects_answered": len(answers),
             "images": len(img_ids),
             "ground_truth": "answered images only" if self.is_partial else "all images, unfiltered",
-            "sigmas": {name: list(map(float, own)) for name, own in zip(meta["classes"], sigmas, strict=True)},
+            "sigmas": {name: list(map(float, values)) for name, values in zip(meta["classes"], sigmas, strict=True)},
             "max_dets": self.max_dets,
             "backend": self.backend,
         }
@@ -154,41 +144,32 @@ class KeypointAP(BaseMetric):
         return sigmas
 
     def _evaluate(
-        self,
-        truth: PoseTruth,
-        cat_id: int,
-        answers: Sequence[PoseAnswer],
-        img_ids: Sequence[int],
-        sigmas: Float[np.ndarray, " k"],
+        self, compared: PoseEvaluation, label: int, img_ids: Sequence[int], sigmas: Float[np.ndarray, " k"]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return precision over (OKS threshold, recall, area) and recall over (OKS threshold, area) of one category."""
-        coco_class, eval_class = _load_backend(self.backend)
-        own = [entry for entry in truth.annotations.values() if entry["category_id"] == cat_id]
+        truth, cat_id = compared.truth, compared.cat_ids[label]
+        answers = [answer for answer in compared.answers if answer.label == label]
+        without_keypoints = {"keypoints": [0.0] * 3 * len(sigmas)}
         content = {
             "images": [{"id": img_id} for img_id in truth.img_ids],
             "categories": [{"id": cat_id, "name": truth.categories[cat_id]["name"]}],
-            # copies, since the evaluators write into them
-            "annotations": [{**entry, "keypoints": entry["keypoints"] or [0.0] * 3 * len(sigmas)} for entry in own],
+            "annotations": [
+                entry if entry["keypoints"] else entry | without_keypoints
+                for entry in truth.annotations.values()
+                if entry["category_id"] == cat_id
+            ],
         }
-        with contextlib.redirect_stdout(io.StringIO()):
-            objects = coco_class()
-            objects.dataset = content
-            objects.createIndex()
-            if answers:
-                found = objects.loadRes([_detection(answer, cat_id, len(sigmas)) for answer in answers])
-            else:
-                found = coco_class()
-                found.dataset = {**content, "annotations": []}
-                found.createIndex()
-            evaluation = eval_class(objects, found, "keypoints")
-            evaluation.params.imgIds = list(img_ids)
-            evaluation.params.catIds = [cat_id]
-            evaluation.params.maxDets = [self.max_dets]
-            evaluation.params.kpt_oks_sigmas = sigmas
-            evaluation.evaluate()
-            evaluation.accumulate()
-        precision, recall = np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
-        return precision[:, :, 0, :, -1], recall[:, 0, :, -1]
+        curves = evaluate_by_library(
+            self.backend,
+            content,
+            [_detection(answer, number, cat_id, len(sigmas)) for number, answer in enumerate(answers, start=1)],
+            iou_type="keypoints",
+            img_ids=img_ids,
+            cat_ids=[cat_id],
+            max_dets=self.max_dets,
+            sigmas=sigmas,
+        )
+        return curves["precision"][:, :, 0, :, -1], curves["recall"][:, 0, :, -1]
 
 
 @METRICS.register_module()
@@ -259,14 +240,12 @@ class PCK(BaseMetric):
         Raises:
             DataError: The boxes are not annotated ones, or an object is unknown or answered twice.
         """
-        meta, ann_file = self.dataset_meta or {}, _ann_file(self._ann_file, self.dataset_meta)
-        truth = read_pose_truth(ann_file)
-        check_classes(truth, meta, ann_file)
+        meta = self.dataset_meta or {}
+        compared = read_evaluation(results, self._ann_file, meta)
+        truth, answers = compared.truth, compared.answers
         if meta["boxes"] != _ANNOTATED:
             raise DataError(f"PCK compares with the annotation of each box, but the boxes are from {meta['boxes']}")
-        answers = [answer for answer in results if answer is not None]
-        check_once(answers)
-        lengths = [self._length(_find(truth, a, ann_file), meta["keypoint_names"][a.label]) for a in answers]
+        lengths = [self._length(_find(compared, a), meta["keypoint_names"][a.label]) for a in answers]
         judged = [(a, length) for a, length in zip(answers, lengths, strict=True) if length > 0]
         shares = {
             f"{name}_{keypoint}": self._share(truth, [pair for pair in judged if pair[0].label == label], place)
@@ -282,7 +261,7 @@ class PCK(BaseMetric):
             "threshold": self.threshold,
         }
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
-        figures = {key: _mean(np.array(list(shares.values())))}
+        figures = {key: mean_of_measured(np.array([*shares.values()]))}
         return figures | ({f"{key}_{name}": share for name, share in shares.items()} if self.per_keypoint else {})
 
     def _length(self, entry: Mapping[str, Any], names: Sequence[str]) -> float:
@@ -304,17 +283,18 @@ class PCK(BaseMetric):
             points = answer.points[answer.places == place]
             if len(points) and visibility > 0:
                 is_correct.append(np.hypot(*(points[0] - (x, y))) <= self.threshold * length)
-        return float(np.mean(is_correct)) if is_correct else -1.0
+        return share(np.array(is_correct))
 
 
-def _find(truth: PoseTruth, answer: PoseAnswer, ann_file: str) -> dict[str, Any]:
-    entry = truth.annotations.get(answer.instance_id)
+def _find(compared: PoseEvaluation, answer: PoseAnswer) -> dict[str, Any]:
+    entry = compared.truth.annotations.get(answer.instance_id)
     if entry is None or entry["image_id"] != answer.img_id:
-        raise DataError(f"{ann_file}: no annotation {answer.instance_id} in image {answer.img_id}")
+        raise DataError(f"{compared.ann_file}: no annotation {answer.instance_id} in image {answer.img_id}")
     return entry
 
 
-def _detection(answer: PoseAnswer, cat_id: int, num_keypoints: int) -> dict[str, Any]:
+def _detection(answer: PoseAnswer, number: int, cat_id: int, num_keypoints: int) -> dict[str, Any]:
+    """Return an answer as an annotation, with the box and area that the libraries' ``loadRes`` gives it."""
     if sorted(answer.places.tolist()) != list(range(num_keypoints)):
         raise DataError(
             f"object {answer.instance_id}: keypoint AP needs all {num_keypoints} keypoints, each once, got places "
@@ -322,37 +302,7 @@ def _detection(answer: PoseAnswer, cat_id: int, num_keypoints: int) -> dict[str,
         )
     flat = np.ones((num_keypoints, 3))
     flat[answer.places, :2] = answer.points
-    ids = {"image_id": answer.img_id, "category_id": cat_id}
-    return {**ids, "keypoints": flat.ravel().tolist(), "score": answer.score}
-
-
-def _ann_file(given: str | None, meta: Mapping[str, Any] | None) -> str:
-    named = given or (meta or {}).get("ann_file")
-    if not named:
-        raise DataError("the metric needs ann_file, or 'ann_file' in dataset_meta, which the data set has in test mode")
-    return named
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[values > -1]
-    return float(valid.mean()) if valid.size else -1.0
-
-
-def _choose_backend(backend: str) -> str:
-    has_faster = importlib.util.find_spec("faster_coco_eval") is not None
-    if backend == "auto":
-        return "faster-coco-eval" if has_faster else "pycocotools"
-    if backend not in _BACKENDS or (backend == "faster-coco-eval" and not has_faster):
-        raise ConfigError(f"backend {backend!r} is unknown or not installed; known are 'auto' and {_BACKENDS}")
-    return backend
-
-
-def _load_backend(backend: str) -> tuple[type, type]:
-    if backend == "faster-coco-eval":
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval
+    low, high = flat[:, :2].min(0), flat[:, :2].max(0)
+    ids = {"id": number, "image_id": answer.img_id, "category_id": cat_id}
+    area = {"bbox": [*low.tolist(), *(high - low).tolist()], "area": float((high - low).prod())}
+    return {**ids, **area, "keypoints": flat.ravel().tolist(), "score": answer.score}

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lumen.errors import DataError
+from lumen.metrics.tables import annotation_file, require_once, to_array
 
 _FIELDS = ("keypoints", "keypoint_scores", "scores")
 _META = ("img_id", "prompts", "instance_id", "box_label")
@@ -52,6 +53,44 @@ class PoseAnswer:
     score: float
     places: Int[np.ndarray, " k"]
     points: Float[np.ndarray, "k 2"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoseEvaluation:
+    """What one evaluation compares, checked.
+
+    Args:
+        ann_file: Where the truth is from.
+        truth: Content of the annotation file.
+        cat_ids: Category id of each label.
+        answers: At most one per object.
+    """
+
+    ann_file: str
+    truth: PoseTruth
+    cat_ids: tuple[int, ...]
+    answers: list[PoseAnswer]
+
+
+def read_evaluation(
+    results: Sequence[PoseAnswer | None], ann_file: str | None, meta: Mapping[str, Any]
+) -> PoseEvaluation:
+    """Read the ground truth and gather the answers.
+
+    Args:
+        results: What ``read_answer`` gave for each sample.
+        ann_file: The annotation file; that of the data set when left out.
+        meta: ``dataset_meta`` of the metric.
+
+    Raises:
+        DataError: The file cannot be read, does not fit the data set, or an object was answered twice.
+    """
+    named = annotation_file(ann_file, meta)
+    truth = read_pose_truth(named)
+    cat_ids = check_classes(truth, meta, named)
+    answers = [answer for answer in results if answer is not None]
+    require_once([answer.instance_id for answer in answers], "objects")
+    return PoseEvaluation(named, truth, cat_ids, answers)
 
 
 def read_pose_truth(ann_file: str | os.PathLike[str]) -> PoseTruth:
@@ -108,7 +147,7 @@ def read_answer(sample: Mapping[str, Any]) -> PoseAnswer | None:
         )
     if len(predictions["scores"]) == 0:
         return None
-    points = _to_array(predictions["keypoints"])[0].astype(np.float64)
+    points = to_array(predictions["keypoints"])[0].astype(np.float64)
     score = float(predictions["scores"][0])
     places = np.array([prompt.label for prompt in sample["prompts"]], dtype=np.int64)
     if len(points) != len(places):
@@ -116,13 +155,6 @@ def read_answer(sample: Mapping[str, Any]) -> PoseAnswer | None:
     if not (np.isfinite(points).all() and math.isfinite(score)):
         raise DataError(f"image {sample['img_id']}: keypoints or scores are not finite")
     return PoseAnswer(sample["img_id"], sample["instance_id"], sample["box_label"], score, places, points)
-
-
-def check_once(answers: Sequence[PoseAnswer]) -> None:
-    """Raise DataError if an object is answered twice."""
-    ids = [answer.instance_id for answer in answers]
-    if len(set(ids)) < len(ids):
-        raise DataError(f"{len(ids)} answers for {len(set(ids))} different objects; answer each once")
 
 
 def _category(category: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +182,3 @@ def _annotation(entry: Mapping[str, Any], number: int, num_keypoints: int) -> di
     num_labelled = sum(value > 0 for value in keypoints[2::3])
     further = {"keypoints": keypoints, "num_keypoints": int(entry.get("num_keypoints", num_labelled))}
     return {**ids, **further, "bbox": [x, y, width, height], "area": area, "iscrowd": int(entry.get("iscrowd", 0))}
-
-
-def _to_array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values)

@@ -13,6 +13,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import ConfigError, DataError
+from lumen.metrics.tables import NOT_MEASURED, require_fields, require_once, share, to_array
 from lumen.ops.geometry import box_iou
 from lumen.ops.masks import Rle, mask_area, merge_masks
 from lumen.registry import METRICS
@@ -93,17 +94,17 @@ class GroundingMetric(BaseMetric):
         """
         table = _join(results)
         is_single, iou = table["num_targets"] == 1, table["iou"]
-        figures = {"accuracy": _share(iou >= _RIGHT, is_single)}
-        figures |= {f"accuracy_{_percent(t)}": _share(iou >= t, is_single) for t in self.further_thresholds}
+        figures = {"accuracy": share((iou >= _RIGHT)[is_single])}
+        figures |= {f"accuracy_{_percent(t)}": share((iou >= t)[is_single]) for t in self.further_thresholds}
         for kind in sorted(set(table["kinds"]) - {""}):
-            figures[f"accuracy_{kind}"] = _share(iou >= _RIGHT, is_single & (table["kinds"] == kind))
+            figures[f"accuracy_{kind}"] = share((iou >= _RIGHT)[is_single & (table["kinds"] == kind)])
         if is_single.all():
             return figures
         is_absent, score = table["num_targets"] == 0, table["score"]
         return figures | {
-            "n_acc": _share(score < self.score_threshold, is_absent),
-            "t_acc": _share(score >= self.score_threshold, ~is_absent),
-            "pr_f1": _share(table["is_exact"], np.ones_like(is_absent)),
+            "n_acc": share((score < self.score_threshold)[is_absent]),
+            "t_acc": share((score >= self.score_threshold)[~is_absent]),
+            "pr_f1": share(table["is_exact"]),
             "n_acc_at_t_acc_90": _best_n_acc(score, is_absent),
         }
 
@@ -179,23 +180,22 @@ class ReferringMaskMetric(BaseMetric):
         shared, union, is_target = table["intersection"], table["union"], table["is_target"]
         # Neither target nor answer: right. A target without a pixel cannot be hit.
         iou = np.where(union > 0, shared / np.maximum(union, 1), ~is_target)
-        everything = np.ones_like(is_target)
         figures = {
             "ciou": float(shared.sum() / union.sum()) if union.sum() else -1.0,
-            "giou": _share(iou, everything),
-            **{f"precision_{_percent(t)}": _share(iou >= t, is_target) for t in self.iou_thresholds},
+            "giou": share(iou),
+            **{f"precision_{_percent(t)}": share((iou >= t)[is_target]) for t in self.iou_thresholds},
         }
         if is_target.all():
             return figures
         is_answered = table["is_answered"]
-        return figures | {"n_acc": _share(~is_answered, ~is_target), "t_acc": _share(is_answered, is_target)}
+        return figures | {"n_acc": share(~is_answered[~is_target]), "t_acc": share(is_answered[is_target])}
 
 
 def _compare_boxes(sample: Mapping[str, Any], score_threshold: float) -> dict[str, Any]:
     """Return, per prompt, the best box's score and IoU, the number of targets, and whether all is answered exactly."""
     predictions, scores, index = _predictions(sample, "bboxes")
     truth, num_prompts = sample["gt_instances"], len(sample["prompts"])
-    target_index = np.asarray(truth["prompt_index"].cpu(), dtype=np.int64)
+    target_index = to_array(truth["prompt_index"]).astype(np.int64)
     boxes = torch.as_tensor(predictions["bboxes"]).cpu().float().reshape(-1, 4)
     if not bool(boxes.isfinite().all()):
         raise DataError(f"image {sample['img_id']}: predicted boxes are not finite")
@@ -259,14 +259,10 @@ def _overlap(answer: Sequence[Rle], target: Rle | None, sample: Mapping[str, Any
 
 def _predictions(sample: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], np.ndarray, np.ndarray]:
     """Return the predictions, their scores and the prompts that they answer, checked."""
-    fields = (name, "scores", "prompt_index")
-    predictions, num_prompts = sample.get("pred_instances"), len(sample["prompts"])
-    if predictions is None or any(key not in predictions for key in fields):
-        raise DataError(
-            f"image {sample.get('img_id')}: pred_instances must hold {fields}, got {sorted(predictions or ())}"
-        )
-    scores = np.asarray(torch.as_tensor(predictions["scores"]).float().cpu(), dtype=np.float64)
-    index = np.asarray(torch.as_tensor(predictions["prompt_index"]).cpu(), dtype=np.int64)
+    predictions = require_fields(sample, "pred_instances", (name, "scores", "prompt_index"))
+    num_prompts = len(sample["prompts"])
+    scores = to_array(predictions["scores"]).astype(np.float64)
+    index = to_array(predictions["prompt_index"]).astype(np.int64)
     if not (len(scores) == len(index) == len(predictions[name])) or not np.isfinite(scores).all():
         raise DataError(f"image {sample['img_id']}: scores are not finite, or not one per prediction")
     if len(index) and (index.min() < 0 or index.max() >= num_prompts):
@@ -298,22 +294,18 @@ def _best_n_acc(score: np.ndarray, is_absent: np.ndarray) -> float:
     """Return the share of prompts without target below the highest threshold that keeps 9 of 10 with targets."""
     present = np.sort(score[~is_absent])[::-1]
     if not len(present) or not is_absent.any():
-        return -1.0
+        return NOT_MEASURED
     threshold = present[math.ceil(round(_LEAST_T_ACC * len(present), 6)) - 1]
     return float((score[is_absent] < threshold).mean()) if threshold > -np.inf else 0.0
 
 
 def _join(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Return the columns of all samples, one row per prompt."""
-    img_ids = [result["img_id"] for result in results]
-    if not results or len(set(img_ids)) < len(img_ids):
-        raise DataError(f"every image is answered once, got {len(img_ids)} answers for {len(set(img_ids))} images")
+    if not results:
+        raise DataError("no image was answered; evaluate a data set with sentences")
+    require_once([result["img_id"] for result in results], "images")
     columns = [key for key in results[0] if key != "img_id"]
     return {key: np.concatenate([result[key] for result in results]) for key in columns}
-
-
-def _share(values: np.ndarray, chosen: np.ndarray) -> float:
-    return float(values[chosen].mean()) if chosen.any() else -1.0
 
 
 def _percent(threshold: float) -> int:

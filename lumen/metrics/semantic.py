@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import DataError
+from lumen.metrics.tables import NOT_MEASURED, require_fields, require_once, share, to_array
 from lumen.ops.masks import decode_masks, read_label_map
 from lumen.registry import METRICS
 
@@ -66,21 +66,19 @@ class SemanticMetric(BaseMetric):
         Raises:
             DataError: An image was answered twice.
         """
-        img_ids = [result["img_id"] for result in results]
-        if len(set(img_ids)) < len(img_ids):
-            raise DataError(f"{len(img_ids)} answers for {len(set(img_ids))} images; each is to be answered once")
+        require_once([result["img_id"] for result in results], "images")
         zeros = np.zeros((3, len(self._meta("classes"))), dtype=np.int64)
         common, true, found = np.sum([result["areas"] for result in results], axis=0) if results else zeros
         iou = _ratio(common, true + found - common)
         recall = _ratio(common, true)
         figures = {
-            "mIoU": _mean(iou),
-            "pixel_accuracy": float(common.sum() / true.sum()) if true.sum() else -1.0,
-            "mean_class_accuracy": _mean(recall),
+            "mIoU": share(iou[~np.isnan(iou)]),
+            "pixel_accuracy": float(common.sum() / true.sum()) if true.sum() else NOT_MEASURED,
+            "mean_class_accuracy": share(recall[~np.isnan(recall)]),
         }
         if self.classwise:
             named = zip(self._meta("classes"), iou.tolist(), strict=True)
-            figures |= {f"IoU_{name}": -1.0 if np.isnan(value) else value for name, value in named}
+            figures |= {f"IoU_{name}": NOT_MEASURED if np.isnan(value) else value for name, value in named}
         return figures
 
     def _areas(self, sample: Mapping[str, Any]) -> np.ndarray:
@@ -111,10 +109,8 @@ class SemanticMetric(BaseMetric):
 
 def _paint(sample: Mapping[str, Any], size_hw: tuple[int, ...], num_classes: int) -> np.ndarray:
     """Return the answered label of each pixel, -1 where there is none."""
-    predictions = sample.get("pred_instances")
-    if predictions is None or any(name not in predictions for name in SemanticMetric.needs):
-        raise DataError(f"image {sample['img_id']}: pred_instances must hold {sorted(SemanticMetric.needs)}")
-    labels = np.asarray(torch.as_tensor(predictions["labels"]).cpu())
+    predictions = require_fields(sample, "pred_instances", SemanticMetric.needs)
+    labels = to_array(predictions["labels"])
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise DataError(
             f"image {sample['img_id']}: labels {labels.tolist()} do not all name one of {num_classes} classes"
@@ -133,8 +129,3 @@ def _paint(sample: Mapping[str, Any], size_hw: tuple[int, ...], num_classes: int
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part / whole, nan where the whole is nothing."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if valid.size else -1.0

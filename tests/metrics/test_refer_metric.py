@@ -186,7 +186,7 @@ def test_broken_predictions_are_errors(change, message):
 
 def test_a_missing_field_and_a_second_answer_are_errors():
     sample = boxed([[A]], [(0, 1, A)])
-    with pytest.raises(DataError, match="every image is answered once, got 2 answers for 1"):
+    with pytest.raises(DataError, match="2 answers for 1 different images"):
         grounding(sample, sample)
     with pytest.raises(DataError, match="pred_instances must hold"):
         grounding(sample | {"pred_instances": {"bboxes": torch.zeros(0, 4)}})

@@ -100,5 +100,5 @@ def test_missing_things_are_named(tmp_path):
         metric().process(None, [answer | {"pred_instances": {"labels": torch.zeros(1), "masks": small}}])
     counted = metric()
     counted.process(None, [answer, answer])
-    with pytest.raises(DataError, match="2 answers for 1 images"):
+    with pytest.raises(DataError, match="2 answers for 1 different images"):
         counted.evaluate(2)

@@ -38,17 +38,23 @@ class Predictions:
     masks: Sequence[Rle] | None = None
 
 
-def choose_backend(backend: str) -> str:
-    """Return the name of the backend to use; ``auto`` takes ours.
+def choose_backend(backend: str, *, known: Sequence[str] = BACKENDS, auto: Sequence[str] = ("numpy",)) -> str:
+    """Return the name of the backend to use.
+
+    Args:
+        backend: A name, or ``auto``.
+        known: Names that may be used.
+        auto: What ``auto`` stands for: the first of these that is installed.
 
     Raises:
         ConfigError: It is unknown or not installed.
     """
+    has_faster = importlib.util.find_spec("faster_coco_eval") is not None
+    usable = [name for name in known if name != "faster-coco-eval" or has_faster]
     if backend == "auto":
-        return "numpy"
-    is_missing = backend == "faster-coco-eval" and importlib.util.find_spec("faster_coco_eval") is None
-    if backend not in BACKENDS or is_missing:
-        raise ConfigError(f"backend {backend!r} is unknown or not installed; known are 'auto' and {BACKENDS}")
+        return next(name for name in auto if name in usable)
+    if backend not in usable:
+        raise ConfigError(f"backend {backend!r} is unknown or not installed; known are 'auto' and {tuple(known)}")
     return backend
 
 
@@ -82,28 +88,66 @@ def evaluate(
             num_classes=len(classes),
             max_dets=max_dets,
         )
-    return _by_library(backend, truth, predictions, images, classes, max_dets)
+    curves = evaluate_by_library(
+        backend,
+        truth,
+        _annotations(predictions),
+        iou_type="bbox" if predictions.masks is None else "segm",
+        img_ids=images,
+        cat_ids=classes,
+        max_dets=max_dets,
+    )
+    return curves["precision"][..., -1]
 
 
-def _by_library(
-    backend: str, truth: GroundTruth, predictions: Predictions, images: list[int], classes: list[int], max_dets: int
-) -> Float[np.ndarray, "thresholds recalls classes areas"]:
+def evaluate_by_library(
+    backend: str,
+    truth: GroundTruth,
+    answers: list[dict[str, Any]],
+    *,
+    iou_type: str,
+    img_ids: Sequence[int],
+    cat_ids: Sequence[int],
+    max_dets: int,
+    sigmas: Float[np.ndarray, " k"] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return what pycocotools' ``COCOeval``, or a library with the same classes, accumulates.
+
+    Args:
+        backend: ``pycocotools`` or ``faster-coco-eval``.
+        truth: Content of an annotation file.
+        answers: Annotations with ``score``, complete: with ``id``, ``area``, ``bbox``.
+        iou_type: ``bbox``, ``segm`` or ``keypoints``.
+        img_ids: Images to evaluate.
+        cat_ids: Classes to evaluate.
+        max_dets: Answers per image and class that count, best first.
+        sigmas: One per keypoint, for ``keypoints``.
+
+    Returns:
+        ``precision`` over (threshold, recall, class, area, 1) and ``recall`` over (threshold, class, area, 1).
+    """
     coco_class, eval_class = _load(backend)
     with contextlib.redirect_stdout(io.StringIO()):
-        wanted = coco_class()
         # The evaluators write into annotations.
-        wanted.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}
-        wanted.createIndex()
-        answered = coco_class()
-        answered.dataset = {**truth, "annotations": _annotations(predictions)}
-        answered.createIndex()
-        evaluation = eval_class(wanted, answered, "bbox" if predictions.masks is None else "segm")
-        evaluation.params.imgIds = images
-        evaluation.params.catIds = classes
+        sides = [{**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}]
+        sides.append({**truth, "annotations": answers})
+        evaluation = eval_class(*(_indexed(coco_class, side) for side in sides), iou_type)
+        evaluation.params.imgIds = list(img_ids)
+        evaluation.params.catIds = list(cat_ids)
         evaluation.params.maxDets = [max_dets]
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = sigmas
         evaluation.evaluate()
         evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[..., -1]
+    return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
+
+
+def _indexed(coco_class: type, content: GroundTruth) -> Any:
+    """Return a COCO object of content that is in memory."""
+    coco = coco_class()
+    coco.dataset = content
+    coco.createIndex()
+    return coco
 
 
 def _annotations(predictions: Predictions) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from lumen.errors import ConfigError, DataError
 from lumen.metrics.coco.backends import Predictions, choose_backend, evaluate
 from lumen.metrics.coco.ground_truth import GroundTruth, read_ground_truth
+from lumen.metrics.tables import annotation_file, mean_of_measured, require_fields, to_array
 from lumen.ops.masks import Rle
 from lumen.paths import find_path
 from lumen.registry import METRICS
@@ -78,10 +79,7 @@ class CocoMetric(BaseMetric):
         Raises:
             DataError: If neither names one.
         """
-        named = self._ann_file or (self.dataset_meta or {}).get("ann_file")
-        if not named:
-            raise DataError("the metric needs ann_file, or 'ann_file' in dataset_meta, which CocoDataset provides")
-        return named
+        return annotation_file(self._ann_file, self.dataset_meta)
 
     @property
     def ground_truth(self) -> GroundTruth:
@@ -142,17 +140,22 @@ class CocoMetric(BaseMetric):
         settings = {"img_ids": img_ids, "cat_ids": cat_ids, "max_dets": self.max_dets}
         predictions = _predictions(results, cat_ids, "scores", iou_type)
         ap = evaluate(self.backend, self.ground_truth, predictions, **settings)
-        figures = {f"{iou_type}_mAP{name}": _mean(ap[:, :, :, area]) for name, area in _AREAS.items()}
-        figures |= {f"{iou_type}_mAP_50": _mean(ap[0, :, :, 0]), f"{iou_type}_mAP_75": _mean(ap[5, :, :, 0])}
+        figures = {f"{iou_type}_mAP{name}": mean_of_measured(ap[:, :, :, area]) for name, area in _AREAS.items()}
+        figures |= {
+            f"{iou_type}_mAP_50": mean_of_measured(ap[0, :, :, 0]),
+            f"{iou_type}_mAP_75": mean_of_measured(ap[5, :, :, 0]),
+        }
         if self.classwise:
             # The evaluators sort the category ids.
             columns = np.argsort(np.argsort(cat_ids))
             names = self.dataset_meta["classes"]
-            figures |= {f"{iou_type}_AP_{n}": _mean(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)}
+            figures |= {
+                f"{iou_type}_AP_{n}": mean_of_measured(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)
+            }
         if len(predictions.scores) and all("peak_scores" in result for result in results):
             peaks = _predictions(results, cat_ids, "peak_scores", iou_type)
             ap = evaluate(self.backend, self.ground_truth, peaks, **settings)
-            figures[f"{iou_type}_mAP_peak_only"] = _mean(ap[:, :, :, 0])
+            figures[f"{iou_type}_mAP_peak_only"] = mean_of_measured(ap[:, :, :, 0])
         return figures
 
     def _read(self) -> GroundTruth:
@@ -192,13 +195,9 @@ class CocoMetric(BaseMetric):
 
 def _answer(sample: Mapping[str, Any], needs: frozenset[str], num_classes: int) -> dict[str, Any]:
     """Take out of one sample what the evaluation needs, as arrays and RLEs."""
-    predictions = sample.get("pred_instances")
-    if predictions is None or any(key not in predictions for key in needs):
-        raise DataError(
-            f"image {sample.get('img_id')}: pred_instances must hold {sorted(needs)}, got {list(predictions or ())}"
-        )
+    predictions = require_fields(sample, "pred_instances", needs)
     names = needs | {"peak_scores"} if "peak_scores" in predictions else needs
-    table = {name: _to_array(predictions[name]) for name in sorted(names - {"masks"})}
+    table = {name: to_array(predictions[name]) for name in sorted(names - {"masks"})}
     masks = list(predictions["masks"]) if "masks" in needs else None
     labels = table["labels"] = table["labels"].astype(np.int64)
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
@@ -262,12 +261,3 @@ def _choose_iou_types(iou_type: str | Sequence[str]) -> tuple[str, ...]:
     if not chosen or len(set(chosen)) < len(chosen) or set(chosen) - set(_FIELDS):
         raise ConfigError(f"iou_type must be one or both of {tuple(_FIELDS)}, got {iou_type!r}")
     return chosen
-
-
-def _mean(precision: np.ndarray) -> float:
-    valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else -1.0
-
-
-def _to_array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values)
