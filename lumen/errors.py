@@ -1,4 +1,4 @@
-"""Errors that a user, a config or a data set can cause. Each says what came, what was expected and what to do."""
+"""Errors that a user, a config or a data set can cause: what came, what was expected and what to do."""
 
 
 class LumenError(ValueError):

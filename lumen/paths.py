@@ -10,8 +10,8 @@ def find_path(path: str | Path) -> str:
     """Return the first place that holds ``path``, so that tools run from any folder.
 
     Tried in turn: the path itself, ``$LUMEN_DATA`` in place of a leading ``data``, below the checkout that this package
-    lies in. A path that exists nowhere is returned unchanged: it may be a model id, and whoever opens it says what is
-    missing.
+    lies in. A path that exists nowhere is returned unchanged: it may be a model id, and the code that opens it
+    reports what is missing.
     """
     path = Path(path)
     tried = [path, CHECKOUT / path]

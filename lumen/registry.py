@@ -21,20 +21,20 @@ MODELS = _child(
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(f"lumen.data.{room}" for room in ("cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")),
+    *(f"lumen.data.{module}" for module in ("cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")),
 )
 TRANSFORMS = _child(
     "transform",
     "TRANSFORMS",
-    *(f"lumen.data.{room}" for room in ("transforms", "keypoint_transforms", "refer", "text")),
+    *(f"lumen.data.{module}" for module in ("transforms", "keypoint_transforms", "refer", "text")),
 )
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
     "metric",
     "METRICS",
     *(
-        f"lumen.metrics.{room}"
-        for room in ("calibration", "coco.metric", "counting", "pose", "refer", "semantic", "text")
+        f"lumen.metrics.{module}"
+        for module in ("calibration", "coco.metric", "counting", "pose", "refer", "semantic", "text")
     ),
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.hooks.visual")

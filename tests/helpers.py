@@ -4,7 +4,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from lumen.lmm.nano.model import NanoSizes
-from lumen.ops.geometry import InputTransform
+from lumen.ops.geometry import InputTransform, clip_boxes
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
@@ -51,6 +51,12 @@ def make_shared(image_index=(), prompt_index=(), *, size_hw=(4, 6), channels=32,
         maps=torch.zeros(num_pairs, num_maps, *size_hw, requires_grad=True),
         stride=stride,
     )
+
+
+def content_of(frame):
+    """Return the box (x1, y1, x2, y2), in input pixels, that the image covers; the remaining input is padding."""
+    corners = torch.tensor([[0.0, 0.0, frame.ori_hw[1], frame.ori_hw[0]]], dtype=torch.float64)
+    return tuple(clip_boxes(frame.boxes_to_input(corners), frame.input_hw)[0].tolist())
 
 
 def relative_difference(actual, expected):

@@ -15,7 +15,7 @@ def to_supervision(table: InstanceData) -> Any:
     """Return an answer of ``LumenPredictor`` as ``supervision.Detections``, row by row.
 
     ``xyxy`` are the boxes, of semantic masks those around them; ``class_id`` is the index into the phrases and
-    ``data["class_name"]`` the phrase. Every further field, such as ``keypoints``, is in ``data`` under its own name.
+    ``data["class_name"]`` the phrase. Every other field, such as ``keypoints``, is in ``data`` under its own name.
 
     Args:
         table: With ``bboxes`` or ``masks``, in original pixels.
@@ -48,7 +48,7 @@ def _supervision() -> Any:
 
 
 def _masks(table: InstanceData) -> np.ndarray | None:
-    """Return the masks (n, height, width); none where no row tells the size of the image."""
+    """Return the masks (n, height, width); none without rows, as the size of the image is not known then."""
     if "masks" not in table or not table.masks:
         return None
     return decode_masks(table.masks, table.masks[0]["size"]).numpy()

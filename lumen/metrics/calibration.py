@@ -26,7 +26,7 @@ class CalibrationMetric(BaseMetric):
     with none at all; prompts with nothing but crowd or ignored regions are neither, and do not count. Ask each class
     once: where two prompts of an image mean one class, decoders give its detections to one of them.
 
-    - ``presence_accuracy``: share of prompts whose presence is told right, at 0.5. ``presence_recall`` is that of the
+    - ``presence_accuracy``: share of prompts with the right presence, at 0.5. ``presence_recall`` is that of the
       present ones alone, ``presence_specificity`` that of the absent ones: with 80 prompts per image nearly all are
       absent. The presence of a prompt is ``scores / peak_scores`` of its best detection where there are
       ``peak_scores``, else its best score; 0 without a detection.
@@ -38,7 +38,7 @@ class CalibrationMetric(BaseMetric):
     Args:
         iou_threshold: Least IoU of a detection that is right.
         num_bins: Bins of the score between 0 and 1.
-        min_score: Detections below this score do not enter ``d_ece``: the many that nobody would show are calibrated
+        min_score: Detections below this score do not enter ``d_ece``: the many that are never shown are calibrated
             easily.
         alarm_score: Score from which on a detection is an alarm.
         prefix: First part of the metric names.

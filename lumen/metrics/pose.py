@@ -38,8 +38,8 @@ class KeypointAP(BaseMetric):
     """Keypoint AP and AR of COCO: objects matched by object keypoint similarity (OKS), ground truth unfiltered.
 
     Each category is evaluated with its own skeleton and sigmas; the figures are means over categories. Objects that
-    nobody answered count as missed. ``protocol`` says which boxes the objects were cropped by, annotated or detected:
-    the former give higher figures.
+    were not answered count as missed. ``protocol`` tells whether the objects were cropped by annotated or by
+    detected boxes: the former give higher figures.
 
     Args:
         ann_file: COCO-format json with the ground truth; the evaluated data set's own when left out.
@@ -49,7 +49,7 @@ class KeypointAP(BaseMetric):
             where it is installed.
         max_dets: Number of answers per image and class that count, best first; COCO has 20.
         classwise: Report the AP of each class as well.
-        is_partial: Evaluate on images with an answer only. Such figures are no COCO figures.
+        is_partial: Evaluate on images with an answer only. Such figures are not COCO figures.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 

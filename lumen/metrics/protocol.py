@@ -1,4 +1,4 @@
-"""The protocol card: how the figures of one evaluation came about, so that nobody has to guess when comparing them."""
+"""The protocol card: what the figures of one evaluation depend on, so that they can be compared."""
 
 import json
 from collections.abc import Mapping

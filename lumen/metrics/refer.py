@@ -134,7 +134,7 @@ class ReferringMaskMetric(BaseMetric):
 
     Source:
         Liu et al., "GRES: Generalized Referring Expression Segmentation" (2023). In the code published with it
-        (henghuiding/ReLA) a network's own flag says that there is no target; here an answer without a pixel says so.
+        (henghuiding/ReLA) a flag of the network means that there is no target; here an answer without a pixel does.
     """
 
     default_prefix = "referring_segmentation"

@@ -36,10 +36,10 @@ def _misspelt() -> dict[str, str]:
     """Return every way to leave out apostrophes of a contraction, all or all but one, with the right spelling."""
     spelt = {}
     for word in _CONTRACTED:
-        marks = [at for at, letter in enumerate(word) if letter == "'"]
+        marks = [index for index, letter in enumerate(word) if letter == "'"]
         for count in range(1, len(marks) + 1):
             for left_out in itertools.combinations(marks, count):
-                spelt["".join(letter for at, letter in enumerate(word) if at not in left_out)] = word
+                spelt["".join(letter for index, letter in enumerate(word) if index not in left_out)] = word
     return spelt
 
 
@@ -54,6 +54,7 @@ def normalise_answer(answer: str) -> str:
     """
     text = " ".join(answer.split())
     cleaned, has_comma_number = text, _COMMA_IN_NUMBER.search(text) is not None
+    # The published rule: a mark that stands beside a space somewhere is removed everywhere, others become spaces.
     for mark in _PUNCTUATION:
         is_dropped = f"{mark} " in text or f" {mark}" in text or has_comma_number
         cleaned = cleaned.replace(mark, "" if is_dropped else " ")
@@ -69,16 +70,17 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     person out. With a single one: whether it is the same. References are normalised like the answer; the published
     evaluation spares those on which all ten people agree.
     """
-    said = normalise_answer(answer)
-    same = [normalise_answer(reference) == said for reference in references]
-    if len(same) == 1:
-        return float(same[0])
-    total = sum(same)
-    return sum(min((total - own) / 3, 1.0) for own in same) / len(same)
+    normalised = normalise_answer(answer)
+    agrees = [normalise_answer(reference) == normalised for reference in references]
+    if len(agrees) == 1:
+        return float(agrees[0])
+    total = sum(agrees)
+    # Without the person at hand, `total - person` others gave the answer.
+    return sum(min((total - person) / 3, 1.0) for person in agrees) / len(agrees)
 
 
 def yes_or_no(answer: str) -> bool:
-    """Return whether an answer says yes: its first sentence holds neither "no" nor "not".
+    """Return whether an answer means yes: its first sentence holds neither "no" nor "not".
 
     Source:
         The evaluation of POPE (Li et al., 2023), as published.
@@ -127,7 +129,7 @@ class VqaMetric(BaseMetric):
             credits[form].append(credit)
         self.protocol = {"questions": len(rows), "matching": "VQA v2 normalisation, free greedy answers"}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
-        by_form = {f"accuracy_{form}": _mean(own) for form, own in sorted(credits.items()) if form}
+        by_form = {f"accuracy_{form}": _mean(values) for form, values in sorted(credits.items()) if form}
         return {"accuracy": _mean([credit for _, credit in rows]), **by_form}
 
 
@@ -152,7 +154,7 @@ class YesNoMetric(BaseMetric):
         self.protocol: dict[str, Any] = {}
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Store (said, reference) of each answer.
+        """Store (whether the answer is yes, reference) of each question.
 
         Raises:
             DataError: A sample lacks its questions, or a question its answers.
@@ -162,21 +164,21 @@ class YesNoMetric(BaseMetric):
             self.results.append([(yes_or_no(text), normalise_answer(asked["answers"][0])) for text, asked in rows])
 
     def compute_metrics(self, results: list[list[tuple[bool, str]]]) -> dict[str, float]:
-        """Return the five figures; 0 where nothing was said or asked that could count."""
+        """Return the five figures; 0 where nothing counts."""
         rows = list(itertools.chain.from_iterable(results))
-        pairs = [(said, reference == "yes") for said, reference in rows if reference in ("yes", "no")]
+        pairs = [(answer, reference == "yes") for answer, reference in rows if reference in ("yes", "no")]
         if not pairs:
             raise DataError(f"none of {len(rows)} questions is answered by yes or no; evaluate another data set")
-        right_yes = sum(said and is_yes for said, is_yes in pairs)
-        said_yes, is_yes = (sum(column) for column in zip(*pairs, strict=True))
+        right_yes = sum(answer and truth for answer, truth in pairs)
+        answered_yes, true_yes = (sum(column) for column in zip(*pairs, strict=True))
         self.protocol = {"questions": len(pairs), "left_out": len(rows) - len(pairs), "form": self.form or "all"}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         return {
-            "accuracy": sum(said == truth for said, truth in pairs) / len(pairs),
-            "precision": right_yes / max(said_yes, 1),
-            "recall": right_yes / max(is_yes, 1),
-            "f1": 2 * right_yes / max(said_yes + is_yes, 1),
-            "yes_ratio": said_yes / len(pairs),
+            "accuracy": sum(answer == truth for answer, truth in pairs) / len(pairs),
+            "precision": right_yes / max(answered_yes, 1),
+            "recall": right_yes / max(true_yes, 1),
+            "f1": 2 * right_yes / max(answered_yes + true_yes, 1),
+            "yes_ratio": answered_yes / len(pairs),
         }
 
 
@@ -188,7 +190,7 @@ class CaptionMetric(BaseMetric):
     whatever their order, with the reference that fits best, averaged over captions.
 
     Words are split by letters and digits in lower case instead of by the Java tokenizer of the COCO server, so that
-    figures differ slightly from the server's; the protocol says so.
+    figures differ slightly from the server's; ``protocol`` names the tokenizer.
 
     Args:
         with_cider: Whether to compute CIDEr; ``None`` does where pycocoevalcap is installed, and otherwise leaves it
@@ -224,7 +226,9 @@ class CaptionMetric(BaseMetric):
         """
         for sample in data_samples:
             rows = answered(sample)
-            self.results.append([(_words(text), [_words(said) for said in asked["answers"]]) for text, asked in rows])
+            self.results.append(
+                [(_words(text), [_words(reference) for reference in asked["answers"]]) for text, asked in rows]
+            )
 
     def compute_metrics(self, results: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
         """Return ``exact``, ``word_f1`` and, where wanted, ``CIDEr``, of which 1 is a usual value, not a bound."""
@@ -236,7 +240,7 @@ class CaptionMetric(BaseMetric):
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         figures = {
             "exact": _mean([float(text in references) for text, references in rows]),
-            "word_f1": _mean([max(_word_f1(text, said) for said in references) for text, references in rows]),
+            "word_f1": _mean([max(_word_f1(text, reference) for reference in references) for text, references in rows]),
         }
         return figures | ({"CIDEr": _cider(rows)} if self.with_cider else {})
 
@@ -250,7 +254,7 @@ def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     if "questions" not in sample:
         raise DataError("a sample has no 'questions': let QuestionsDataset and AskQuestions give the prompts")
     questions, predicted = sample["questions"], sample["pred_instances"]
-    rows = list(zip(predicted["texts"], (questions[int(at)] for at in predicted["prompt_index"]), strict=True))
+    rows = list(zip(predicted["texts"], (questions[int(prompt)] for prompt in predicted["prompt_index"]), strict=True))
     lacking = [question["id"] for _, question in rows if not question["answers"]]
     if lacking or len(rows) < len(questions):
         raise DataError(
@@ -262,8 +266,8 @@ def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _cider(rows: Sequence[tuple[str, list[str]]]) -> float:
     from pycocoevalcap.cider.cider import Cider
 
-    said = {at: [text] for at, (text, _) in enumerate(rows)}
-    score, _ = Cider().compute_score({at: references for at, (_, references) in enumerate(rows)}, said)
+    captions = {number: [text] for number, (text, _) in enumerate(rows)}
+    score, _ = Cider().compute_score({number: references for number, (_, references) in enumerate(rows)}, captions)
     return float(score)
 
 

@@ -17,8 +17,8 @@ def attend(
 ) -> Float[Tensor, "batch heads queries width"]:
     """Return softmax attention without a mask.
 
-    On a CPU the plain products are several times faster, above all backwards, than torch's fused kernel at the small
-    sizes met here; elsewhere the fused kernel runs.
+    On a CPU the plain products are several times faster than torch's fused kernel at the small sizes met here, above
+    all in the backward pass; elsewhere the fused kernel runs.
     """
     if query.device.type != "cpu":
         return functional.scaled_dot_product_attention(query, key, value)
@@ -65,9 +65,9 @@ class Attention(nn.Module):
 
 
 class TwoWayLayer(nn.Module):
-    """Tokens look at each other and at the image, then the image looks back at the tokens.
+    """Tokens attend to each other and to the image, then the image attends to the tokens.
 
-    Unlike SAM's, the first layer keeps its tokens beside what they see.
+    Unlike in SAM, the first layer has a residual connection around its self-attention.
 
     Map queries go through the same weights as a second stream: each reads the shared tokens, itself and the image of
     this layer, and nothing reads it. So the first stream is bit for bit the same with and without them.
@@ -100,9 +100,10 @@ class TwoWayLayer(nn.Module):
         positioned = tokens if self.is_first else tokens + token_position
         tokens = self.norms[0](tokens + self.self_attention(positioned, positioned, tokens))
         tokens = self._image_step(tokens, token_position, image, image_position, owner)
-        own_image = image if owner is None else image[owner]
-        back = self.to_tokens(own_image + image_position, tokens + token_position, tokens)
-        return tokens, self.norms[3](own_image + back)
+        # From here on the image differs from pair to pair.
+        pair_image = image if owner is None else image[owner]
+        seen = self.to_tokens(pair_image + image_position, tokens + token_position, tokens)
+        return tokens, self.norms[3](pair_image + seen)
 
     def second_stream(
         self,
@@ -116,9 +117,10 @@ class TwoWayLayer(nn.Module):
     ) -> Float[Tensor, "pairs queries channels"]:
         """Update map queries from the tokens and the image that this layer's first stream started from."""
         num_queries = queries.shape[1]
-        own, own_position = queries.flatten(0, 1)[:, None], query_position.flatten(0, 1)[:, None]
-        around = torch.cat([tokens.repeat_interleave(num_queries, 0), own], 1)
-        positions = torch.cat([token_position.repeat_interleave(num_queries, 0), own_position], 1)
+        # One row per map query: the shared tokens of its pair, then the query itself, which alone attends.
+        query, position = queries.flatten(0, 1)[:, None], query_position.flatten(0, 1)[:, None]
+        around = torch.cat([tokens.repeat_interleave(num_queries, 0), query], 1)
+        positions = torch.cat([token_position.repeat_interleave(num_queries, 0), position], 1)
         positioned = around if self.is_first else around + positions
         mixed = self.self_attention(positioned[:, -1:], positioned, around)
         queries = self.norms[0](queries + mixed.view_as(queries))

@@ -38,7 +38,7 @@ class InputTransform:
     shift_xy: tuple[float, float]
 
     def __deepcopy__(self, memo: dict) -> "InputTransform":
-        """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
+        """Return itself: it is immutable, and MMEngine copies metainfo deeply at every move of a sample."""
         return self
 
     def __post_init__(self) -> None:
@@ -84,6 +84,7 @@ class InputTransform:
         if not (max(x1, 0.0) < min(x2, ori_hw[1]) and max(y1, 0.0) < min(y2, ori_hw[0])):
             raise ValueError(f"a crop must hold a part of the {ori_hw} (h, w) image, got box {(x1, y1, x2, y2)}")
         scale = min(input_hw[1] / (x2 - x1), input_hw[0] / (y2 - y1))
+        # The middle of the box lands in the middle of the input.
         shift_x = (input_hw[1] - (x1 + x2) * scale) / 2
         shift_y = (input_hw[0] - (y1 + y2) * scale) / 2
         return cls(ori_hw, input_hw, (scale, scale), (shift_x, shift_y))
@@ -102,13 +103,6 @@ class InputTransform:
     def is_flipped(self) -> bool:
         """Whether left and right are swapped."""
         return self.scale_xy[0] < 0
-
-    @property
-    def content_xyxy(self) -> tuple[float, float, float, float]:
-        """The box, in input pixels, that the image covers; the rest of the input is padding."""
-        corners = torch.tensor([[0.0, 0.0, self.ori_hw[1], self.ori_hw[0]]], dtype=torch.float64)
-        x1, y1, x2, y2 = clip_boxes(self.boxes_to_input(corners), self.input_hw)[0].tolist()
-        return x1, y1, x2, y2
 
     def points_to_input(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Map (x, y) from original to input pixels; points outside the input are kept."""
@@ -130,7 +124,7 @@ class InputTransform:
         return clip_boxes(boxes, self.ori_hw) if clip else boxes
 
     def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        # float64: a crop far from the corner subtracts two large numbers
+        # float64: a crop far from the corner subtracts two large numbers.
         scale = torch.tensor(self.scale_xy, dtype=torch.float64, device=like.device)
         return scale, torch.tensor(self.shift_xy, dtype=torch.float64, device=like.device)
 
@@ -144,20 +138,9 @@ def cxcywh_to_xyxy(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     return torch.cat([center - half, center + half], -1)
 
 
-def xyxy_to_cxcywh(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Turn corners into centre and size."""
-    first, last = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(first + last) / 2, last - first], -1)
-
-
 def xywh_to_xyxy(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """Turn top-left corner and size, as COCO stores boxes, into corners."""
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
-
-
-def xyxy_to_xywh(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Turn corners into top-left corner and size."""
-    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
 
 
 def clip_boxes(boxes: Float[Tensor, "*n 4"], hw: tuple[int, int]) -> Float[Tensor, "*n 4"]:
@@ -184,7 +167,7 @@ def giou(a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"]) -> Float[Tensor, " n"
     Source:
         Rezatofighi et al., "Generalized Intersection over Union" (2019), algorithm 1.
     """
-    tiny = torch.finfo(a.dtype).tiny
+    tiny = torch.finfo(a.dtype).tiny  # two empty boxes: 0 / tiny, not 0 / 0
     intersection = _intersection(a, b)
     union = box_area(a) + box_area(b) - intersection
     hull = box_area(torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], -1))
@@ -196,8 +179,8 @@ def nms(
 ) -> Int[Tensor, " kept"]:
     """Suppress boxes that overlap a better box of their group: exactly the greedy algorithm, box by box.
 
-    Rows are sorted by group, so a block only has to be compared with itself and with what was kept before it in the
-    group that it continues; memory stays below n * 512 overlaps.
+    The greedy algorithm looks at one box at a time. Here 512 boxes are decided at once, so that the work is a few
+    large tensor operations; memory stays below n * 512 overlaps.
 
     Args:
         boxes: Boxes in any one frame.
@@ -208,18 +191,35 @@ def nms(
     Returns:
         Indices of the kept boxes, by falling score, then by index.
     """
+    # By group, and within a group by falling score: what can suppress a box stands before it, in its own group.
     order = scores.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
     boxes, groups = boxes[order], groups[order]
     kept = torch.zeros_like(groups, dtype=torch.bool)
     for start in range(0, len(boxes), _NMS_BLOCK):
         block = slice(start, start + _NMS_BLOCK)
+        # Only the first group of a block can have begun before it: all other groups start inside.
         before = (kept[:start] & (groups[:start] == groups[start])).nonzero()[:, 0]
         lost = _suppresses(boxes, groups, before, block, iou_threshold).any(0)
+        # Within the block a row can suppress later rows only: the upper triangle.
         rows = torch.arange(start, start + len(lost), device=boxes.device)
         kept[block] = _greedy(_suppresses(boxes, groups, rows, block, iou_threshold).triu(1), ~lost)
     indices = order[kept].sort().values
     return indices[scores[indices].argsort(descending=True, stable=True)]
+
+
+def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Float[Tensor, "cells dim"]:
+    """Return fixed positions of a grid, shape (height * width, dim): sines and cosines of the row and the column.
+
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
+    """
+    quarter = dim // 4
+    frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
+    rows = torch.arange(height, device=like.device)[:, None] * frequency
+    cols = torch.arange(width, device=like.device)[:, None] * frequency
+    rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(height, width, -1)
+    cols = torch.cat([cols.sin(), cols.cos()], 1)[None].expand(height, width, -1)
+    return torch.cat([rows, cols], -1).reshape(height * width, -1).to(like.dtype)
 
 
 def _suppresses(
@@ -232,7 +232,8 @@ def _suppresses(
 def _greedy(suppresses: Bool[Tensor, "block block"], alive: Bool[Tensor, " block"]) -> Bool[Tensor, " block"]:
     """Solve ``kept = alive and no kept earlier row suppresses it``, whose one solution is the greedy answer.
 
-    ``suppresses`` is strictly upper triangular, so after t rounds at least the first t rows are final.
+    Fixed-point iteration: ``suppresses`` is strictly upper triangular, so that row t depends on earlier rows only and
+    is final after t rounds. Few rounds are needed in practice: as many as the longest chain of suppressions.
     """
     kept = alive
     while True:
@@ -251,17 +252,3 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 def _check_size(name: str, size_hw: tuple[int, int]) -> None:
     if min(size_hw) <= 0:
         raise ValueError(f"{name} must be a positive height and width in pixels, got {size_hw}")
-
-
-def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Float[Tensor, "cells dim"]:
-    """Return fixed positions of a grid, shape (height * width, dim): sines and cosines of the row and the column.
-
-    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
-    """
-    quarter = dim // 4
-    frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
-    rows = torch.arange(height, device=like.device)[:, None] * frequency
-    cols = torch.arange(width, device=like.device)[:, None] * frequency
-    rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(height, width, -1)
-    cols = torch.cat([cols.sin(), cols.cos()], 1)[None].expand(height, width, -1)
-    return torch.cat([rows, cols], -1).reshape(height * width, -1).to(like.dtype)

@@ -36,9 +36,11 @@ def gaussian_radius(wh: Float[Tensor, "n 2"], min_overlap: float = 0.3) -> Float
     if not 0 < min_overlap < 1:
         raise ValueError(f"min_overlap must lie between 0 and 1, both excluded, got {min_overlap}")
     total, area = wh.double().sum(-1), wh.double().prod(-1)
+    # One corner inwards and one outwards: the box moves.
     shifted = _smaller_root(1.0, total, area * (1 - min_overlap) / (1 + min_overlap))
+    # Both corners inwards: the box shrinks.
     inside = _smaller_root(4.0, 2 * total, area * (1 - min_overlap))
-    # the outward solution is the positive root, with mmdet's divisor
+    # Both corners outwards: the positive root, with mmdet's divisor.
     linear = 2 * min_overlap * total
     outside = ((linear**2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt() - linear) / (8 * min_overlap)
     return torch.minimum(torch.minimum(shifted, inside), outside).to(wh.dtype)
@@ -84,13 +86,16 @@ def paint_gaussians(
     _check_pairs(pair_index, num_pairs)
     if not (sigmas > 0).all():
         raise ValueError(f"sigmas must be above 0, got a least value of {sigmas.min().item()}")
+    # Each bump is computed in a window around its cell only: most maps are large and most objects small.
     reach = (sigmas * _SIGMAS_TO_NOTHING).ceil().long() if truncate is None else truncate[:, None]
     windows = _clip_windows(cells - reach, cells + reach + 1, size_hw)
     center_col, center_row = cells.unbind(1)
     sharp_x, sharp_y = (0.5 / sigmas.float().square()).unbind(1)
     for owner, row, line, col in _cells_of(windows):
+        # A Gaussian is separable: the vertical part is computed once per line, the horizontal one per cell.
         across = (col - center_col[owner].index_select(0, line)).square() * sharp_x[owner].index_select(0, line)
         down = ((row - center_row[owner]).square() * sharp_y[owner]).index_select(0, line)
+        # Cells of all maps in one flat tensor: overlapping bumps of a map meet in one index and keep the larger value.
         index = col + ((pair_index[owner] * height + row) * width).index_select(0, line)
         heat.scatter_reduce_(0, index, torch.exp(-(across + down)), "amax")
     return heat.view(num_pairs, height, width)
@@ -109,14 +114,13 @@ def detection_targets(
     """Paint the centre of each box, as wide as the box may move without losing ``min_overlap``.
 
     Boxes are in input pixels, with their centres inside the map. A box without extent is a point and gets a bump of
-    ``point_sigma`` cells. For the other arguments, the result and the errors
-    see ``paint_gaussians``.
+    ``point_sigma`` cells. For the other arguments, the result and the errors see ``paint_gaussians``.
 
     Source:
         Zhou et al., "Objects as Points" (2019), section 3; equal to the loop of mmdet's ``CenterNetHead`` over
         ``gaussian_radius`` and ``gen_gaussian_target`` (Apache-2.0).
     """
-    # float64: the radius is cut to an integer, which must not depend on the last bit
+    # float64: the radius is cut to an integer, which must not depend on the last bit.
     radius = gaussian_radius(_sizes(boxes.double()) / stride, min_overlap).clamp(min=0).long()
     is_point = (_sizes(boxes) == 0).all(1)
     sigmas = torch.where(is_point, point_sigma, (2 * radius + 1) / 6)[:, None].expand(-1, 2)
@@ -158,7 +162,7 @@ TARGETS = {"centernet": detection_targets, "ttfnet": elliptic_targets}
 def cells_around(
     boxes: Float[Tensor, "n 4"], size_hw: Sequence[int], stride: int
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, "m 2"], Float[Tensor, " m"]]:
-    """Return the cells that learn each box: its centre cell and those of the eight neighbours whose centre is inside.
+    """Return the cells that are trained on each box: its centre cell, and neighbours whose centre is inside the box.
 
     Returns:
         Box of each cell, the cell (x, y), and a weight; the weights of one box add up to one.
@@ -168,6 +172,7 @@ def cells_around(
     offset = torch.cartesian_prod(step, step)
     cells = centre[:, None] + offset
     points = (cells + 0.5) * stride
+    # The centre cell counts always: a box may be smaller than a cell.
     inside = ((points > boxes[:, None, :2]) & (points < boxes[:, None, 2:])).all(-1) | (offset == 0).all(-1)
     limit = torch.tensor([size_hw[1], size_hw[0]], device=boxes.device)
     inside &= ((cells >= 0) & (cells < limit)).all(-1)
@@ -214,18 +219,19 @@ def gaussian_focal_loss(
     Args:
         heat_logits: Maps before the sigmoid.
         target: Painted maps; positive cells hold exactly 1.
-        weight: Factor on the cells that are not positive: 0 where an object may be that nobody annotated.
-        alpha: How much cells that are already right are turned down.
-        beta: How much cells near a centre are excused.
+        weight: Factor on the cells that are not positive: 0 where objects may be that are not annotated.
+        alpha: Exponent that lowers the loss of cells that are already right.
+        beta: Exponent that lowers the loss of cells near a centre.
 
     Source:
         Law and Deng, "CornerNet" (2018), equation 1; Zhou et al., "Objects as Points" (2019), equation 1.
     """
     logits = heat_logits.to(torch.promote_types(heat_logits.dtype, torch.float32))
     target = target.to(logits.dtype)
-    log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
-    positive = torch.exp(alpha * log_no) * log_yes
-    negative = (1 - target) ** beta * torch.exp(alpha * log_yes) * log_no
+    # Powers of probabilities as exponentials of log-sigmoids: finite for any logit, unlike log(sigmoid(x)).
+    log_heat, log_cold = F.logsigmoid(logits), F.logsigmoid(-logits)
+    positive = torch.exp(alpha * log_cold) * log_heat
+    negative = (1 - target) ** beta * torch.exp(alpha * log_heat) * log_cold
     if weight is not None:
         negative = negative * weight
     return -torch.where(target == 1, positive, negative).sum()
@@ -236,7 +242,7 @@ class Peaks:
     """The best peaks of each map, by falling score.
 
     Args:
-        scores: Heat at the peak; 0 in rows that are no peak.
+        scores: Heat at the peak; 0 in rows without a peak.
         cells_xy: Column and row.
         is_peak: False in the rows that fill up a map with fewer peaks than were asked for.
     """
@@ -260,6 +266,7 @@ def find_peaks(heat: Float[Tensor, "pairs height width"], num_peaks: int) -> Pea
     """
     height, width = heat.shape[1:]
     left, right = _shift(heat, 0, 1), _shift(heat, 0, -1)
+    # The largest of three in a row, looked at one row above and one below, covers six of the eight neighbours.
     line = torch.maximum(torch.maximum(left, right), heat)
     before = torch.maximum(_shift(line, 1, 0), left)
     after = torch.maximum(_shift(line, -1, 0), right)
@@ -276,7 +283,7 @@ def refine_peaks(heat: Float[Tensor, "pairs height width"], peaks: Peaks) -> Flo
 
     Returns:
         (x, y) in cells, where the middle of cell 0 is 0.5: times ``stride`` they are input pixels. Offsets are at most
-        half a cell, exact for a Gaussian, and 0 on the border of the map and in rows that are no peak.
+        half a cell, exact for a Gaussian, and 0 on the border of the map and in rows without a peak.
 
     Source:
         Zhang et al., "Distribution-Aware Coordinate Representation" (2020), section 3.2, without mixed derivatives.
@@ -289,6 +296,7 @@ def refine_peaks(heat: Float[Tensor, "pairs height width"], peaks: Peaks) -> Flo
             neighbour.flatten(1).gather(1, index)
             for neighbour in (_shift(log_heat, rows, cols), log_heat, _shift(log_heat, -rows, -cols))
         )
+        # Minus the second difference. Outside of the map the heat is minus infinity: no finite curve at a border.
         curve = 2 * middle - before - after
         is_safe = peaks.is_peak & curve.isfinite() & (curve > 0)
         offset = 0.5 * (after - before) / curve
@@ -314,12 +322,13 @@ def _clip_windows(first: Int[Tensor, "n 2"], last: Int[Tensor, "n 2"], size_hw: 
 def _cells_of(windows: Int[Tensor, "n 4"]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """List the cells of all windows, in chunks of whole windows that bound the memory.
 
-    Whoever spreads values of lines over cells uses ``index_select``: four times faster than indexing on a CPU.
+    Callers spread values of lines over cells by ``index_select``, which is four times faster than indexing on a CPU.
 
     Yields:
         For each line (one row of one window) its window and its row; for each cell its line and its column.
     """
     left, top, right, bottom = windows.unbind(1)
+    # A running count of cells, cut into chunks; a window is never split.
     chunk = ((right - left) * (bottom - top)).cumsum(0) // _CELLS_AT_ONCE
     start = 0
     for size in chunk.unique_consecutive(return_counts=True)[1].tolist():
@@ -332,7 +341,7 @@ def _cells_of(windows: Int[Tensor, "n 4"]) -> Iterator[tuple[Tensor, Tensor, Ten
 
 
 def _ranges(first: Int[Tensor, " n"], last: Int[Tensor, " n"]) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:
-    """Count from ``first`` to ``last``, excluded, for each of n ranges: which range each number is from, and it."""
+    """List the integers of n ranges, ``last`` excluded: the range that each is from, and the integer."""
     length = last - first
     owner = torch.repeat_interleave(length)
     ahead = length.cumsum(0) - length

@@ -128,8 +128,8 @@ def masks_to_original(
     """Return predicted masks as RLE of the original image, a bounded number at a time."""
     step = max(1, _NUMBERS_AT_ONCE // (frame.ori_hw[0] * frame.ori_hw[1]))
     codes: list[Rle] = []
-    for at in range(0, len(probabilities), step):
-        codes += encode_masks(maps_to_original(probabilities[at : at + step], frame) > threshold)
+    for some in probabilities.split(step):
+        codes += encode_masks(maps_to_original(some, frame) > threshold)
     return codes
 
 
@@ -147,7 +147,7 @@ def read_label_map(
         Class numbers (height, width), int32; -1 for pixels without a class.
 
     Raises:
-        DataError: The file cannot be read, or is no map of one number per pixel.
+        DataError: The file cannot be read, or does not hold one number per pixel.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -168,24 +168,27 @@ def read_label_map(
 def _check_polygons(polygons: list) -> None:
     if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
         raise ValueError("a polygon is a list of x, y, x, y and so on with at least three points")
-    # The rasteriser walks along every edge and takes memory for each step.
+    # pycocotools walks along every edge and takes memory for each step, so that huge corners would exhaust it.
     if not all((np.abs(np.asarray(p, dtype=np.float64)) <= _FARTHEST).all() for p in polygons):
         raise ValueError(f"the corners of a polygon are numbers of at most {_FARTHEST}")
 
 
 def _check_runs(code: Rle) -> None:
-    """Raise ValueError unless the runs fill the mask exactly; pycocotools would leave a rest as found in memory."""
+    """Raise ValueError unless the runs fill the mask exactly; pycocotools leaves uncovered pixels uninitialised."""
+    # Six bits per letter, from "0" on: five bits of the number, least first, and a bit that more letters follow.
     letters = np.frombuffer(code["counts"], dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(letters < 32)
     if not len(ends) or ends[-1] != len(letters) - 1 or letters.min() < 0 or letters.max() > 63:
-        raise ValueError("counts are no run lengths")
+        raise ValueError("counts are not run lengths")
     starts = np.append(0, ends[:-1] + 1)
     place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)
     if place.max() > 6:
         raise ValueError("a run is too long")
     steps = np.add.reduceat((letters & 31) << (5 * place), starts)
+    # The highest bit of a number is its sign.
     steps -= ((letters[ends] & 16) > 0).astype(np.int64) << (5 * (place[ends] + 1))
-    runs = np.concatenate([steps[:1], np.cumsum(steps[1::2]), np.cumsum(steps[2::2])])  # from the third on: differences
+    # From the fourth run on, the difference to the run two places before is stored.
+    runs = np.concatenate([steps[:1], np.cumsum(steps[1::2]), np.cumsum(steps[2::2])])
     if runs.min() < 0 or runs.sum() != code["size"][0] * code["size"][1]:
         raise ValueError(f"runs of {runs.sum()} pixels for a mask of size {code['size']}")
 

@@ -48,13 +48,13 @@ class StandIn(Protocol):
 
 
 def plain(value: Any) -> Any:
-    """Turn tuples into lists, NumPy numbers into Python's, parameters into tensors on the CPU; leave the rest.
+    """Turn tuples into lists, NumPy numbers into Python's, parameters into tensors on the CPU.
 
-    What is not data stays as it is, so that ``save_checkpoint`` can name it.
+    Anything else stays unchanged, so that ``save_checkpoint`` can name what is not data.
     """
     if isinstance(value, Tensor):
         tensor = value.detach().cpu()
-        # A view would drag the whole storage behind it into the file.
+        # torch.save writes the whole storage behind a view.
         return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
     if isinstance(value, np.generic):
         return value.item()
@@ -159,7 +159,7 @@ def absent_names(model: nn.Module, held: Collection[str]) -> list[str]:
 
 
 def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh: Collection[str] = ()) -> set[str]:
-    """Load ``checkpoint['state_dict']``; what it lacks must be exactly what it says it left to the base model.
+    """Load ``checkpoint['state_dict']``; what it lacks must be exactly what it records as left to the base model.
 
     Args:
         model: Built with the same base model as the checkpoint's.
@@ -242,8 +242,8 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def _few(names: list[str], limit: int = 3) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _first_line(error: BaseException) -> str:

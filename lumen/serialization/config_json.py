@@ -15,7 +15,7 @@ def config_to_json(value: Any, place: str) -> Any:
         place: Its name in errors: ``model``, ``decoder``, or a key path that starts so.
 
     Raises:
-        ConfigError: A value is no plain one, or a name is not registered.
+        ConfigError: A value is not plain data, or a name is not registered.
     """
     if isinstance(value, Mapping):
         node = {str(key): config_to_json(entry, f"{place}.{key}") for key, entry in value.items() if key != "type"}
@@ -47,7 +47,7 @@ def config_from_json(value: Any, known: Mapping[str, type], place: str) -> Any:
         if node["type"] not in known:
             raise CheckpointError(
                 f"{place}.type is {node['type']!r}, which is not registered. Where you trust it, import its plug-in "
-                "and name the class: types=[...]. Nothing is imported because a file says so"
+                "and name the class: types=[...]. A file alone never causes an import"
             )
         node["type"] = known[node["type"]]
     return node

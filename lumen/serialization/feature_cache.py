@@ -1,7 +1,8 @@
 """Cached ``LocFeatures``: what the LMM gives for a data set with fixed prompts, written once, read by memory mapping.
 
-A cache is a folder. ``cache.json`` says what it was made from; ``shard_00000.safetensors`` and so on hold, for each
-image, the dense maps once, the query of each pair, the extras, and the sample with its targets. Nothing in it is code.
+A cache is a folder. ``cache.json`` describes what it was made from; ``shard_00000.safetensors`` and so on hold, for
+each image, the dense maps once, the query of each pair, the extras, and the sample with its targets. Nothing in it is
+code.
 ``lmm.safetensors`` holds the trained weights of the LMM, so that checkpoints of the cached stage are whole.
 """
 
@@ -45,7 +46,7 @@ class FeatureCache:
         folder: The folder that ``tools/cache_features.py`` wrote; looked up by ``lumen.paths.find_path``.
 
     Raises:
-        DataError: There is no cache, or it is not whole.
+        DataError: There is no cache, or it is not complete.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -230,7 +231,7 @@ class _Shard:
         tensors = {name: self._file.get_tensor(f"{place}/features/{name}") for name in self._names[place]}
         metainfo = {key: _from_json(key, self._values[number]) for key, number in notes["metainfo"].items()}
         sample = PerceptionSample()
-        for key, value in metainfo.items():  # `set_metainfo` copies deeply; none of these can change
+        for key, value in metainfo.items():  # not by `set_metainfo`, which copies deeply: these are immutable
             sample.set_field(value, key, field_type="metainfo")
         for table, columns in notes["tables"].items():
             fields = {

@@ -1,6 +1,6 @@
-"""Tensors that lie in pieces on several ranks (FSDP2): made whole for a file, cut again after reading one.
+"""Tensors that are sharded over several ranks (FSDP2): gathered for a file, sharded again after reading one.
 
-A tensor that is not in pieces passes untouched, so callers need not ask.
+A tensor that is not sharded passes unchanged, so callers need not ask.
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,20 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """Return this rank's piece of a tensor that every rank has whole, cut as ``pattern`` is."""
+    """Return this rank's piece of a tensor that every rank has whole, sharded as ``pattern`` is."""
     if not isinstance(pattern, DTensor):
         return tensor
-    own = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)
-    return distribute_tensor(own, pattern.device_mesh, pattern.placements, src_data_rank=None)
+    local = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)
+    return distribute_tensor(local, pattern.device_mesh, pattern.placements, src_data_rank=None)
 
 
 def gather(value: Any, *, keep: bool) -> Any:
-    """Return nested data with whole tensors on the CPU in place of pieces; every rank has to call it.
+    """Return nested data with whole tensors on the CPU in place of shards; every rank has to call it.
 
     Args:
         value: Dicts, lists and tuples of anything.
-        keep: Whether this rank wants the result; where it does not, empty tensors stand for the pieces, so that only
-            one tensor at a time is whole there.
+        keep: Whether this rank wants the result; where it does not, empty tensors stand for the shards, so that
+            only one tensor at a time is whole there.
     """
     if isinstance(value, DTensor):
         tensor = value.detach().full_tensor()
@@ -46,11 +46,13 @@ def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, 
     """Return an optimizer's ``state_dict`` of whole tensors, cut as the parameters that they belong to are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    # Of an optimizer's state, only what has the shape of its parameter is sharded: moments, not numbers of steps.
     def cut(number: int, entry: Any) -> Any:
         belongs = isinstance(entry, Tensor) and entry.shape == parameters[number].shape
         return shard_like(entry, parameters[number]) if belongs else entry
 
     entries = {
-        number: {key: cut(int(number), entry) for key, entry in own.items()} for number, own in state["state"].items()
+        number: {key: cut(int(number), entry) for key, entry in values.items()}
+        for number, values in state["state"].items()
     }
     return {**state, "state": entries}

@@ -2,6 +2,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from helpers import content_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -193,7 +194,7 @@ def test_drawing_never_fails_and_never_shows_padding_inside(ori_hw, input_hw, sc
     frame = frame.flip_horizontal() if flip else frame
     drawn = render_image(np.full((*ori_hw, 3), 50, np.uint8), frame, pad_value=200)
     assert drawn.shape == (*input_hw, 3)
-    x1, y1, x2, y2 = frame.content_xyxy
+    x1, y1, x2, y2 = content_of(frame)
     inside = drawn[int(np.ceil(y1)) : int(y2), int(np.ceil(x1)) : int(x2)]
     assert (inside == 50).all()
     assert set(np.unique(drawn)) <= {50, 200}

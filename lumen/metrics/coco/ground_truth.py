@@ -106,5 +106,6 @@ def _mask(entry: Mapping[str, Any], size_hw: tuple[int, int], ann_file: str | os
 
 def mask_areas(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Return the number of pixels of each RLE."""
-    parts = [codec.area(list(codes[at : at + _AREAS_AT_ONCE])) for at in range(0, len(codes), _AREAS_AT_ONCE)]
+    starts = range(0, len(codes), _AREAS_AT_ONCE)
+    parts = [codec.area(list(codes[start : start + _AREAS_AT_ONCE])) for start in starts]
     return np.concatenate([np.zeros(0), *parts])

@@ -101,11 +101,15 @@ def match(
     Source:
         ``COCOeval.evaluateImg`` of pycocotools (Lin et al., BSD licence); every image takes its next step at once.
     """
+    # The best predictions of each group, by falling score; a stable sort, so that of equal ones the earlier is first.
     order = np.lexsort((-answers.scores, answers.groups))
     kept = order[_place_in_run(answers.groups[order]) < max_dets]
+    # As COCO: a threshold of 1 must be reachable in floating point.
     least = np.minimum(np.asarray(thresholds, dtype=np.float64), 1 - 1e-10)
+    # Most predictions overlap nothing; only the few pairs that reach the lowest threshold go through the greedy part.
     found = list(_overlapping(objects, answers, kept, least.min()))
     pairs = _Pairs(*(np.concatenate([getattr(part, name) for part in found]) for name in _Pairs.__slots__))
+    # Step s of the greedy part: in every group at once, the s-th of its reaching predictions chooses.
     reaching, place = np.unique(pairs.answer, return_inverse=True)
     steps = _place_in_run(answers.groups[kept[reaching]])
     # Within a prediction the wanted pair comes last: the largest IoU, and of equal ones the later object.
@@ -124,17 +128,18 @@ def box_ious(
     low = np.maximum(ours[:, :2], theirs[:, :2])
     sides = np.minimum(ours[:, 2:] + ours[:, :2], theirs[:, 2:] + theirs[:, :2]) - low
     shared = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
-    own = ours[:, 2] * ours[:, 3]
-    union = np.where(is_crowd, own, own + theirs[:, 2] * theirs[:, 3] - shared)
+    our_areas = ours[:, 2] * ours[:, 3]
+    union = np.where(is_crowd, our_areas, our_areas + theirs[:, 2] * theirs[:, 3] - shared)
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _place_in_run(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Return how many equal values come right before each."""
-    at = np.arange(len(values))
+    index = np.arange(len(values))
     is_first = np.ones(len(values), dtype=bool)
     is_first[1:] = values[1:] != values[:-1]
-    return at - np.maximum.accumulate(np.where(is_first, at, 0))
+    # The running maximum carries the index of a run's first element through the run.
+    return index - np.maximum.accumulate(np.where(is_first, index, 0))
 
 
 def _overlapping(objects: Objects, answers: Answers, kept: Int[np.ndarray, " kept"], least: float) -> Iterator[_Pairs]:
@@ -183,6 +188,7 @@ def _mask_ious(
     objects: Objects, answers: Answers, ours: Int[np.ndarray, " pairs"], theirs: Int[np.ndarray, " pairs"]
 ) -> Float[np.ndarray, " pairs"]:
     """Return the IoUs of one group, whose pairs are all predictions times all objects."""
+    # Predictions in the outer loop, objects in the inner one: the first row lists all objects.
     columns = theirs[: len(theirs) // len(np.unique(ours))]
     rows = ours[:: len(columns)]
     crowd = objects.is_crowd[columns].astype(np.uint8).tolist()
@@ -201,6 +207,7 @@ def _choose(
     """Let the first reaching prediction of every group choose, then the second, and so on."""
     bounds = np.asarray(areas, dtype=np.float64)
     is_outside = (objects.areas < bounds[:, :1]) | (objects.areas > bounds[:, 1:])
+    # Which objects count as wanted in each case; the others may be matched, and then the prediction is ignored.
     counts = np.tile(~(is_outside | objects.is_crowd), (len(thresholds), 1))  # cases, objects
     least = np.repeat(thresholds, len(areas))[:, None]
     taken = np.zeros(counts.shape, dtype=bool)
@@ -208,13 +215,16 @@ def _choose(
     num = len(pairs.iou)
     cuts = np.searchsorted(step, np.arange(int(step.max(initial=-1)) + 2))
     for start, stop in itertools.pairwise(cuts):
-        own, rows = pairs.object[start:stop], place[start:stop]
-        is_free = ~taken[:, own] | objects.is_crowd[own]
+        candidates, rows = pairs.object[start:stop], place[start:stop]
+        is_free = ~taken[:, candidates] | objects.is_crowd[candidates]  # a crowd may be taken again and again
         is_able = is_free & (pairs.iou[start:stop] >= least)
-        # The later pair wins, and any object that counts wins over any that does not.
-        rank = np.where(is_able, np.arange(start + 1, stop + 1) + num * counts[:, own], 0)
+        # One number per pair decides: 0 is unable, more is better. The later pair wins, having the larger IoU, and any
+        # object that counts (num is added) wins over any that does not.
+        rank = np.where(is_able, np.arange(start + 1, stop + 1) + num * counts[:, candidates], 0)
+        # The best pair of each prediction, in all cases at once.
         firsts = np.flatnonzero(_place_in_run(rows) == 0)
         best = np.maximum.reduceat(rank, firsts, axis=1)
+        # Take the chosen objects, and note whether they were wanted.
         case, column = np.nonzero(best)
         chosen = best[case, column]
         taken[case, pairs.object[(chosen - 1) % num]] = True

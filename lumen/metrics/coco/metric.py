@@ -24,7 +24,7 @@ class CocoMetric(BaseMetric):
     """AP of COCO, of boxes, masks or both. Reads predictions in original pixels.
 
     A label means ``dataset_meta['cat_ids'][label]``. Where several prompts of an image ask for one class, predictions
-    that are equal to the last bit count once. Crowd regions are handled as COCO does; COCO's evaluation knows no other
+    that are equal to the last bit count once. Crowd regions are handled as COCO does; COCO's evaluation has no other
     ignored regions. Areas of masks, not of boxes, tell small from large when masks are evaluated.
 
     If predictions carry ``peak_scores``, the AP with these scores instead of ``scores`` is reported too.
@@ -36,12 +36,12 @@ class CocoMetric(BaseMetric):
             ``auto`` takes ``numpy``, which is by far the fastest.
         max_dets: Number of predictions per image and class that count, best first.
         classwise: Report the AP of each class as well.
-        is_partial: Evaluate on the answered images only, such as the first hundred. Such figures are no COCO figures.
+        is_partial: Evaluate on the answered images only, such as the first hundred. Such figures are not COCO figures.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
     Raises:
-        ConfigError: The backend is unknown or not installed, or there is no such IoU type.
+        ConfigError: The backend is unknown or not installed, or an IoU type is not known.
         DataError: The annotation file is broken.
     """
 
@@ -162,7 +162,7 @@ class CocoMetric(BaseMetric):
         return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types)
 
     def _size_hw(self, img_id: int) -> tuple[int, int] | None:
-        """Return the size of an image; None where the file does not know it, which ``compute_metrics`` tells."""
+        """Return the size of an image; None where the file does not know it, which ``compute_metrics`` reports."""
         if not self._sizes_hw:
             self._sizes_hw = {i["id"]: (i["height"], i["width"]) for i in self.ground_truth["images"]}
         return self._sizes_hw.get(img_id)

@@ -1,4 +1,10 @@
-"""COCO's precision curves in plain array operations: the figures of pycocotools, without an object per box."""
+"""COCO's precision curves in plain array operations: the figures of pycocotools, without an object per box.
+
+Own code in place of a library, because validation during training takes as long as its evaluation: 500 images with
+38,000 boxes take 0.05 s here, 0.7 s with faster-coco-eval and 3.2 s with pycocotools, and give equal figures
+(``python tools/benchmarks/coco_metric.py --images 500`` measures and compares). The matching also serves
+``CalibrationMetric``.
+"""
 
 import itertools
 
@@ -30,11 +36,13 @@ def precision_curves(
         prediction hits: recall changes nowhere else, and in between precision is never higher.
     """
     matches = match(objects, answers, thresholds=IOU_THRESHOLDS, areas=AREAS, max_dets=max_dets)
+    # Predictions of a class over all images, by falling score; `place` is the position of each match in this order.
     scores, classes = answers.scores[matches.rows], answers.groups[matches.rows] // num_images
     order = np.lexsort((-scores, classes))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     bounds = np.asarray(AREAS)
+    # A prediction that misses counts as wrong only in the area ranges that it lies in itself.
     areas = answers.areas[matches.rows[order]]
     is_inside = ~((areas < bounds[:, :1]) | (areas > bounds[:, 1:]))  # areas, predictions
     by_place = np.argsort(place[matches.reaching])
@@ -46,8 +54,8 @@ def precision_curves(
     for area in range(len(AREAS)):
         needed = np.stack([_hits_needed(count) for count in positives[area].tolist()])  # classes, recalls
         for threshold in range(len(IOU_THRESHOLDS)):
-            own = status[threshold * len(AREAS) + area]
-            hits, counted = _count(own, reaching, is_inside[area], starts)
+            case = status[threshold * len(AREAS) + area]
+            hits, counted = _count(case, reaching, is_inside[area], starts)
             curves[threshold, :, :, area] = _interpolate(hits, counted, needed).T
         curves[:, :, positives[area] == 0, area] = -1
     return curves
@@ -76,6 +84,7 @@ def _count(
     """Return where the hits of each class start, and how many predictions of its class count up to each hit."""
     counts = is_inside.copy()
     counts[reaching] = np.where(status == MISS, is_inside[reaching], status == HIT)
+    # Differences of one running sum over all classes give the counts within each class.
     total = np.concatenate([[0], np.cumsum(counts)])
     places = reaching[status == HIT]
     first = np.append(np.searchsorted(places, starts), len(places))
@@ -90,9 +99,11 @@ def _interpolate(
     """Return for each class the highest precision from each recall on."""
     sizes = np.diff(first)
     hits = (np.arange(len(counted)) - np.repeat(first[:-1], sizes) + 1).astype(np.float64)
+    # COCO's own formula, with its guard against 0 / 0, to be equal to the last bit.
     precision = hits / ((counted - hits) + hits + np.spacing(1))
+    # The envelope: at each recall the best precision at that recall or a higher one, from the back of each class.
     for start, stop in itertools.pairwise(first):
         precision[start:stop] = np.maximum.accumulate(precision[start:stop][::-1])[::-1]
-    at = np.minimum(first[:-1, None] + needed, max(len(counted) - 1, 0))
+    index = np.minimum(first[:-1, None] + needed, max(len(counted) - 1, 0))
     padded = precision if len(precision) else np.zeros(1)
-    return np.where(needed < sizes[:, None], padded[at], 0.0)
+    return np.where(needed < sizes[:, None], padded[index], 0.0)
