@@ -59,6 +59,16 @@ def content_of(frame):
     return tuple(clip_boxes(frame.boxes_to_input(corners), frame.input_hw)[0].tolist())
 
 
+def check_answers_equal(first, second, tolerance=1e-4):
+    """Compare all fields of two answers, coordinates to within ``tolerance`` of an image of 120 pixels."""
+    assert set(first.keys()) == set(second.keys())
+    for key, value in first.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, second[key], atol=120 * tolerance, rtol=tolerance)
+        else:
+            assert value == second[key], key
+
+
 def relative_difference(actual, expected):
     """Return the largest difference as a share of the largest expected number."""
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max())

@@ -51,13 +51,10 @@ def main(options: argparse.Namespace) -> None:
     import torch
 
     from lumen.engine.caching import CacheOptions, write_cache
-    from lumen.errors import CheckpointError
-    from lumen.serialization.checkpoint import find_checkpoint
+    from lumen.serialization.checkpoint import named_checkpoint
 
     torch.set_num_threads(options.threads or (torch.get_num_threads() if torch.cuda.is_available() else 1))
-    checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
-    if checkpoint is None:
-        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
+    checkpoint = named_checkpoint(options.checkpoint)
     chosen = CacheOptions(
         dtype=options.dtype,
         extras=tuple(options.extras),

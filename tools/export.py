@@ -38,15 +38,11 @@ def main(options: argparse.Namespace) -> None:
 
     from lumen.data.annotations import parse_json
     from lumen.data.views import find_views
-    from lumen.errors import CheckpointError
     from lumen.inference.pretrained import decoder_config, save_decoder, save_pretrained
     from lumen.registry import MODELS
-    from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, load_trained_state
+    from lumen.serialization.checkpoint import load_checkpoint, load_trained_state, named_checkpoint
 
-    path = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
-    if path is None:
-        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(named_checkpoint(options.checkpoint))
     card = None if options.card is None else parse_json(options.card)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model).eval()

@@ -30,13 +30,10 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
-    from lumen.errors import CheckpointError
     from lumen.serialization.atomic import write_text
-    from lumen.serialization.checkpoint import find_checkpoint
+    from lumen.serialization.checkpoint import named_checkpoint
 
-    checkpoint = find_checkpoint(options.checkpoint) if options.checkpoint.is_dir() else options.checkpoint
-    if checkpoint is None:
-        raise CheckpointError(f"{options.checkpoint} holds no checkpoint: train first, or name a file")
+    checkpoint = named_checkpoint(options.checkpoint)
     config.load_from, config.resume = str(checkpoint), False
     from lumen.engine.runner import LumenRunner
 

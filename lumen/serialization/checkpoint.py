@@ -127,6 +127,18 @@ def find_checkpoint(folder: Path | str) -> Path | None:
     return target
 
 
+def named_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a user names: a file, or the work folder of a run for its newest one.
+
+    Raises:
+        CheckpointError: The folder holds none.
+    """
+    found = find_checkpoint(path) if path.is_dir() else path
+    if found is None:
+        raise CheckpointError(f"{path} holds no checkpoint: train first, or name a file")
+    return found
+
+
 def numbered_checkpoints(folder: Path | str) -> list[Path]:
     """Return the files ``iter_N.pth`` of a folder, oldest first by the time they were written."""
     paths = [path for path in Path(folder).glob("iter_*.pth") if _NUMBERED.fullmatch(path.name)]

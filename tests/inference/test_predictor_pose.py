@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import check_answers_equal
 
 from lumen.aligners.dense import DenseAligner
 from lumen.data.keypoints import Skeleton
@@ -40,15 +41,6 @@ def predictor(model):
     return predictor
 
 
-def check_equal(first, second, tolerance=1e-4):
-    assert set(first.keys()) == set(second.keys())
-    for key, value in first.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, second[key], atol=120 * tolerance, rtol=tolerance)
-        else:
-            assert value == second[key]
-
-
 def test_given_boxes_give_a_row_each(predictor):
     table = predictor.pose("star", NAMES, BOXES)
     assert set(table.keys()) == {
@@ -70,9 +62,9 @@ def test_a_name_given_twice_is_answered_twice_alike(predictor):
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_objects_together_equal_objects_alone(predictor, batch_size):
     together = predictor.pose("star", NAMES, BOXES)
-    check_equal(predictor.pose("star", NAMES, BOXES, batch_size=batch_size), together)
+    check_answers_equal(predictor.pose("star", NAMES, BOXES, batch_size=batch_size), together)
     for at, box in enumerate(BOXES):
-        check_equal(predictor.pose("star", NAMES, [box]), together[at : at + 1])
+        check_answers_equal(predictor.pose("star", NAMES, [box]), together[at : at + 1])
 
 
 def test_all_crops_are_encoded_in_one_pass(predictor, monkeypatch):
@@ -87,18 +79,20 @@ def test_all_crops_are_encoded_in_one_pass(predictor, monkeypatch):
 def test_the_image_that_was_set_stays(predictor):
     before = predictor.predict(["star"], score_threshold=0.0)
     predictor.pose("star", NAMES, BOXES)
-    check_equal(predictor.predict(["star"], score_threshold=0.0), before, tolerance=0)
+    check_answers_equal(predictor.predict(["star"], score_threshold=0.0), before, tolerance=0)
 
 
 def test_boxes_may_be_array_tensor_or_list(predictor):
     expected = predictor.pose("star", NAMES, BOXES)
     for boxes in (np.array(BOXES), torch.tensor(BOXES)):
-        check_equal(predictor.pose("star", NAMES, boxes), expected, tolerance=0)
+        check_answers_equal(predictor.pose("star", NAMES, boxes), expected, tolerance=0)
 
 
 def test_a_skeleton_stands_for_its_names(predictor):
     skeleton = Skeleton(("top tip", "left tip"), ((0, 1),))
-    check_equal(predictor.pose("star", skeleton, BOXES), predictor.pose("star", skeleton.names, BOXES), tolerance=0)
+    check_answers_equal(
+        predictor.pose("star", skeleton, BOXES), predictor.pose("star", skeleton.names, BOXES), tolerance=0
+    )
 
 
 def test_points_are_placed_in_the_original_image(predictor, monkeypatch):

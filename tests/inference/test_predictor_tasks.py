@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import check_answers_equal
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.counting import CountingDecoder
@@ -47,15 +48,6 @@ def predictor(model):
 
 def image_of(height=90, width=120, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def check_equal(first, second, tolerance=1e-4):
-    assert set(first.keys()) == set(second.keys())
-    for key, value in first.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, second[key], atol=120 * tolerance, rtol=tolerance)
-        else:
-            assert value == second[key], key
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -109,7 +101,7 @@ def test_a_batch_equals_single_images(predictor, spec):
         if "masks" in table:  # a probability of one half may fall on either side
             masks, expected = (decode_masks(own.pop("masks"), image.shape[:2]) for own in (table, alone))
             assert (masks != expected).float().mean() < 1e-3
-        check_equal(table, alone)
+        check_answers_equal(table, alone)
 
 
 def test_sentences_are_answered_whatever_their_score_unless_told(predictor):

@@ -13,6 +13,7 @@ from lumen.serialization.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     load_trained_state,
+    named_checkpoint,
     plain,
     save_checkpoint,
     trained_state,
@@ -122,6 +123,13 @@ def test_the_pointer_decides_and_without_it_the_highest_number(tmp_path):
     (tmp_path / POINTER).write_text("iter_8.pth")
     with pytest.raises(CheckpointError, match=r"names iter_8\.pth, which is gone.*iter_10\.pth, iter_9\.pth"):
         find_checkpoint(tmp_path)
+
+
+def test_a_user_names_a_file_or_the_folder_of_a_run(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint: train first"):
+        named_checkpoint(tmp_path)
+    (tmp_path / "iter_9.pth").touch()
+    assert named_checkpoint(tmp_path) == named_checkpoint(tmp_path / "iter_9.pth") == tmp_path / "iter_9.pth"
 
 
 def test_a_pointer_cannot_lead_out_of_its_folder(tmp_path):

@@ -1,3 +1,4 @@
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from transformers import PreTrainedTokenizerFast
 
 from lumen.data.mixture import MixedDataset
 from lumen.errors import ConfigError, DataError
@@ -140,3 +142,37 @@ def test_a_failing_command_stops_the_benchmark():
     assert wall > 0 and cpu >= -1e-9  # sums of clock ticks, rounded
     with pytest.raises(SystemExit, match="failed"):
         startup.seconds_of([sys.executable, "-c", "raise SystemExit(1)"])
+
+
+def _nano_options(out):
+    return argparse.Namespace(out=out, width=32, llm_layers=1, vision_layers=1, tied=False, seed=0)
+
+
+def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monkeypatch):
+    make_nano = _load("make_nano.py")
+    options = _nano_options(tmp_path / "data" / "nano")
+    make_nano.main(options)
+    names = {path.name for path in options.out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    before = (options.out / "config.json").read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    options.width = 64
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fail)  # after the weights are written
+    with pytest.raises(OSError, match="disk full"):
+        make_nano.main(options)
+    monkeypatch.undo()
+    assert (options.out / "config.json").read_bytes() == before
+    make_nano.main(options)
+    assert (options.out / "config.json").read_bytes() != before
+    assert {path.name for path in options.out.iterdir()} == names
+    assert [path.name for path in options.out.parent.iterdir()] == ["nano"]
+
+
+def test_a_folder_with_other_files_is_not_replaced_by_a_nano_model(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match=r"holds \['thesis.txt'\]"):
+        _load("make_nano.py").main(_nano_options(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -113,7 +113,7 @@ def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 def draw_answer(
     rng: np.random.Generator, img_id: int, boxes: np.ndarray, labels: np.ndarray, classes: np.ndarray
 ) -> Sample:
-    """Find most objects, some of them twice, with noise in proportion to their size; the rest is clutter."""
+    """Find most objects, some of them twice, with noise in proportion to their size; fill up with clutter."""
     found = np.flatnonzero(rng.random(len(labels)) < 0.8)
     found = np.concatenate([found, found[rng.random(len(found)) < 0.3]])
     sides = np.tile(boxes[found, 2:] - boxes[found, :2], 2)

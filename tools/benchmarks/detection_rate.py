@@ -96,7 +96,7 @@ def make_samples(batch: int, names: int) -> list[PerceptionSample]:
     for number in range(batch):
         sample = PerceptionSample()
         frame = InputTransform.stretch((SIDE, SIDE), (SIDE, SIDE))
-        prompts = tuple(Prompt(f"thing {at}", label=at) for at in range(names))
+        prompts = tuple(Prompt(f"thing {label}", label=label) for label in range(names))
         for key, value in {"prompts": prompts, "frame": frame, "img_id": number}.items():
             sample.set_field(value, key, field_type="metainfo")
         samples.append(sample)
@@ -104,12 +104,12 @@ def make_samples(batch: int, names: int) -> list[PerceptionSample]:
 
 
 def image_flops(adapter: HFAdapter, names: int) -> int:
-    """Return the operations of tower and LLM for one image, with its prefix read once; nothing of Lumen's own."""
+    """Return the operations of tower and LLM for one image, with its prefix read once; without aligner and decoder."""
     vision = adapter.config.vision_config
     patches, width = (SIDE // vision.patch_size) ** 2 + 1, vision.hidden_size
     tower = vision.num_hidden_layers * (24 * patches * width**2 + 4 * patches**2 * width)
     start = len(adapter.prefix((SIDE, SIDE)))
-    sizes = [len(adapter.encoder.suffix(f"thing {at}", "detection").ids) for at in range(names)]
+    sizes = [len(adapter.encoder.suffix(f"thing {label}", "detection").ids) for label in range(names)]
     seen = start * (start + 1) // 2 + sum(size * start + size * (size + 1) // 2 for size in sizes)
     return tower + llm_flops(adapter.config.text_config, start + sum(sizes), seen)
 

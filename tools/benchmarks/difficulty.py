@@ -1,4 +1,4 @@
-"""How hard is the data set? A small specialist, RTMDet-tiny of mmdet, trained from nothing within a budget of CPU time.
+"""How hard is the data set? A small specialist, RTMDet-tiny of mmdet, trained from scratch within a budget of CPU time.
 
 The clock is user and system CPU time over two cores. The schedule is fixed in iterations: a short calibration, which is
 not counted, finds how many fit the budget; the true clock is reported. With ``--select`` the learning rate is first
@@ -112,8 +112,8 @@ def batches(data: CocoDataset, size: int, seed: int) -> Iterator[list[dict[str, 
     random = np.random.default_rng(seed)
     while True:
         order = random.permutation(len(data))
-        for at in range(0, max(1, len(order) - size + 1), size):
-            yield [data[int(index)] for index in order[at : at + size]]
+        for start in range(0, max(1, len(order) - size + 1), size):
+            yield [data[int(index)] for index in order[start : start + size]]
 
 
 def calibrate(arguments: argparse.Namespace) -> Callable[[float], int]:
@@ -152,7 +152,7 @@ def train(
     *,
     held_out: int = 0,
 ) -> tuple[Detector, float, int]:
-    """Train from nothing on all but the last ``held_out`` images; return averaged network, clock, iterations."""
+    """Train from scratch on all but the last ``held_out`` images; return averaged network, clock, iterations."""
     np.random.seed(arguments.seed)
     data = open_data(arguments, "train", flip=0.5)
     if held_out:
@@ -188,8 +188,8 @@ def evaluate(
     """Return COCO's figures of the network on the images of ``data``."""
     metric = CocoMetric(ann_file=str(Path(find_path(arguments.data)) / ann_file), is_partial=is_partial)
     metric.dataset_meta = data.metainfo
-    for at in range(0, len(data), 20):
-        records = [data[index] for index in range(at, min(at + 20, len(data)))]
+    for start in range(0, len(data), 20):
+        records = [data[index] for index in range(start, min(start + 20, len(data)))]
         answers = network.detect(records)
         metric.process(None, [_answer(r, table) for r, table in zip(records, answers, strict=True)])
     return metric.evaluate(len(data))

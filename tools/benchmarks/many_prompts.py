@@ -48,9 +48,9 @@ def main() -> None:
             model = build_model(str(path)).to(arguments.device)
             ask(model, 8)  # allocates what is allocated once
             for count in arguments.prompts:
-                row, own = measure(model, count, arguments.max_megabytes)
+                row, faults = measure(model, count, arguments.max_megabytes)
                 rows.append([name, *row])
-                failures += [f"{name}, {count} prompts: {failure}" for failure in own]
+                failures += [f"{name}, {count} prompts: {failure}" for failure in faults]
     print_table(["model", "prompts", "s", "peak MB", "heatmaps MB", "difference"], rows)
     if failures:
         raise SystemExit("\n".join(failures))

@@ -118,7 +118,7 @@ def guess_mean_places() -> dict[str, float]:
         x, y, width, height = entry["bbox"]
         points = np.array(entry["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
         places[label_of_id[entry["category_id"]]].append((points - (x, y)) / (width, height))
-    means = {label: torch.tensor(np.mean(own, 0), dtype=torch.float32) for label, own in places.items()}
+    means = {label: torch.tensor(np.mean(points, 0), dtype=torch.float32) for label, points in places.items()}
     config = read_config(CONFIGS / "eval_pose.py", import_roots=[ROOT])
     dataset = DATASETS.build(config.test_dataloader["dataset"])
     samples = [_guess(dataset[index]["data_samples"], means).to_dict() for index in range(len(dataset))]

@@ -141,9 +141,9 @@ def make_batch(
     tiles = torch.randint(0, 256, (len(phrases), 3, 6, 6), generator=generator).float()
     images = functional.interpolate(tiles, tuple(input_hw)).byte()
     samples = []
-    for own in phrases:
-        prompts = tuple(Prompt(text, label=label) for label, text in enumerate(own))
-        owner = torch.arange(len(own)).repeat_interleave(torch.arange(len(own)) % 3)
+    for texts in phrases:
+        prompts = tuple(Prompt(text, label=label) for label, text in enumerate(texts))
+        owner = torch.arange(len(texts)).repeat_interleave(torch.arange(len(texts)) % 3)
         corner = torch.rand(len(owner), 2, generator=generator) * 0.6
         box = torch.cat([corner, corner + 0.1 + torch.rand(len(owner), 2, generator=generator) * 0.3], 1)
         bboxes = box * torch.tensor([input_hw[1], input_hw[0]]).repeat(2)
@@ -197,9 +197,9 @@ def add_up(
     model.zero_grad()
     losses: dict[str, Tensor] = {}
     for images, samples in parts:
-        own = whole.normalised_losses(images, samples, counts)
-        sum(own.values()).backward()
-        losses = {name: losses.get(name, 0) + value.detach() for name, value in own.items()}
+        part_losses = whole.normalised_losses(images, samples, counts)
+        sum(part_losses.values()).backward()
+        losses = {name: losses.get(name, 0) + value.detach() for name, value in part_losses.items()}
     return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -302,7 +302,7 @@ class OneByOne(nn.Module):
         prefix = adapter.prefix(images.shape[-2:])
         answers = [self._ask(pixels, prefix, prompt) for prompt in prompts[0]]
         encoded = adapter.base_model.model.get_image_features(pixels)
-        losses = [own for _, own in answers]
+        losses = [prompt_losses for _, prompt_losses in answers]
         return LocFeatures(
             query=torch.cat([query for query, _ in answers]),
             grid=adapter.family.vision_grid(adapter.config, encoded, grid_hw),
@@ -310,7 +310,7 @@ class OneByOne(nn.Module):
             stride=stride,
             image_index=torch.zeros(len(answers), dtype=torch.long),
             prompt_index=torch.arange(len(answers)),
-            text_losses={name: sum(own[name] for own in losses) for name in losses[0]},
+            text_losses={name: sum(prompt_losses[name] for prompt_losses in losses) for name in losses[0]},
         )
 
     def _ask(self, pixels: Tensor, prefix: list[int], prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:

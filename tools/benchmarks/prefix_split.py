@@ -9,9 +9,11 @@ in turns. The share of the token ratio is what packing saves over what it could 
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,6 +24,7 @@ from prompt_cost import make_prompts
 
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.packing.reader import PrefixCache
+from lumen.structures import Prompt
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
 BAR = 0.70
@@ -74,43 +77,17 @@ def parse_arguments() -> argparse.Namespace:
 def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate: float) -> list[str]:
     """Check that all ways agree, time them, print a table; return what failed."""
     device, count = adapter.base_model.device, arguments.prompts
-    input_hw = adapter.input_spec.fixed_hw
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (1, 3, *input_hw), generator=generator, dtype=torch.uint8).to(device)
-    encoded, prompts = adapter.encode_images(images), make_prompts(adapter, count, suffix)
-    memory, few, states = PrefixCache(), min(arguments.separate, count), {}
-
-    def ask(name: str, *, splits: bool = True, packing: str = "packed", memory: PrefixCache | None = None) -> None:
-        adapter.splits, adapter.packing = splits, packing
-        adapter.max_pass_tokens = 1 if packing == "separate" else 65536
-        asked = prompts[:few] if packing == "separate" else prompts
-        states[name] = adapter.ask(encoded, input_hw, [asked], memory=memory).query
-        adapter.splits, adapter.packing = True, "packed"
-
-    ways = {
-        "separate": lambda: ask("separate", packing="separate"),
-        "masked": lambda: ask("masked", splits=False),
-        "split": lambda: ask("split"),
-        "kept": lambda: ask("kept", memory=memory),
-    }
-    ask("kept", memory=memory)
+    few, states = min(arguments.separate, count), {}
+    ways = make_ways(adapter, make_prompts(adapter, count, suffix), few, states)
+    ways["kept"]()  # the prefix is kept from now on
     seconds = seconds_of(ways, {**dict.fromkeys(ways, arguments.rounds), "separate": 1}, device)
     seconds["separate"] *= count / few
-    start = len(adapter.prefix(input_hw))
-    behind = count * (start * suffix + suffix * (suffix + 1) // 2)
-    text, alone = adapter.config.text_config, start + suffix
-    square = start * (start + 1) // 2
-    flops = {
-        "separate": count * llm_flops(text, alone, alone * (alone + 1) // 2),
-        "masked": llm_flops(text, start + count * suffix, square + behind),
-        "split": llm_flops(text, start + count * suffix, square + behind),
-        "kept": llm_flops(text, count * suffix, behind),
-    }
-    ratio = count * alone / (start + count * suffix)
-    peak = (arguments.peak_tflops or rate / 1e12) * 1e12
-    expected = states["separate"]
-    differences = {name: relative_difference(states[name][:few].float(), expected.float()) for name in ways}
+    start = len(adapter.prefix(adapter.input_spec.fixed_hw))
+    ratio = count * (start + suffix) / (start + count * suffix)
+    differences = {name: relative_difference(states[name][:few].float(), states["separate"].float()) for name in ways}
     share = {name: seconds["separate"] / seconds[name] / ratio for name in ways}
+    flops = count_flops(adapter, start, suffix, count)
+    peak = (arguments.peak_tflops or rate / 1e12) * 1e12
     rows = [
         [
             name,
@@ -127,14 +104,56 @@ def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate
     print(f"\nsuffixes of {suffix} tokens behind {start}: {ratio:.1f} times fewer tokens packed")
     print_table(["", "s", "x separate", "of token ratio", "TFLOP/s", "MFU", "of floor", "difference"], rows)
     tolerance = TOLERANCES[adapter.base_model.dtype]
-    failures = [
-        f"{suffix} tokens: {name} differs by {value:.1e}"
-        for name, value in differences.items()
-        if not value <= tolerance
-    ]
+    wrong = {name: value for name, value in differences.items() if not value <= tolerance}
+    failures = [f"{suffix} tokens: {name} differs by {value:.1e}" for name, value in wrong.items()]
     if share["split"] < BAR:
         failures.append(f"{suffix} tokens: {share['split']:.2f} of the token ratio, the bar is {BAR:g}")
     return failures
+
+
+def make_ways(
+    adapter: HFAdapter, prompts: list[Prompt], few: int, states: dict[str, Tensor]
+) -> dict[str, Callable[[], None]]:
+    """Return the ways to ask the prompts about one image, by name; a call writes the states that it reads.
+
+    Args:
+        adapter: The LMM.
+        prompts: All prompts.
+        few: Number of prompts that are asked separately.
+        states: Gets the states of each way that was called.
+    """
+    input_hw = adapter.input_spec.fixed_hw
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, *input_hw), generator=generator, dtype=torch.uint8)
+    encoded, kept = adapter.encode_images(images.to(adapter.base_model.device)), PrefixCache()
+
+    def ask(name: str, *, splits: bool = True, packing: str = "packed", memory: PrefixCache | None = None) -> None:
+        adapter.splits, adapter.packing = splits, packing
+        adapter.max_pass_tokens = 1 if packing == "separate" else 65536
+        asked = prompts[:few] if packing == "separate" else prompts
+        states[name] = adapter.ask(encoded, input_hw, [asked], memory=memory).query
+        adapter.splits, adapter.packing = True, "packed"
+
+    return {
+        "separate": lambda: ask("separate", packing="separate"),
+        "masked": lambda: ask("masked", splits=False),
+        "split": lambda: ask("split"),
+        "kept": lambda: ask("kept", memory=kept),
+    }
+
+
+def count_flops(adapter: HFAdapter, start: int, suffix: int, count: int) -> dict[str, int]:
+    """Return the operations of the LLM in each way, for ``count`` suffixes behind a prefix of ``start`` tokens."""
+    text, alone = adapter.config.text_config, start + suffix
+    square = start * (start + 1) // 2
+    behind = count * (start * suffix + suffix * (suffix + 1) // 2)
+    packed = llm_flops(text, start + count * suffix, square + behind)
+    return {
+        "separate": count * llm_flops(text, alone, alone * (alone + 1) // 2),
+        "masked": packed,
+        "split": packed,
+        "kept": llm_flops(text, count * suffix, behind),
+    }
 
 
 if __name__ == "__main__":

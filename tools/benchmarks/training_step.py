@@ -4,8 +4,8 @@ First, K prompts on one image, forwards and backwards, losses and gradients comp
 LLM row per prompt behind vision that ran once; ``one by one``, a whole pass per prompt, as the paper does it. Then
 whole steps with AdamW and a frozen tower on the same tokens: ``bare`` is transformers' own fine-tuning step on one
 sequence of prefix and suffixes with its plain causal mask; ``lumen`` adds block attention, aligner, decoder and all
-losses. Random weights; least process CPU time of one thread, taken in turns, or wall time on a GPU. The floor is the
-arithmetic of tower and LLM at the rate of a large matrix product.
+losses. Random weights; least process CPU time of one thread, taken in turns, or wall time on a GPU. The lower bound
+(floor) is the arithmetic of tower and LLM at the rate of a large matrix product.
 """
 
 import argparse
@@ -119,9 +119,9 @@ def measure_packing(model: Lumen, images: Tensor, samples: list, rounds: int) ->
     seconds = seconds_of(ways, {"packed": rounds, "separate rows": 1, "one by one": 1}, images.device)
     losses, gradients = found["one by one"]
     table, failures = [], []
-    for name, (own, own_gradients) in found.items():
-        loss = max(relative_difference(own[key], losses[key]) for key in losses)
-        gradient = max(compare_gradients(own_gradients, gradients, smallest=SMALL_GRADIENT).values())
+    for name, (found_losses, found_gradients) in found.items():
+        loss = max(relative_difference(found_losses[key], losses[key]) for key in losses)
+        gradient = max(compare_gradients(found_gradients, gradients, smallest=SMALL_GRADIENT).values())
         table.append(
             [name, f"{seconds[name]:.2f}", f"{seconds[name] / seconds['packed']:.2f}", f"{loss:.0e}", f"{gradient:.0e}"]
         )
@@ -143,7 +143,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
     ids = torch.tensor([[*prefix, *(token for suffix in suffixes for token in suffix.ids)]], device=device)
     labels = ids.clone()
     labels[:, : len(prefix)] = -100
-    labels[labels >= len(lmm.get_output_embeddings().weight)] = -100  # learned tokens that are never said
+    labels[labels >= len(lmm.get_output_embeddings().weight)] = -100  # learned tokens, which are never generated
     pixels = adapter.statistics.normalise(images)
     bare_optimizer = torch.optim.AdamW([one for one in lmm.parameters() if one.requires_grad], lr=1e-6)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
@@ -182,15 +182,15 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
 
 
 def step_flops(adapter: HFAdapter, start: int, sizes: list[int], side: int) -> int:
-    """Return the operations of a step: the tower forwards, the LLM forwards and backwards; nothing of Lumen's own.
+    """Return the operations of a step: the tower forwards, the LLM forwards and backwards, nothing behind it.
 
-    With LoRA, the gradients of weights that rest are left out, and the small products of LoRA itself too.
+    With LoRA, the gradients of frozen weights are left out, and the small products of LoRA itself too.
     """
     vision = adapter.config.vision_config
     patches, width = (side // vision.patch_size) ** 2 + 1, vision.hidden_size
     tower = vision.num_hidden_layers * (24 * patches * width**2 + 4 * patches**2 * width)
     seen = start * (start + 1) // 2 + sum(size * start + size * (size + 1) // 2 for size in sizes)
-    passes = 2 if adapter.lora else 3  # weights that rest need no gradient
+    passes = 2 if adapter.lora else 3  # frozen weights need no gradient
     return tower + passes * llm_flops(adapter.config.text_config, start + sum(sizes), seen)
 
 
