@@ -154,10 +154,12 @@ def _judge(sample: Mapping[str, Any], iou_threshold: float) -> dict[str, np.ndar
         raise DataError(f"image {sample['img_id']}: scores must lie in [0, 1], got {scores.min()}..{scores.max()}")
     num_prompts, prompt = len(sample["prompts"]), to_array(answer["prompt_index"])
     best, presence = np.zeros(num_prompts), np.zeros(num_prompts)
-    np.maximum.at(best, prompt, scores)
+    np.maximum.at(best, prompt, scores)  # unbuffered: several detections of one prompt
     at_best = scores == best[prompt]
     peaks = to_array(answer["peak_scores"]).astype(np.float64) if "peak_scores" in answer else np.ones(len(scores))
+    # A score is presence times peak.
     presence[prompt[at_best]] = scores[at_best] / np.maximum(peaks[at_best], np.finfo(np.float32).tiny)
+    # Wanted objects are set last: a prompt with both is present.
     state = np.zeros(num_prompts, dtype=np.int64)
     if ignored is not None:
         state[to_array(ignored["prompt_index"])] = -1
@@ -190,6 +192,7 @@ def _objects(wanted: Mapping[str, Any], ignored: Mapping[str, Any] | None, frame
     tables = [wanted] if ignored is None else [wanted, ignored]
     boxes = [_xywh(to_array(frame.boxes_to_original(table["bboxes"].detach().float().cpu()))) for table in tables]
     counts = [len(part) for part in boxes]
+    # Ignored regions are matched as crowds are: by any number of detections, without gain or harm.
     return Objects(
         groups=np.concatenate([to_array(table["prompt_index"]) for table in tables]),
         boxes=np.concatenate(boxes),

@@ -135,6 +135,7 @@ class KeypointAP(BaseMetric):
         given = self.sigmas if self.sigmas is not None else category["sigmas"]
         if given is None and tuple(category["keypoints"]) == tuple(COCO_SIGMAS):
             given = tuple(COCO_SIGMAS.values())
+        # One value for all keypoints, or one per keypoint.
         sigmas = np.full(len(names), given) if isinstance(given, int | float) else np.array(given or (), dtype=float)
         if len(sigmas) != len(names) or not (sigmas > 0).all():
             raise ConfigError(

@@ -292,10 +292,11 @@ def _is_matched(overlaps: np.ndarray, threshold: float = _RIGHT) -> bool:
 
 def _best_n_acc(score: np.ndarray, is_absent: np.ndarray) -> float:
     """Return the share of prompts without target below the highest threshold that keeps 9 of 10 with targets."""
+    # Scores of prompts with targets, best first: the threshold is the last one that is needed for the share.
     present = np.sort(score[~is_absent])[::-1]
     if not len(present) or not is_absent.any():
         return NOT_MEASURED
-    threshold = present[math.ceil(round(_LEAST_T_ACC * len(present), 6)) - 1]
+    threshold = present[math.ceil(_LEAST_T_ACC * len(present)) - 1]
     return float((score[is_absent] < threshold).mean()) if threshold > -np.inf else 0.0
 
 
