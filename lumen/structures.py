@@ -70,11 +70,11 @@ class PerceptionSample(BaseDataElement):
 
 @dataclass(frozen=True, slots=True)
 class NameScores:
-    """How readily the LMM's image token in each cell says something, as log-probabilities.
+    """Log-probabilities that the LMM's output layer gives to phrases at the image token of each cell.
 
     Args:
-        phrases: Each pair's phrase, the mean over its tokens; 0 for a pair whose phrase is no name.
-        nothing: That there is nothing to name.
+        phrases: Of each pair's phrase, the mean over its tokens; 0 for a pair whose phrase is too long for a name.
+        nothing: Of the token for nothing to name.
     """
 
     phrases: Float[Tensor, "pairs rows columns"]
@@ -92,10 +92,9 @@ class LocFeatures:
         stride: Input pixels per cell of ``grid``.
         image_index: Sample of each pair.
         prompt_index: Prompt of each pair within its sample.
-        text_losses: Sums of text losses by name. ``loss_answer`` and ``loss_text`` are divided by the forced and the
-            free answer tokens of the global batch, every other one by its pairs.
+        text_losses: Sums of text losses by name; ``losses`` of the adapter names what each is divided by.
         extras: Costly features that a routed decoder asked for by name.
-        names: What the LMM's image tokens say; None where they do not learn names.
+        names: What the LMM's image tokens name; None where they do not learn it.
     """
 
     query: Float[Tensor, "pairs dim"]
@@ -107,6 +106,21 @@ class LocFeatures:
     text_losses: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     names: NameScores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWidths:
+    """How wide the features of an LMM adapter are; an aligner is built for them.
+
+    Args:
+        query: Width of ``LocFeatures.query``.
+        grid: Channels of ``LocFeatures.grid``.
+        laterals: Channels of ``LocFeatures.laterals``, finest first.
+    """
+
+    query: int
+    grid: int
+    laterals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

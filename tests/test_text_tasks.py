@@ -65,7 +65,7 @@ def test_losses_of_a_mixed_batch_are_the_sum_of_its_samples_with_one_count(make)
     model, images, samples = make(), make_images(3), samples_of(PHRASES, QUESTIONS, CAPTION)
     counts = model.count(samples)
     whole = model(images, samples, mode="loss")
-    alone = [model.normalised_losses(images[at : at + 1], samples[at : at + 1], counts) for at in range(3)]
+    alone = [model(images[at : at + 1], samples[at : at + 1], mode="loss", counts=counts) for at in range(3)]
     for name, loss in whole.items():
         torch.testing.assert_close(loss, sum(losses[name] for losses in alone), rtol=1e-4, atol=1e-5)
 

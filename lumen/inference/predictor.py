@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
@@ -22,7 +21,7 @@ from lumen.errors import ConfigError, DataError, PromptError
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import Question
-from lumen.lmm.packing.reader import PrefixCache
+from lumen.lmm.encoded import EncodedImages
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform, box_area
 from lumen.ops.masks import maps_to_original
@@ -55,7 +54,7 @@ class LumenPredictor:
         description: What is known of the model, for reports.
 
     Raises:
-        ConfigError: If ``mode`` or ``dtype`` is no such value, or neither ``input_hw`` nor ``views`` is given.
+        ConfigError: If ``mode`` or ``dtype`` is not an accepted value, or neither ``input_hw`` nor ``views`` is given.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class LumenPredictor:
         )
         self._image: np.ndarray | None = None
         self._frame: InputTransform | None = None
-        self._encoded: _Encoded | None = None
+        self._encoded: EncodedImages | None = None
 
     @classmethod
     def from_checkpoint(
@@ -171,11 +170,11 @@ class LumenPredictor:
             image: Path, PIL image, or uint8 RGB array (height, width, 3).
 
         Raises:
-            DataError: The image cannot be read, or is no such array.
+            DataError: The image cannot be read, or is not such an array.
         """
         image = as_rgb(image)
         frame, pixels = self._draw(image)
-        self._encoded = self._encode(pixels[None], PrefixCache())
+        self._encoded = self._encode(pixels[None], cache_prefix=True)
         self._image, self._frame = image, frame
 
     def predict(
@@ -248,9 +247,9 @@ class LumenPredictor:
         objects = self._find(category, score_threshold) if boxes is None else self._given(boxes)
         objects = objects if question.phrases else objects[:0]
         answers: list[InstanceData] = []
-        for at in range(0, len(objects), batch_size):
-            part = objects[slice(at, at + batch_size)]
-            samples, pixels = crop_samples(question, self._image, part, self._views.crop)
+        for start in range(0, len(objects), batch_size):
+            chunk = objects[slice(start, start + batch_size)]
+            samples, pixels = crop_samples(question, self._image, chunk, self._views.crop)
             answers += self._decode(self._encode(pixels), samples, "pose")
         return pose_table(answers, question, objects, category)
 
@@ -326,14 +325,14 @@ class LumenPredictor:
         question = self._question(phrases, task)
         drawn = [self._draw(as_rgb(image)) for image in images]
         answers = []
-        for at in range(0, len(drawn), batch_size):
-            frames, pixels = zip(*drawn[at : at + batch_size], strict=True)
+        for start in range(0, len(drawn), batch_size):
+            frames, pixels = zip(*drawn[start : start + batch_size], strict=True)
             answers += self._answer(self._encode(torch.stack(pixels)), frames, question, score_threshold)
         return answers
 
     def _answer(
         self,
-        encoded: "_Encoded",
+        encoded: EncodedImages,
         frames: Sequence[InputTransform],
         question: Question,
         score_threshold: float | int | None,
@@ -341,22 +340,19 @@ class LumenPredictor:
         answers = self._decode(encoded, [question.sample(frame) for frame in frames], question.task)
         return [question.table(answer, score_threshold) for answer in answers]
 
-    def _decode(self, encoded: "_Encoded", samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
+    def _decode(self, encoded: EncodedImages, samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
         with self._inference():
             samples = self.model.predict(self._share(encoded, samples), samples, task=task)
         return [sample.pred_instances.cpu() for sample in samples]
 
-    def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
-        prompts, input_hw = [sample.prompts for sample in samples], encoded.images.shape[-2:]
-        features = self.model.lmm.ask(
-            encoded.states, input_hw, prompts, extras=self.model.extras, predicting=True, memory=encoded.memory
-        )
+    def _share(self, encoded: EncodedImages, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+        prompts = [sample.prompts for sample in samples]
+        features = self.model.lmm.ask(encoded, prompts, extras=self.model.extras, predicting=True)
         return self.model.align(self.model.add_images(features, encoded.images, samples))
 
-    def _encode(self, pixels: Tensor, memory: PrefixCache | None = None) -> "_Encoded":
-        images = pixels.to(self.device)
+    def _encode(self, pixels: Tensor, *, cache_prefix: bool = False) -> EncodedImages:
         with self._inference():
-            return _Encoded(images, self.model.lmm.encode_images(images), memory)
+            return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
 
     def _say(self, question: Question) -> str:
         self._require_image()
@@ -409,21 +405,6 @@ class LumenPredictor:
     def _require_image(self) -> None:
         if self._frame is None:
             raise DataError("no image was set; call set_image(image) first, or predict_batch(images, phrases)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Images as the network sees them, beside what the vision tower made of them.
-
-    Args:
-        images: uint8 input pixels, which some decoders look at themselves.
-        states: Of ``encode_images``.
-        memory: What the LLM made of the prefix, for further questions; None where there will be none.
-    """
-
-    images: UInt8[Tensor, "images 3 height width"]
-    states: Any
-    memory: PrefixCache | None
 
 
 def _require_batch(batch_size: int) -> None:

@@ -97,12 +97,15 @@ class TwoWayLayer(nn.Module):
         owner: Int[Tensor, " pairs"] | None,
     ) -> tuple[Float[Tensor, "pairs tokens channels"], Float[Tensor, "pairs cells channels"]]:
         """Return updated tokens and the image as each pair sees it; ``owner`` as in ``Attention``."""
+        # Tokens among themselves; in the first layer they are their own positions, which count once.
         positioned = tokens if self.is_first else tokens + token_position
         tokens = self.norms[0](tokens + self.self_attention(positioned, positioned, tokens))
+        # Tokens look at the image.
         tokens = self._image_step(tokens, token_position, image, image_position, owner)
-        own_image = image if owner is None else image[owner]
-        back = self.to_tokens(own_image + image_position, tokens + token_position, tokens)
-        return tokens, self.norms[3](own_image + back)
+        # The image looks back at the tokens; here each pair gets a copy of its image.
+        pair_image = image if owner is None else image[owner]
+        back = self.to_tokens(pair_image + image_position, tokens + token_position, tokens)
+        return tokens, self.norms[3](pair_image + back)
 
     def second_stream(
         self,
@@ -116,9 +119,10 @@ class TwoWayLayer(nn.Module):
     ) -> Float[Tensor, "pairs queries channels"]:
         """Update map queries from the tokens and the image that this layer's first stream started from."""
         num_queries = queries.shape[1]
-        own, own_position = queries.flatten(0, 1)[:, None], query_position.flatten(0, 1)[:, None]
-        around = torch.cat([tokens.repeat_interleave(num_queries, 0), own], 1)
-        positions = torch.cat([token_position.repeat_interleave(num_queries, 0), own_position], 1)
+        # A row for each query: the shared tokens and the query itself, so that queries do not see each other.
+        query, position = queries.flatten(0, 1)[:, None], query_position.flatten(0, 1)[:, None]
+        around = torch.cat([tokens.repeat_interleave(num_queries, 0), query], 1)
+        positions = torch.cat([token_position.repeat_interleave(num_queries, 0), position], 1)
         positioned = around if self.is_first else around + positions
         mixed = self.self_attention(positioned[:, -1:], positioned, around)
         queries = self.norms[0](queries + mixed.view_as(queries))

@@ -54,9 +54,9 @@ def test_packed_prompts_equal_separate_ones_and_a_plain_forward(make_adapter, at
     options = {"attention": attention, "template": template}
     with torch.no_grad():
         adapter = make_adapter(**options)
-        assert adapter.packing == "packed"
+        assert adapter.packing.mode == "packed"
         packed = ask(adapter, images=images)
-        adapter = make_adapter(**options, packing="separate")
+        adapter = make_adapter(**options, mode="separate")
         separate = ask(adapter, images=images)
         plain = []
         for image in images:
@@ -104,9 +104,9 @@ def test_1203_prompts_on_one_image_equal_smaller_calls(make_adapter):
     image = make_images(1, (32, 32))
     with torch.no_grad():
         encoded = adapter.encode_images(image)
-        whole = adapter.ask(encoded, (32, 32), [[Prompt(phrase) for phrase in phrases]])
+        whole = adapter.ask(encoded, [[Prompt(phrase) for phrase in phrases]])
         pieces = [
-            adapter.ask(encoded, (32, 32), [[Prompt(phrase) for phrase in phrases[at : at + 500]]]).query
+            adapter.ask(encoded, [[Prompt(phrase) for phrase in phrases[at : at + 500]]]).query
             for at in range(0, 1203, 500)
         ]
     assert whole.prompt_index.tolist() == list(range(1203))
@@ -232,7 +232,12 @@ def test_an_unknown_task_is_refused(make_adapter):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"position": "after"}, "position must be"), ({"packing": "dense"}, "packing must be")]
+    ("options", "message"),
+    [
+        ({"position": "after"}, "readout.position must be"),
+        ({"mode": "dense"}, "packing.mode must be"),
+        ({"readout": {"postion": "loc"}}, r"readout takes \['position', .*, got \['postion'\]"),
+    ],
 )
 def test_unknown_options_are_refused(make_adapter, options, message):
     with pytest.raises(ConfigError, match=message):
@@ -276,11 +281,11 @@ def test_answer_tokens_are_counted_as_they_are_summed(make_adapter):
     adapter = make_adapter(template="paper")
     prompts = [[Prompt("cat"), Prompt("a dog")], []]
     lengths = [adapter.encoder.suffix(prompt.text, "detection").num_answer_tokens for prompt in prompts[0]]
-    assert adapter.count_answer_tokens(prompts) == sum(lengths)
-    assert make_adapter().count_answer_tokens(prompts) == 0
+    assert adapter.count_tokens(prompts) == {"answer_tokens": sum(lengths), "text_tokens": 0}
+    assert make_adapter().count_tokens(prompts)["answer_tokens"] == 0
 
 
-def test_the_recall_loss_is_that_of_every_prompt_alone(make_adapter):
+def test_the_phrase_reconstruction_loss_is_that_of_every_prompt_alone(make_adapter):
     adapter = make_adapter(phrase_reconstruction=True)
     image = make_images()
     packed = ask(adapter, images=image).text_losses["loss_phrase_reconstruction"]
@@ -315,7 +320,7 @@ def test_the_self_check_finds_a_leaking_mask(tiny_nano, monkeypatch, attention):
 def test_a_failed_self_check_falls_back_and_says_so(make_adapter, monkeypatch, caplog):
     monkeypatch.setattr(adapter_module, "packing_works", lambda config: False)
     adapter = make_adapter()
-    assert adapter.packing == "separate"
+    assert adapter.packing.mode == "separate"
     assert "each prompt gets a pass of its own" in caplog.text
     assert ask(adapter).query.shape == (8, 32)
 
@@ -332,7 +337,7 @@ def test_a_saved_adapter_loads_its_weights_again(make_adapter):
 @pytest.mark.parametrize("corner", ["top left", "top right", "bottom left", "bottom right"])
 def test_a_mark_in_a_corner_lies_in_that_corner_of_every_map(tmp_path, corner):
     make_nano(tmp_path, sizes=TINY)
-    adapter = HFAdapter(str(tmp_path), attention="eager").eval()
+    adapter = HFAdapter(str(tmp_path), base={"attention": "eager"}).eval()
     dark = torch.zeros(1, 3, 64, 128, dtype=torch.uint8)
     marked = dark.clone()
     rows = slice(0, 8) if "top" in corner else slice(-8, None)
@@ -385,7 +390,7 @@ def test_a_clip_llava_takes_its_own_size_only(tiny_clip_llava):
 
 
 def test_a_clip_llava_packs_like_a_plain_forward(tiny_clip_llava):
-    adapter = HFAdapter(str(tiny_clip_llava), attention="eager").eval()
+    adapter = HFAdapter(str(tiny_clip_llava), base={"attention": "eager"}).eval()
     images = make_images(1, (56, 56))
     with torch.no_grad():
         query = ask(adapter, images=images).query
@@ -406,7 +411,7 @@ def test_a_clip_grid_is_row_major(tiny_clip_llava):
 
 def test_usage_counts_sequences_and_their_tokens_without_padding(make_adapter):
     with torch.no_grad():
-        packed, separate = make_adapter(), make_adapter(packing="separate")
+        packed, separate = make_adapter(), make_adapter(mode="separate")
         for adapter in (packed, separate):
             ask(adapter)
     prefix = len(packed.prefix((64, 96)))
@@ -423,7 +428,7 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
     with torch.no_grad():
         adapter = make_adapter(template="paper", max_new_tokens=3)
         encoded = adapter.encode_images(make_images(1))
-        adapter.generate(encoded, (64, 96), [[Prompt("what is this?", task="vqa")]])
+        adapter.generate(encoded, [[Prompt("what is this?", task="vqa")]])
     image = adapter.family.image_text(adapter.config, adapter.image_token, (4, 6))
     asked = len(adapter.text.prefix(image)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
     assert adapter.usage.passes == 1
