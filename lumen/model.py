@@ -82,8 +82,7 @@ class Lumen(BaseModel):
         super().__init__(data_preprocessor)
         self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
         if isinstance(aligner, dict):
-            widths = FeatureWidths(self.lmm.dim, self.lmm.vision_dim, self.lmm.lateral_channels)
-            aligner = MODELS.build({**aligner, "widths": widths})
+            aligner = MODELS.build({**aligner, "widths": FeatureWidths.of(self.lmm)})
         self.aligner = aligner
         built = [
             DECODERS.build({**decoder, "channels": aligner.channels}) if isinstance(decoder, dict) else decoder

@@ -203,7 +203,7 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
 
     Args:
         run: Returns a number.
-        parameters: They are held anyway, so that they are no activations.
+        parameters: They are held anyway, so they do not count as activations.
     """
     held = {parameter.untyped_storage()._cdata for parameter in parameters}
     kept: dict[int, tuple[Any, int]] = {}  # with the storage itself, so that no other one gets its place

@@ -26,10 +26,10 @@ from lumen.structures import PerceptionSample, SharedRepresentation
 class EvaluationMeter:
     """Counts what an evaluation asks and what it costs, from the moment it is made until ``write``.
 
-    With several ranks each counts its own share; what the card says per image is that of rank 0.
+    With several ranks each counts its own share; the figures per image in the card are those of rank 0.
 
     Args:
-        model: The model, wrapped or not. Of a model that is no ``Lumen`` less is known.
+        model: The model, wrapped or not. Of a model that is not a ``Lumen`` less is known.
     """
 
     def __init__(self, model: nn.Module) -> None:

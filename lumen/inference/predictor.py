@@ -139,7 +139,7 @@ class LumenPredictor:
         Args:
             folder: The folder.
             types: Classes of plug-ins that may be built.
-            base_model: Where the base model lies, if not where the folder says.
+            base_model: Where the base model lies, if not at the place that the folder names.
             classes: Those of the folder when left out.
             device: See ``from_checkpoint``.
             dtype: See ``from_checkpoint``.
@@ -235,7 +235,7 @@ class LumenPredictor:
 
         Raises:
             PromptError: A name is not acceptable, or the model has no decoder for poses, or none that finds objects.
-            DataError: No image was set, or a box is no box or lies outside of it.
+            DataError: No image was set, or a box is empty or lies outside of it.
         """
         self._require_image()
         self._require_task("pose")

@@ -367,7 +367,7 @@ class HFAdapter(nn.Module):
         forced = forced_pairs(self.encoder, prompts)
         if not predicting or self.generation.answer_mode == "forced":
             return forced
-        asked = [[own[number] for number in numbers] for own, numbers in zip(prompts, forced.numbers, strict=True)]
+        asked = forced.choose(prompts)
         return forced.written(self.writer.locate(self.base_model, encoded, asked, forced.suffixes))
 
     def _pack(

@@ -52,6 +52,11 @@ class Pairs:
         """Prompt of each pair within its image."""
         return torch.tensor(list(itertools.chain.from_iterable(self.numbers)), dtype=torch.long)
 
+    def choose(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[Prompt]]:
+        """Return the prompts that are pairs."""
+        both = zip(prompts, self.numbers, strict=True)
+        return [[of_image[number] for number in numbers] for of_image, numbers in both]
+
     def written(self, suffixes: Sequence[Sequence[Suffix | None]]) -> "Pairs":
         """Return the pairs with the answers that the LMM wrote; those without one are left out."""
         kept = [

@@ -14,9 +14,11 @@ from transformers import (
 from lumen.errors import ConfigError, PromptError
 from lumen.lmm import adapter as adapter_module
 from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.model import make_nano
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.packing import reader, rows, selfcheck
+from lumen.lmm.tokens.phrases import load_statistics, load_tokenizer
 from lumen.prompts import LOC_TOKEN, TaskWording
 from lumen.structures import Prompt
 
@@ -433,3 +435,47 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
     asked = len(adapter.text.prefix(image)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
     assert adapter.usage.passes == 1
     assert asked <= adapter.usage.tokens <= asked + 3
+
+
+# --- a base model that is built already -------------------------------------------------------------------------------
+
+
+def built_base(folder):
+    path = str(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(path, attn_implementation="eager")
+    return LoadedBase(model, load_tokenizer(path), load_statistics(path))
+
+
+def test_a_built_base_model_answers_as_a_loaded_one(make_adapter, tiny_nano):
+    loaded, built = make_adapter(), HFAdapter(base_model=built_base(tiny_nano)).eval()
+    assert built.describe() == loaded.describe()
+    with torch.no_grad():
+        assert torch.equal(ask(built).query, ask(loaded).query)
+
+
+def test_features_of_a_narrow_built_base_are_float32(tiny_nano):
+    base = built_base(tiny_nano)
+    base.model.to(torch.bfloat16)
+    with torch.no_grad():
+        assert ask(HFAdapter(base_model=base).eval()).query.dtype == torch.float32
+
+
+def test_a_base_model_is_either_named_or_built(tiny_nano):
+    base = built_base(tiny_nano)
+    with pytest.raises(ConfigError, match="give either name_or_path or base_model"):
+        HFAdapter()
+    with pytest.raises(ConfigError, match="give either name_or_path or base_model"):
+        HFAdapter(str(tiny_nano), base_model=base)
+    with pytest.raises(ConfigError, match=r"base_model is built already, but base gives \['attention'\]"):
+        HFAdapter(base_model=base, base={"attention": "eager"})
+
+
+def test_an_image_that_is_asked_nothing_gives_its_llm_features(make_adapter):
+    prompts = [[Prompt(phrase) for phrase in PHRASES], []]
+    adapter = make_adapter(attention="sdpa", features="llm", max_suffix_tokens=4)  # several rows for the first image
+    assert adapter.splits
+    with torch.no_grad():
+        found = adapter(make_images(2), prompts)
+        wanted = make_adapter(features="llm")(make_images(2), prompts)
+    assert relative_difference(found.grid, wanted.grid) <= 1e-5
+    assert relative_difference(found.query, wanted.query) <= 1e-5

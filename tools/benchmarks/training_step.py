@@ -11,6 +11,7 @@ arithmetic of tower and LLM at the rate of a large matrix product.
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
+from lumen.structures import FeatureWidths
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
@@ -91,8 +93,8 @@ def build_model(path: str, *, dtype: str = "float32", rank: int = 0) -> Lumen:
     """Return a model with random weights, an aligner of the paper's size and the detection decoder."""
     torch.manual_seed(0)
     lora = {"lora": {"r": rank, "alpha": 2 * rank}, "new_tokens": "learn"} if rank else {}
-    adapter = HFAdapter(path, phrase_reconstruction=True, base_dtype=dtype, **lora)
-    aligner = DenseAligner(dim=adapter.dim, vision_dim=adapter.vision_dim, channels=256)
+    adapter = HFAdapter(path, base={"dtype": dtype, **lora}, readout={"phrase_reconstruction": True})
+    aligner = DenseAligner(widths=FeatureWidths.of(adapter), channels=256)
     model = Lumen(adapter, aligner, [DetectionDecoder(256)]).train()
     adapter.base_model.model.vision_tower.requires_grad_(False)
     return model
@@ -107,9 +109,10 @@ def measure_packing(model: Lumen, images: Tensor, samples: list, rounds: int) ->
         found["packed"] = add_up(model, model.lmm, [(images, samples)], counts)
 
     def rows() -> None:
-        model.lmm.packing = "separate"
+        packing = model.lmm.packing
+        model.lmm.packing = replace(packing, mode="separate")
         found["separate rows"] = add_up(model, model.lmm, [(images, samples)], counts)
-        model.lmm.packing = "packed"
+        model.lmm.packing = packing
 
     def one_by_one() -> None:
         singles = [(image, [sample]) for image, sample in split(images, samples)]
@@ -143,7 +146,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
     ids = torch.tensor([[*prefix, *(token for suffix in suffixes for token in suffix.ids)]], device=device)
     labels = ids.clone()
     labels[:, : len(prefix)] = -100
-    labels[labels >= len(lmm.get_output_embeddings().weight)] = -100  # learned tokens that are never said
+    labels[labels >= len(lmm.get_output_embeddings().weight)] = -100  # learned tokens that are never written
     pixels = adapter.statistics.normalise(images)
     bare_optimizer = torch.optim.AdamW([one for one in lmm.parameters() if one.requires_grad], lr=1e-6)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
@@ -155,7 +158,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
         bare_optimizer.zero_grad()
 
     def lumen() -> None:
-        losses = model.normalised_losses(images, samples, model.count(samples))
+        losses = model(images, samples, mode="loss")
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -184,13 +187,13 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
 def step_flops(adapter: HFAdapter, start: int, sizes: list[int], side: int) -> int:
     """Return the operations of a step: the tower forwards, the LLM forwards and backwards; nothing of Lumen's own.
 
-    With LoRA, the gradients of weights that rest are left out, and the small products of LoRA itself too.
+    With LoRA, the gradients of frozen weights are left out, and the small products of LoRA itself too.
     """
     vision = adapter.config.vision_config
     patches, width = (side // vision.patch_size) ** 2 + 1, vision.hidden_size
     tower = vision.num_hidden_layers * (24 * patches * width**2 + 4 * patches**2 * width)
     seen = start * (start + 1) // 2 + sum(size * start + size * (size + 1) // 2 for size in sizes)
-    passes = 2 if adapter.lora else 3  # weights that rest need no gradient
+    passes = 2 if adapter.lora else 3  # frozen weights need no gradient
     return tower + passes * llm_flops(adapter.config.text_config, start + sum(sizes), seen)
 
 
