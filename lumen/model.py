@@ -80,6 +80,7 @@ class Lumen(BaseModel):
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
+        # Parts come as configs or built; what one needs of another is filled in, so that a config cannot contradict it.
         self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
         if isinstance(aligner, dict):
             aligner = MODELS.build({**aligner, "widths": FeatureWidths.of(self.lmm)})
@@ -88,6 +89,7 @@ class Lumen(BaseModel):
             DECODERS.build({**decoder, "channels": aligner.channels}) if isinstance(decoder, dict) else decoder
             for decoder in decoders
         ]
+        # Keyed by task: this is how pairs find their decoder.
         self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
         if len(self.decoders) != len(built):
             raise ConfigError(f"one decoder per task, got {[decoder.spec.name for decoder in built]}")
@@ -113,6 +115,7 @@ class Lumen(BaseModel):
         """
         if decoder.spec.name in self.decoders:
             raise ConfigError(f"the model has a decoder for {decoder.spec.name!r}: {list(self.decoders)}")
+        # The LMM may be spread over several devices; decoders stand beside the aligner.
         device = next(self.aligner.parameters()).device
         self.decoders[decoder.spec.name] = decoder.to(device).train(self.training)
         self._note_decoders()
@@ -179,6 +182,7 @@ class Lumen(BaseModel):
         logged: dict[str, Tensor] = {}
         for start in range(0, len(samples), size):
             piece = slice(start, start + size)
+            # Gradients of the pieces add up; the optimizer steps once, at the end.
             with optim_wrapper.optim_context(self):
                 losses = self(inputs[piece], samples[piece], mode="loss", counts=counts)
                 total, named = self.parse_losses(losses)
@@ -200,6 +204,7 @@ class Lumen(BaseModel):
                 if task not in self.text_tasks:
                     _add(counts, "pairs", 1)
                     _add(counts, f"{task}/pairs", 1)
+            # An object stands in the table once for each prompt that asks for it.
             for index in sample.gt_instances.prompt_index.tolist():
                 if tasks[index] not in self.text_tasks:
                     _add(counts, "objects", 1)
@@ -264,6 +269,7 @@ class Lumen(BaseModel):
             if len(tasks) > 1:
                 raise DataError(f"one sample is asked one task at a time when predicting, got {tasks}")
         self._check_tasks(samples)
+        # Every decoder answers every sample; a sample keeps the answer of the task that it was asked.
         for name, decoder in self.decoders.items():
             answers = decoder.predict(self._pairs_of(name, shared, samples), samples)
             for sample, answer in zip(samples, answers, strict=True):
@@ -299,7 +305,7 @@ class Lumen(BaseModel):
         self, task: str, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
     ) -> SharedRepresentation:
         """Return the representation of a task's pairs, with the maps of its decoder's own map queries."""
-        start = 0
+        start = 0  # map queries of all decoders lie one after the other, and so do their maps
         for name, decoder in self.decoders.items():
             if name == task:
                 maps = slice(start, start + decoder.spec.map_queries)
@@ -324,6 +330,7 @@ class Lumen(BaseModel):
     def _count_names(self) -> dict[str, str]:
         """Return what each loss is divided by; the names of all losses that this model can give."""
         counts = {f"lmm/{name}": count for name, count in self.lmm.losses.items()}
+        # Without a task that is answered in words there is no text to learn, and no such loss to weight.
         if not self.text_tasks:
             counts = {name: count for name, count in counts.items() if count != "text_tokens"}
         counts |= {f"aligner/{name}": count for name, count in self.aligner.losses.items()}

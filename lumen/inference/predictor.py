@@ -1,7 +1,6 @@
 """``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -18,6 +17,7 @@ from lumen.data.keypoints import Skeleton
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views
 from lumen.errors import ConfigError, DataError, PromptError
+from lumen.inference.compute import DTYPES, choose_device, inference_context, require_batch
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import Question
@@ -28,7 +28,6 @@ from lumen.ops.masks import maps_to_original
 from lumen.prompts import check_phrase
 from lumen.structures import PerceptionSample, SharedRepresentation
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _FINDERS = ("detection", "segmentation")
 _ASKS_NOTHING = frozenset({"caption"})
 
@@ -70,8 +69,8 @@ class LumenPredictor:
         dtype: torch.dtype = torch.float32,
         description: Mapping[str, str] | None = None,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {DTYPES}, got {dtype!r}")
         if (input_hw is None) == (views is None):
             raise ConfigError(f"give input_hw or views, got input_hw={input_hw} and views={views}")
         self.model = model.to(device).eval()
@@ -113,7 +112,7 @@ class LumenPredictor:
             CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
         """
         trained = load_trained(config_path, checkpoint_path)
-        device, dtype = _where(device, dtype)
+        device, dtype = choose_device(device, dtype)
         return cls(
             trained.model,
             views=trained.views,
@@ -148,7 +147,7 @@ class LumenPredictor:
             CheckpointError: The folder, or the base model that it builds on, cannot be loaded.
         """
         loaded = from_pretrained(folder, types=types, base_model=base_model)
-        device, dtype = _where(device, dtype)
+        device, dtype = choose_device(device, dtype)
         return cls(
             loaded.model,
             views=loaded.views,
@@ -239,7 +238,7 @@ class LumenPredictor:
         """
         self._require_image()
         self._require_task("pose")
-        _require_batch(batch_size)
+        require_batch(batch_size)
         names = keypoints.names if isinstance(keypoints, Skeleton) else keypoints
         for name in (category, *Question.of(names, "pose").phrases):
             check_phrase(name, ())  # an empty one would vanish in the wording
@@ -295,7 +294,7 @@ class LumenPredictor:
         question = self._question(phrases, task)
         if task in self.model.text_tasks:
             raise PromptError(f"task {task!r} is answered in words and has no heatmap; ask for a location task's")
-        with self._inference():
+        with inference_context(self.device, self.dtype):
             shared = self._share(self._encoded, [question.sample(self._frame)])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
         return maps_to_original(heat.cpu()[:, 0], self._frame)[question.unique_of]
@@ -321,7 +320,7 @@ class LumenPredictor:
         Returns:
             One table per image, as ``predict`` returns it.
         """
-        _require_batch(batch_size)
+        require_batch(batch_size)
         question = self._question(phrases, task)
         drawn = [self._draw(as_rgb(image)) for image in images]
         answers = []
@@ -341,7 +340,7 @@ class LumenPredictor:
         return [question.table(answer, score_threshold) for answer in answers]
 
     def _decode(self, encoded: EncodedImages, samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
-        with self._inference():
+        with inference_context(self.device, self.dtype):
             samples = self.model.predict(self._share(encoded, samples), samples, task=task)
         return [sample.pred_instances.cpu() for sample in samples]
 
@@ -351,7 +350,7 @@ class LumenPredictor:
         return self.model.align(self.model.add_images(features, encoded.images, samples))
 
     def _encode(self, pixels: Tensor, *, cache_prefix: bool = False) -> EncodedImages:
-        with self._inference():
+        with inference_context(self.device, self.dtype):
             return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
 
     def _say(self, question: Question) -> str:
@@ -381,13 +380,6 @@ class LumenPredictor:
         drawn = render_image(image, frame, pad_value=whole.pad_value)
         return frame, torch.from_numpy(drawn).permute(2, 0, 1)
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Compute without gradients; in bfloat16 if asked."""
-        is_bfloat16 = self.dtype == torch.bfloat16
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
-            yield
-
     def _question(self, phrases: Sequence[str] | None, task: str) -> Question:
         self._require_task(task)
         if "prompt_index" not in self.model.decoders[task].spec.predictions:
@@ -405,13 +397,3 @@ class LumenPredictor:
     def _require_image(self) -> None:
         if self._frame is None:
             raise DataError("no image was set; call set_image(image) first, or predict_batch(images, phrases)")
-
-
-def _require_batch(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def _where(device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)

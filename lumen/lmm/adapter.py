@@ -26,6 +26,7 @@ from lumen.lmm.options import (
     ReadoutOptions,
     check_answers,
     check_layers,
+    read_groups,
     wordings_with,
 )
 from lumen.lmm.packing.prefix_attention import SPLIT
@@ -38,7 +39,6 @@ from lumen.lmm.tokens.phrases import PromptEncoder, count_answer_tokens
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.tokens.special import add_tokens
 from lumen.lmm.usage import Usage
-from lumen.options import read_options
 from lumen.paths import find_path
 from lumen.prompts import TaskWording, template_named
 from lumen.registry import MODELS
@@ -85,10 +85,8 @@ class HFAdapter(nn.Module):
         generation: GenerationOptions | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.base = read_options(BaseOptions, base, "base")
-        self.readout = read_options(ReadoutOptions, readout, "readout")
-        self.packing = read_options(PackingOptions, packing, "packing")
-        self.generation = read_options(GenerationOptions, generation, "generation")
+        groups = read_groups(base=base, readout=readout, packing=packing, generation=generation)
+        self.base, self.readout, self.packing, self.generation = groups
         check_answers(template_named(template), self.generation.answer_mode)
         loading.check_source(name_or_path, base_model, self.base)
         # Whatever can be refused is refused before the weights load, which takes minutes for a large model.
@@ -98,7 +96,7 @@ class HFAdapter(nn.Module):
         self.family = family_of(config)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
         self.features = FeatureSource(self.family, config, self.readout.features, self.readout.dense_size_hw)
-        if self.packing.is_packed and not packing_works(config):
+        if self.packing.is_packed and not packing_works(config):  # asked of a small copy
             _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", self.name_or_path)
             self.packing = replace(self.packing, mode="separate")
         loaded = base_model or loading.load_base(path, self.base, chat_template=self.family.chat_template)
@@ -109,7 +107,7 @@ class HFAdapter(nn.Module):
         self.splits = self.packing.is_packed and can_split and split_works(self.config)
         if self.splits:
             self.base_model.set_attn_implementation({"text_config": SPLIT})
-        num_known = len(loaded.tokenizer)
+        num_known = len(loaded.tokenizer)  # before the encoder adds its special tokens
         self.image_token: str = loaded.tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.encoder = PromptEncoder(
             loaded.tokenizer,
@@ -120,10 +118,7 @@ class HFAdapter(nn.Module):
         self.text = TextEncoder(self.encoder)
         self.new_tokens = add_tokens(self.base_model, self.encoder, num_known, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
-        if self.lora:
-            loading.add_lora(self.base_model.get_decoder(), self.lora)
-        if self.base.gradient_checkpointing:
-            loading.recompute(self.base_model)
+        loading.prepare_training(self.base_model, self.base)
         self.usage = Usage()
         bound = self.packing.max_pass_tokens
         self.writer = AnswerGenerator(self.family, self.encoder, self.text, self.usage, max_pass_tokens=bound)
@@ -326,6 +321,7 @@ class HFAdapter(nn.Module):
             losses.append({"loss_text": answer_loss(self._readout.head, text_rows[0], states.layers[0][:0])})
         # Assemble.
         device, nothing = states.query.device, self.encoder.tokenizer.eos_token_id
+        # Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
             query=self._widen(states.query),
             grid=self._widen(grid),

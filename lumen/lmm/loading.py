@@ -106,6 +106,18 @@ def transformer_layers(base_model: PreTrainedModel) -> list[GradientCheckpointin
     return [module for module in base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def prepare_training(base_model: PreTrainedModel, options: BaseOptions) -> None:
+    """Add low-rank adapters and let layers be computed again, where the options ask for it.
+
+    Raises:
+        ConfigError: See ``add_lora`` and ``recompute``.
+    """
+    if options.lora:
+        add_lora(base_model.get_decoder(), options.lora)
+    if options.gradient_checkpointing:
+        recompute(base_model)
+
+
 def recompute(base_model: PreTrainedModel) -> None:
     """Let the layers compute their activations again in the backward pass instead of keeping them.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lumen.errors import ConfigError
 from lumen.lmm.features import SOURCES
-from lumen.options import check_choice
+from lumen.options import check_choice, read_options
 from lumen.prompts import KNOWN_TASKS, TaskWording, Template, Wordings
 
 LAST = -1
@@ -153,6 +153,14 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         check_choice("generation.answer_mode", self.answer_mode, ("forced", "generated"))
+
+
+_GROUPS = {"base": BaseOptions, "readout": ReadoutOptions, "packing": PackingOptions, "generation": GenerationOptions}
+
+
+def read_groups(**groups: Any) -> tuple[BaseOptions, ReadoutOptions, PackingOptions, GenerationOptions]:
+    """Return the four groups, each given as a group, a dict of its fields, or None; see ``read_options``."""
+    return tuple(read_options(kind, groups[name], name) for name, kind in _GROUPS.items())
 
 
 def check_answers(template: Template, answer_mode: str) -> None:

@@ -168,6 +168,7 @@ class Readout:
         query = query_states[row, loc - int(self.options.position == "before_loc")]
         phrase = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long, device=device).view(-1, 2)
         columns = start[:, None] + phrase
+        # A row holds several pairs, so all answers of a row are learned in one go, and each query is read by its row.
         losses = {}
         if self.has_answer and not predicting:
             losses["loss_answer"] = answer_loss(self.head, chunk.rows, states)
@@ -180,6 +181,7 @@ class Readout:
 
     def read_names(self, encoded: EncodedImages, pairs: Pairs, *, nothing: int) -> NameScores | None:
         """Return what the image tokens name, while they learn it; ``nothing`` is the token for nothing to name."""
+        # Scores of every token of the vocabulary in every cell: computed only while they are learned.
         if not self.options.name_tokens or not torch.is_grad_enabled():
             return None
         tokens = token_grid(encoded.states.pooler_output, encoded.token_hw)

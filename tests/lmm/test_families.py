@@ -313,7 +313,7 @@ def test_settings_without_a_mean_are_refused(tmp_path, folder):
 def test_eager_attention_reads_the_packed_mask_alike(name, load):
     images = make_images(2, ZOO[name].size_hw)
     eager = load(name, attention="eager")
-    assert eager.packing == "packed"
+    assert eager.packing.mode == "packed"
     assert relative_difference(ask(eager, images).query, ask(load(name, mode="separate"), images).query) <= 1e-5
 
 

@@ -193,6 +193,7 @@ class RowRunner:
         """
         count = len(rows.row_image)
         has_shared_prefix = encoded.prefix_cache is not None or count > len(rows.row_image.unique())
+        # While training, chunks would save nothing: the graph keeps all activations until the backward pass.
         if not count:
             yield self._no_rows(rows, options, encoded, fallback_states)
         elif torch.is_grad_enabled():
@@ -219,6 +220,7 @@ class RowRunner:
         start, first_row = len(options.prefix), 0
         rows_at_once = self.max_pass_tokens // max(1, rows.input_ids.shape[1] - start)
         for image, size in zip(*(found.tolist() for found in rows.row_image.unique(return_counts=True)), strict=True):
+            # The prefix runs once; then only what stands behind it goes through the LLM, chunk by chunk.
             kept = self._prefix(options, encoded, image)
             for chosen in _slices(first_row, first_row + size, rows_at_once):
                 chunk, pairs = take_rows(rows, chosen)
@@ -233,6 +235,7 @@ class RowRunner:
             first_row += size
 
     def _prefix(self, options: PassOptions, encoded: EncodedImages, image: int) -> PrefixKV:
+        # Phrases and questions have different prefixes, so the tokens are part of the key.
         key, cache = (tuple(options.prefix), image), encoded.prefix_cache
         if cache is not None and key in cache.kept:
             return cache.kept[key]
@@ -246,6 +249,7 @@ class RowRunner:
     def _no_rows(
         self, rows: PackedRows, options: PassOptions, encoded: EncodedImages, fallback_states: list[Tensor] | None
     ) -> RowChunk:
+        # A loss of no pairs must still reach every parameter, or ranks would wait for each other's gradients.
         if fallback_states is None and torch.is_grad_enabled():
             fallback_states = self._run_chunk(prefix_row(options.prefix), slice(0, 1), options, encoded).states
         if fallback_states is None:

@@ -174,12 +174,14 @@ def _fill_rows(
     pair_row, pair_start = torch.zeros(2, sum(map(len, rows)), dtype=torch.long)
     ids, positions, segments, targets = [], [], [], []
     for number, row in enumerate(rows):
+        # Every row starts with the prefix, in segment 0, which every suffix may see.
         row_ids, row_positions, row_segments = list(prefix), list(range(start)), [_PREFIX] * start
         row_targets = [IGNORE] * start
         for index, (pair, suffix) in enumerate(row):
             pair_row[pair], pair_start[pair] = number, len(row_ids)
             size = len(suffix.ids)
             row_ids += suffix.ids
+            # As if the suffix stood alone behind the prefix.
             row_positions += range(start, start + size)
             row_segments += [index + 1] * size
             # Each position predicts the next token of its own suffix; the last one predicts nothing.
@@ -234,6 +236,7 @@ def place_rows(
 
     A suffix goes on at the largest position of the prefix plus 1, alike on every axis.
     """
+    # The rows count the prefix as 0, 1, 2; models with a grid of positions count it otherwise.
     start = prefix.shape[1]
     behind = (position_ids[:, start:] - start + prefix.max() + 1).clamp(min=0)
     placed = torch.cat([prefix[:, None].expand(-1, len(position_ids), -1), behind.expand(len(prefix), -1, -1)], 2)
