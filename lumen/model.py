@@ -1,4 +1,29 @@
-"""``Lumen``: adapter, aligner and routed decoders behind MMEngine's model interface."""
+"""``Lumen``: adapter, aligner and routed decoders behind MMEngine's model interface.
+
+    images (I, 3, H, W)      prompts: a list per image
+           |                        |
+           v                        v
+    +--------------------------------------+
+    | lmm: HFAdapter                       |   one pass: the image once, all its prompts packed behind it
+    |   vision tower -> connector -> LLM   |
+    +--------------------------------------+
+           | grid (I, dim, h, w)    | query (P, dim), the state at the [LOC] of each pair
+           | laterals, finer maps   |
+           v                        v
+    +--------------------------------------+
+    | aligner: DenseAligner                |<-- map queries, which the decoders provide
+    |   two-way attention, fine levels     |
+    +--------------------------------------+
+           |
+           v  SharedRepresentation of P pairs of I images: heat_logits (P, 1, h, w), presence_logits (P),
+           |  query (P, c), dense (I, c, h, w), maps (P, queries, h, w)
+           |
+           +--> pairs of task "detection" --> DetectionDecoder --> boxes
+           +--> pairs of task "pose" -------> PoseDecoder -------> keypoints
+           +--> ...
+
+Each of the three parts names in ``losses`` what its loss sums are divided by, and gives them by ``loss``.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,10 +37,10 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
-from lumen.ops.losses import naming_loss
 from lumen.ops.masks import masks_to_original
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
+    FeatureWidths,
     LocFeatures,
     PerceptionSample,
     SharedRepresentation,
@@ -24,6 +49,7 @@ from lumen.structures import (
 )
 
 ImageBatch = Sequence[Tensor | BaseDataElement] | Tensor
+_MODES = ("loss", "predict", "tensor")
 
 
 @MODELS.register_module()
@@ -32,7 +58,7 @@ class Lumen(BaseModel):
 
     Args:
         lmm: Config of the adapter, or the adapter.
-        aligner: Config of the aligner, or the aligner; its widths are filled in from the adapter.
+        aligner: Config of the aligner, or the aligner; its ``widths`` are filled in from the adapter.
         decoders: Configs of the decoders, or decoders, at most one per task; ``channels`` is filled in.
         loss_weights: Weight by name, such as ``{"detection/loss_box": 2.0}``; 1 where none is given.
         num_micro_batches: Pieces that a training batch is computed in to save memory; the result is that of the whole
@@ -54,15 +80,16 @@ class Lumen(BaseModel):
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
+        # Parts come as configs or built; what one needs of another is filled in, so that a config cannot contradict it.
         self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
         if isinstance(aligner, dict):
-            widths = {key: getattr(self.lmm, key) for key in ("dim", "vision_dim", "lateral_channels")}
-            aligner = MODELS.build({**aligner, **widths})
+            aligner = MODELS.build({**aligner, "widths": FeatureWidths.of(self.lmm)})
         self.aligner = aligner
         built = [
             DECODERS.build({**decoder, "channels": aligner.channels}) if isinstance(decoder, dict) else decoder
             for decoder in decoders
         ]
+        # Keyed by task: this is how pairs find their decoder.
         self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
         if len(self.decoders) != len(built):
             raise ConfigError(f"one decoder per task, got {[decoder.spec.name for decoder in built]}")
@@ -88,6 +115,7 @@ class Lumen(BaseModel):
         """
         if decoder.spec.name in self.decoders:
             raise ConfigError(f"the model has a decoder for {decoder.spec.name!r}: {list(self.decoders)}")
+        # The LMM may be spread over several devices; decoders stand beside the aligner.
         device = next(self.aligner.parameters()).device
         self.decoders[decoder.spec.name] = decoder.to(device).train(self.training)
         self._note_decoders()
@@ -102,7 +130,12 @@ class Lumen(BaseModel):
         return frozenset().union(*(decoder.spec.predictions for decoder in self.decoders.values()))
 
     def forward(
-        self, inputs: ImageBatch, data_samples: Sequence[PerceptionSample], mode: str = "tensor"
+        self,
+        inputs: ImageBatch,
+        data_samples: Sequence[PerceptionSample],
+        mode: str = "tensor",
+        *,
+        counts: Mapping[str, Tensor] | None = None,
     ) -> SharedRepresentation | dict[str, Tensor] | list[PerceptionSample]:
         """MMEngine's entry point.
 
@@ -112,18 +145,30 @@ class Lumen(BaseModel):
             data_samples: The samples, with their prompts.
             mode: ``loss`` gives named losses, ``predict`` the samples with ``pred_instances`` in original pixels,
                 ``tensor`` the shared representation.
+            counts: What ``loss`` divides by; the counts of these samples when left out. Those of a larger batch where
+                these samples are a piece of it.
 
         Raises:
             PromptError: If a prompt names a task without a decoder.
             DataError: If a sample lacks a target that its decoder names.
         """
-        if mode == "loss":
-            return self.normalised_losses(inputs, data_samples, self.count(data_samples))
-        if mode == "predict":
-            return self.predict(self._share(inputs, data_samples, predicting=True)[1], data_samples)
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {_MODES}, got {mode!r}")
+        self._check_tasks(data_samples)
+        if mode == "loss" and counts is None:
+            counts = self.count(data_samples)
+        # The LMM reads each image once, with all of its prompts: a query per pair, a grid per image.
+        images, prompts = _stacked(inputs), [sample.prompts for sample in data_samples]
+        features = self.lmm(images, prompts, extras=self.extras, predicting=mode == "predict")
+        features = self.add_images(features, images, data_samples)
+        # The aligner matches queries and grids, the same way for every task.
+        shared = self.align(features)
         if mode == "tensor":
-            return self._share(inputs, data_samples)[1]
-        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+            return shared
+        # Each decoder reads the pairs of its own task.
+        if mode == "predict":
+            return self.predict(shared, data_samples)
+        return self.normalise(self.sum_losses(features, shared, data_samples), counts)
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """Do one optimizer step over the whole batch, in ``num_micro_batches`` pieces.
@@ -135,9 +180,11 @@ class Lumen(BaseModel):
         counts = self.count(samples)
         size = -(-len(samples) // self.num_micro_batches)
         logged: dict[str, Tensor] = {}
-        for at in range(0, len(samples), size):
+        for start in range(0, len(samples), size):
+            piece = slice(start, start + size)
+            # Gradients of the pieces add up; the optimizer steps once, at the end.
             with optim_wrapper.optim_context(self):
-                losses = self.normalised_losses(inputs[at : at + size], samples[at : at + size], counts)
+                losses = self(inputs[piece], samples[piece], mode="loss", counts=counts)
                 total, named = self.parse_losses(losses)
             optim_wrapper.backward(total)
             logged = {key: logged.get(key, 0) + value.detach() for key, value in named.items()}
@@ -148,47 +195,55 @@ class Lumen(BaseModel):
     def count(self, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
         """Count what losses are divided by, over all ranks: pairs and objects by task, answer tokens, in all.
 
-        Prompts that are answered in words are no pairs.
+        Prompts that are answered in words give no pairs, and their objects take no part in the heatmap.
         """
-        asked = [(prompt.task, sample, index) for sample in samples for index, prompt in enumerate(sample.prompts)]
         counts = dict.fromkeys(sorted(set(self.loss_counts.values())), 0)
-        for task, _, _ in asked:
-            if task not in self.text_tasks:
-                _add(counts, "pairs", 1)
-                _add(counts, f"{task}/pairs", 1)
         for sample in samples:
+            tasks = [prompt.task for prompt in sample.prompts]
+            for task in tasks:
+                if task not in self.text_tasks:
+                    _add(counts, "pairs", 1)
+                    _add(counts, f"{task}/pairs", 1)
+            # An object stands in the table once for each prompt that asks for it.
             for index in sample.gt_instances.prompt_index.tolist():
-                _add(counts, "objects", 1)
-                _add(counts, f"{sample.prompts[index].task}/objects", 1)
-        if "answer_tokens" in counts:
-            counts["answer_tokens"] = self.lmm.count_answer_tokens([sample.prompts for sample in samples])
-        if "text_tokens" in counts:
-            counts["text_tokens"] = self.lmm.count_text_tokens([sample.prompts for sample in samples])
+                if tasks[index] not in self.text_tasks:
+                    _add(counts, "objects", 1)
+                _add(counts, f"{tasks[index]}/objects", 1)
+        tokens = self.lmm.count_tokens([sample.prompts for sample in samples])
+        counts |= {name: number for name, number in tokens.items() if name in counts}
+        # One sum over ranks for all counts; at least 1, so that nothing is divided by 0.
         device = next(self.parameters()).device
         total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
         dist.all_reduce(total, op="sum")
         return dict(zip(counts, total.clamp(min=1).unbind(), strict=True))
 
-    def normalised_losses(
-        self, inputs: ImageBatch, samples: Sequence[PerceptionSample], counts: Mapping[str, Tensor]
+    def sum_losses(
+        self, features: LocFeatures, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
     ) -> dict[str, Tensor]:
-        """Return each loss: its sum over these samples, by its count over the global batch, times its weight.
+        """Return the loss sums of all parts, by the names in ``loss_counts``.
 
-        Times the number of ranks too, since data-parallel training averages gradients over them.
+        Raises:
+            DataError: If a sample lacks a target that its decoder names.
+            ConfigError: If a decoder gives other losses than its spec names.
         """
-        features, shared = self._share(inputs, samples)
-        sums = {f"lmm/{name}": total for name, total in features.text_losses.items()}
-        if features.names is not None:
-            sums["lmm/loss_name"] = naming_loss(features, samples)
+        sums = {f"lmm/{name}": total for name, total in self.lmm.loss(features, samples).items()}
         sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
         for task, decoder in self.decoders.items():
             _check_targets(decoder, samples)
-            own = decoder.loss(self._own_pairs(shared, samples, task), samples)
-            if set(own) != set(decoder.spec.losses):
+            # Every decoder computes in every batch, with no pairs where it has none: all ranks take the same steps.
+            losses = decoder.loss(self._pairs_of(task, shared, samples), samples)
+            if set(losses) != set(decoder.spec.losses):
                 raise ConfigError(
-                    f"decoder {task!r} returned {sorted(own)}, its spec names {sorted(decoder.spec.losses)}"
+                    f"decoder {task!r} returned {sorted(losses)}, its spec names {sorted(decoder.spec.losses)}"
                 )
-            sums |= {f"{task}/{name}": total for name, total in own.items()}
+            sums |= {f"{task}/{name}": total for name, total in losses.items()}
+        return sums
+
+    def normalise(self, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each loss: its sum, divided by its count over the global batch, times its weight.
+
+        Times the number of ranks too, since data-parallel training averages gradients over them.
+        """
         ranks = dist.get_world_size()
         return {
             name: total.float() * (self.loss_weights.get(name, 1.0) * ranks / counts[self.loss_counts[name]].float())
@@ -214,24 +269,14 @@ class Lumen(BaseModel):
             if len(tasks) > 1:
                 raise DataError(f"one sample is asked one task at a time when predicting, got {tasks}")
         self._check_tasks(samples)
+        # Every decoder answers every sample; a sample keeps the answer of the task that it was asked.
         for name, decoder in self.decoders.items():
-            own = self._own_pairs(shared, samples, name)
-            answers = decoder.predict(own, samples)
+            answers = decoder.predict(self._pairs_of(name, shared, samples), samples)
             for sample, answer in zip(samples, answers, strict=True):
                 if name == (sample.prompts[0].task if sample.prompts else empty_task):
                     _check_fields(decoder, answer)
                     sample.pred_instances = to_original(answer, sample)
         return list(samples)
-
-    def _share(
-        self, inputs: ImageBatch, samples: Sequence[PerceptionSample], *, predicting: bool = False
-    ) -> tuple[LocFeatures, SharedRepresentation]:
-        self._check_tasks(samples)
-        images = _stacked(inputs)
-        prompts = [sample.prompts for sample in samples]
-        features = self.lmm(images, prompts, extras=self.extras, predicting=predicting)
-        features = self.add_images(features, images, samples)
-        return features, self.align(features)
 
     def add_images(self, features: LocFeatures, images: ImageBatch, samples: Sequence[PerceptionSample]) -> LocFeatures:
         """Add ``extras['images']``, the uint8 input, where a decoder that these samples ask for names it.
@@ -256,10 +301,11 @@ class Lumen(BaseModel):
         """Run the aligner with the map queries of all decoders."""
         return self.aligner(features, torch.cat([decoder.map_queries for decoder in self.decoders.values()]))
 
-    def _own_pairs(
-        self, shared: SharedRepresentation, samples: Sequence[PerceptionSample], task: str
+    def _pairs_of(
+        self, task: str, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
     ) -> SharedRepresentation:
-        start = 0
+        """Return the representation of a task's pairs, with the maps of its decoder's own map queries."""
+        start = 0  # map queries of all decoders lie one after the other, and so do their maps
         for name, decoder in self.decoders.items():
             if name == task:
                 maps = slice(start, start + decoder.spec.map_queries)
@@ -279,26 +325,22 @@ class Lumen(BaseModel):
         self.text_tasks = frozenset(
             spec.name for spec in specs if "texts" in spec.extras and self.lmm.is_text(spec.name)
         )
-        self.loss_counts = self._name_counts()
+        self.loss_counts = self._count_names()
 
-    def _name_counts(self) -> dict[str, str]:
+    def _count_names(self) -> dict[str, str]:
         """Return what each loss is divided by; the names of all losses that this model can give."""
-        counts = {
-            "lmm/loss_answer": "answer_tokens",
-            "lmm/loss_phrase_reconstruction": "pairs",
-            "lmm/loss_name": "objects",
-            "aligner/loss_heat": "objects",
-            "aligner/loss_presence": "pairs",
-        }
-        if self.text_tasks:
-            counts["lmm/loss_text"] = "text_tokens"
+        counts = {f"lmm/{name}": count for name, count in self.lmm.losses.items()}
+        # Without a task that is answered in words there is no text to learn, and no such loss to weight.
+        if not self.text_tasks:
+            counts = {name: count for name, count in counts.items() if count != "text_tokens"}
+        counts |= {f"aligner/{name}": count for name, count in self.aligner.losses.items()}
         for task, decoder in self.decoders.items():
             counts |= {f"{task}/{name}": f"{task}/{count}" for name, count in decoder.spec.losses.items()}
         return counts
 
 
 def _stacked(inputs: ImageBatch) -> ImageBatch:
-    """Return images as one tensor; what is no image, such as cached features, stays a list."""
+    """Return images as one tensor; what is not an image, such as cached features, stays a list."""
     if isinstance(inputs, Tensor) or not all(isinstance(image, Tensor) for image in inputs):
         return inputs
     return torch.stack(list(inputs))

@@ -1,4 +1,4 @@
-"""What travels between the rooms: prompts, samples, LMM features, the shared representation, task descriptions.
+"""What travels between the modules: prompts, samples, LMM features, the shared representation, task descriptions.
 
 Two units. A *sample* is one image with its list of prompts: data sets give samples, decoders answer samples, metrics
 read samples. A *pair* is one image with one prompt: only the aligner and the decoders see pairs.
@@ -29,7 +29,7 @@ class Prompt:
         text: The phrase: a class name, a sentence, a keypoint name. Not yet in a template.
         task: Name of the task that answers it; picks the decoder.
         label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
-        answer: What the LMM is trained to say, for tasks that are answered in text.
+        answer: What the LMM is trained to answer, for tasks that are answered in text.
         history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
     """
 
@@ -70,11 +70,11 @@ class PerceptionSample(BaseDataElement):
 
 @dataclass(frozen=True, slots=True)
 class NameScores:
-    """How readily the LMM's image token in each cell says something, as log-probabilities.
+    """Log-probabilities that the LMM's output layer gives to phrases at the image token of each cell.
 
     Args:
-        phrases: Each pair's phrase, the mean over its tokens; 0 for a pair whose phrase is no name.
-        nothing: That there is nothing to name.
+        phrases: Of each pair's phrase, the mean over its tokens; 0 for a pair whose phrase is too long for a name.
+        nothing: Of the token for nothing to name.
     """
 
     phrases: Float[Tensor, "pairs rows columns"]
@@ -92,10 +92,9 @@ class LocFeatures:
         stride: Input pixels per cell of ``grid``.
         image_index: Sample of each pair.
         prompt_index: Prompt of each pair within its sample.
-        text_losses: Sums of text losses by name. ``loss_answer`` and ``loss_text`` are divided by the forced and the
-            free answer tokens of the global batch, every other one by its pairs.
+        text_losses: Sums of text losses by name; ``losses`` of the adapter names what each is divided by.
         extras: Costly features that a routed decoder asked for by name.
-        names: What the LMM's image tokens say; None where they do not learn names.
+        names: What the LMM's image tokens name; None where they do not learn it.
     """
 
     query: Float[Tensor, "pairs dim"]
@@ -110,8 +109,28 @@ class LocFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureWidths:
+    """How wide the features of an LMM adapter are; an aligner is built for them.
+
+    Args:
+        query: Width of ``LocFeatures.query``.
+        grid: Channels of ``LocFeatures.grid``.
+        laterals: Channels of ``LocFeatures.laterals``, finest first.
+    """
+
+    query: int
+    grid: int
+    laterals: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, adapter: Any) -> "FeatureWidths":
+        """Return those of an adapter, whose properties name them."""
+        return cls(adapter.dim, adapter.vision_dim, tuple(adapter.lateral_channels))
+
+
+@dataclass(frozen=True, slots=True)
 class SharedRepresentation:
-    """What every decoder reads, for P pairs of I images. ``maps`` holds one channel per map query a decoder lent.
+    """What every decoder reads, for P pairs of I images. ``maps`` holds one channel per map query of the decoders.
 
     ``heat_logits`` and ``maps`` lie on the grid of ``dense``: cell (row, col) covers the square of ``stride`` input
     pixels whose top-left corner is (col * stride, row * stride).
@@ -143,7 +162,7 @@ class TaskSpec:
         predictions: Fields of ``pred_instances`` that ``predict`` writes, exactly.
         headline: Metric key that ranks checkpoints, such as ``coco/bbox_mAP``.
         losses: For each loss the decoder returns, what its sum is divided by: ``pairs`` or ``objects``.
-        map_queries: Learnable queries it lends to the aligner; it gets as many ``maps``.
+        map_queries: Learnable queries that it provides for the aligner; it gets as many ``maps``.
         extras: Optional, costly features it needs, such as ``texts``, what the LMM answered to text prompts.
     """
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, adapter_options
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
@@ -25,9 +25,8 @@ def tiny_lumen(tiny_nano):
         lmm={
             "type": HFAdapter,
             "name_or_path": str(tiny_nano),
-            "attention": "eager",
-            "add_phrase_state": True,
-            "phrase_reconstruction": True,
+            "base": {"attention": "eager"},
+            "readout": {"add_phrase_state": True, "phrase_reconstruction": True},
         },
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],
@@ -36,10 +35,13 @@ def tiny_lumen(tiny_nano):
 
 @pytest.fixture
 def make_adapter(tiny_nano):
-    """Return a function that loads the tiny nano model; eager attention and the compact template unless told."""
+    """Return a function that loads the tiny nano model; eager attention and the compact template unless told.
+
+    Options of all groups are given by name alone, since no name is in two groups.
+    """
 
     def make(**options):
         torch.manual_seed(0)
-        return HFAdapter(str(tiny_nano), **({"attention": "eager"} | options)).eval()
+        return HFAdapter(str(tiny_nano), **adapter_options(**({"attention": "eager"} | options))).eval()
 
     return make

@@ -1,13 +1,29 @@
 """Samples, images and shared representations made by hand."""
 
+from dataclasses import fields
+
 import torch
 from mmengine.structures import InstanceData
 
 from lumen.lmm.nano.model import NanoSizes
+from lumen.lmm.options import BaseOptions, GenerationOptions, PackingOptions, ReadoutOptions
 from lumen.ops.geometry import InputTransform, clip_boxes
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 TINY = NanoSizes(width=32, llm_layers=2, vision_layers=1, stem_channels=(16, 16, 32), stem_depths=(0, 0, 1))
+
+
+_GROUPS = {"base": BaseOptions, "readout": ReadoutOptions, "packing": PackingOptions, "generation": GenerationOptions}
+_GROUP_OF = {field.name: group for group, kind in _GROUPS.items() for field in fields(kind)}
+
+
+def adapter_options(**options):
+    """Sort options of an adapter into their groups, by the names of the fields; the others stay as they are."""
+    sorted_ones = {}
+    for name, value in options.items():
+        place = sorted_ones.setdefault(_GROUP_OF[name], {}) if name in _GROUP_OF else sorted_ones
+        place[name] = value
+    return sorted_ones
 
 
 def make_instances(boxes=(), prompt_index=(), labels=None, **fields):

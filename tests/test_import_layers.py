@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     0: ("registry", "errors", "paths", "structures"),
-    1: ("prompts", "config"),
+    1: ("prompts", "config", "options"),
     2: ("ops",),
     3: ("serialization",),
     4: ("lmm", "data", "metrics", "visualization", "interop"),

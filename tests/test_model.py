@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import make_images, make_instances, make_sample, relative_difference
+from helpers import adapter_options, make_images, make_instances, make_sample, relative_difference
 from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import nn
@@ -48,7 +48,7 @@ class CountingDecoder(Decoder):
 
 def make_model(folder, decoders=(DetectionDecoder,), *, lmm=None, aligner=None, **options):
     torch.manual_seed(0)
-    adapter = {"type": HFAdapter, "name_or_path": str(folder), "attention": "eager"} | (lmm or {})
+    adapter = {"type": HFAdapter, "name_or_path": str(folder), **adapter_options(attention="eager", **(lmm or {}))}
     sizes = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64} | (aligner or {})
     return Lumen(adapter, sizes, [{"type": kind} for kind in decoders], **options).eval()
 
@@ -103,7 +103,7 @@ def test_losses_of_a_batch_are_the_sum_of_its_samples_with_one_count(make, templ
     images, samples = make_images(3), some_samples()
     counts = model.count(samples)
     whole = model(images, samples, mode="loss")
-    alone = [model.normalised_losses(images[at : at + 1], samples[at : at + 1], counts) for at in range(3)]
+    alone = [model(images[at : at + 1], samples[at : at + 1], mode="loss", counts=counts) for at in range(3)]
     assert set(whole) <= set(model.loss_counts)
     for name, loss in whole.items():
         torch.testing.assert_close(loss, sum(losses[name] for losses in alone), rtol=1e-4, atol=1e-5)

@@ -53,7 +53,7 @@ def test_the_snippet_that_brings_an_lmm_builds_and_learns(tmp_path):
         model = MODELS.build(config.model)
     size_hw = model.lmm.input_spec.fixed_hw  # the tiny one takes smaller pictures
     images, sample = make_images(1, size_hw), make_sample([Prompt("cat"), Prompt("dog")], [[2, 2, 12, 12]], [0])
-    losses = model.normalised_losses(images, [sample], model.count([sample]))
+    losses = model(images, [sample], mode="loss")
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
 

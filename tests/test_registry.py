@@ -7,8 +7,9 @@ from lumen import registry
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.registry import DECODERS, MODELS
+from lumen.structures import FeatureWidths
 
-ALIGNER = {"dim": 16, "vision_dim": 16, "channels": 16, "num_heads": 2, "mlp_channels": 16}
+ALIGNER = {"widths": FeatureWidths(16, 16), "channels": 16, "num_heads": 2, "mlp_channels": 16}
 
 
 @pytest.mark.parametrize("kind", [DenseAligner, "DenseAligner", "lumen.DenseAligner"])

@@ -65,9 +65,23 @@ def test_losses_of_a_mixed_batch_are_the_sum_of_its_samples_with_one_count(make)
     model, images, samples = make(), make_images(3), samples_of(PHRASES, QUESTIONS, CAPTION)
     counts = model.count(samples)
     whole = model(images, samples, mode="loss")
-    alone = [model.normalised_losses(images[at : at + 1], samples[at : at + 1], counts) for at in range(3)]
+    alone = [model(images[at : at + 1], samples[at : at + 1], mode="loss", counts=counts) for at in range(3)]
     for name, loss in whole.items():
         torch.testing.assert_close(loss, sum(losses[name] for losses in alone), rtol=1e-4, atol=1e-5)
+
+
+def test_objects_of_text_prompts_do_not_weaken_the_heatmap(make):
+    """A question about a sample with objects must not change the losses of the boxes beside it."""
+    model, images = make(), make_images(2)
+    question = make_sample([Prompt("is it red?", "vqa", answer="no")], [[8, 8, 60, 40], [0, 0, 20, 20]], [0, 0])
+    samples = samples_of(PHRASES, question)
+    assert model.count(samples)["objects"] == 2
+    mixed = model(images, samples, mode="loss")
+    boxes = model(images[:1], samples_of(PHRASES), mode="loss")
+    texts = model(images[1:], samples[1:], mode="loss")
+    for name, loss in mixed.items():
+        torch.testing.assert_close(loss, boxes[name] + texts[name], rtol=1e-4, atol=1e-5)
+    assert boxes["aligner/loss_heat"] > 0 and texts["lmm/loss_text"] > 0
 
 
 def test_a_batch_is_predicted_as_its_samples_alone(make):

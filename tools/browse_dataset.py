@@ -135,7 +135,7 @@ def main() -> None:
 
         config = read_config(args.config, import_roots=[ROOT])
         dataset = build_dataset(config, args.split)
-        target = (config.get("model") or {}).get("aligner", {}).get("target", "centernet")
+        target = (config.get("model") or {}).get("aligner", {}).get("heat", {}).get("target", "centernet")
         np.random.seed(args.seed)
         indices = chosen_indices(len(dataset), 0, args.index) if args.index else spread_indices(dataset, args.num)
         for index in indices:

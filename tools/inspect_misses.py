@@ -240,7 +240,7 @@ def run(args: argparse.Namespace) -> str:
         packed = dataset[index]
         for phrase in phrases_of(model, decoder, packed):
             if args.img_id is not None or (index, phrase.prompt_index) in wanted:
-                picture = draw_phrase(packed, phrase, model.aligner.target, **limits)
+                picture = draw_phrase(packed, phrase, model.aligner.heat.target, **limits)
                 vis.save_png(args.out / f"{phrase.sample.img_id}_{phrase.prompt_index:04d}.png", picture)
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "misses.csv", misses)

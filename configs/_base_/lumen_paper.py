@@ -16,15 +16,21 @@ _lmm = dict(
     type=HFAdapter,
     name_or_path="llava-hf/llava-1.5-7b-hf",  # SURE: LLaVA-1.5 7B with CLIP ViT-L/14-336
     template="paper",  # SURE: the sentence; which token belongs to which task is INFERRED from the names
-    position="loc",  # UNKNOWN: the state at [LOC], or the one that predicts it
-    features="vision",  # SURE: dense features come from the vision encoder, not from the LLM
-    dense_hw=(448, 448),  # SURE: CLIP's positions resized to 448, a grid of 32 x 32; INFERRED: the LLM sees 336
-    # The CLIP layer of the dense features is UNKNOWN; here it is LLaVA's own, the last but one.
-    lora=dict(r=8, alpha=16, dropout=0.05, targets=["q_proj", "v_proj"]),  # SURE: LoRA; INFERRED from LISA: the rest
-    # INFERRED from LISA: both tables of words learn. Here the output layer does, and of the input only the new rows.
-    new_tokens="learn",
-    gradient_checkpointing=True,  # INFERRED from LISA; changes memory and time, not the result
-    base_dtype="bfloat16",  # INFERRED from LISA: bf16
+    readout=dict(
+        position="loc",  # UNKNOWN: the state at [LOC], or the one that predicts it
+        features="vision",  # SURE: dense features come from the vision encoder, not from the LLM
+        # SURE: CLIP's positions resized to 448, a grid of 32 x 32; INFERRED: the LLM sees 336. The CLIP layer of the
+        # dense features is UNKNOWN; here it is LLaVA's own, the last but one.
+        dense_hw=(448, 448),
+    ),
+    base=dict(
+        # SURE: LoRA; INFERRED from LISA: its settings.
+        lora=dict(r=8, alpha=16, dropout=0.05, targets=["q_proj", "v_proj"]),
+        # INFERRED from LISA: both tables of words learn. Here the output layer does, and of the input the new rows.
+        new_tokens="learn",
+        gradient_checkpointing=True,  # INFERRED from LISA; changes memory and time, not the result
+        dtype="bfloat16",  # INFERRED from LISA: bf16
+    ),
 )
 _aligner = dict(
     type=DenseAligner,
@@ -37,9 +43,11 @@ _aligner = dict(
     mlp_channels=2048,
     fine_levels=0,
     leak_map_queries=True,
-    target="centernet",  # SURE: a Gaussian per box, its width after the box as in CenterNet
-    point_sigma=2.0,  # SURE: 2; INFERRED: in cells of the heatmap
-    heat_prior=0.1,  # UNKNOWN; as in CenterNet
+    heat=dict(
+        target="centernet",  # SURE: a Gaussian per box, its width after the box as in CenterNet
+        point_sigma=2.0,  # SURE: 2; INFERRED: in cells of the heatmap
+        prior=0.1,  # UNKNOWN; as in CenterNet
+    ),
 )
 # SURE: heatmap and text loss, both times 1. Presence is ours and off.
 _loss_weights = {"lmm/loss_answer": 1.0, "aligner/loss_heat": 1.0, "aligner/loss_presence": 0.0}

@@ -16,8 +16,8 @@ with read_base():
 
 model = dict(
     type=Lumen,
-    lmm=dict(_lmm, name_or_path="data/nano4", name_tokens=3),
-    aligner=dict(_aligner, point_sigma=1.0),
+    lmm=dict(_lmm, name_or_path="data/nano4", readout=dict(_lmm["readout"], name_tokens=3)),
+    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.0)),
     decoders=[
         dict(type=DetectionDecoder),
         dict(type=SegmentationDecoder),

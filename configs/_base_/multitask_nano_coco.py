@@ -13,8 +13,10 @@ with read_base():
 
 model = dict(
     type=Lumen,
-    lmm=dict(_lmm, name_or_path="data/nano4", max_new_tokens=96),  # captions take up to 72 of nano's small tokens
-    aligner=dict(_aligner, point_sigma=1.5),  # of 40 x 40 cells; the paper's 2 is for its grid
+    # Captions take up to 72 of nano's small tokens.
+    lmm=dict(_lmm, name_or_path="data/nano4", generation=dict(max_new_tokens=96)),
+    # Of 40 x 40 cells; the paper's 2 is for its grid.
+    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.5)),
     decoders=[
         dict(type=DetectionDecoder),
         dict(type=SegmentationDecoder),

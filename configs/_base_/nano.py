@@ -1,4 +1,4 @@
-"""The nano model: a LLaVA small enough to train from nothing on a CPU, with the aligner that goes with it.
+"""The nano model: a LLaVA small enough to train from scratch on a CPU, with the aligner that goes with it.
 
 ``data/nano`` is made by ``python tools/make_nano.py``.
 """
@@ -10,9 +10,11 @@ _lmm = dict(
     type=HFAdapter,
     name_or_path="data/nano",
     template="compact",
-    attention="eager",  # at this size plain products beat the fused kernel on a CPU
-    add_phrase_state=True,  # departs from the paper; from scratch, [LOC] alone learns the class word too late
-    phrase_reconstruction=True,
+    base=dict(attention="eager"),  # at this size plain products beat the fused kernel on a CPU
+    readout=dict(
+        add_phrase_state=True,  # departs from the paper; from scratch, [LOC] alone learns the class word too late
+        phrase_reconstruction=True,
+    ),
 )
 _aligner = dict(
     type=DenseAligner,
@@ -20,7 +22,7 @@ _aligner = dict(
     num_heads=4,
     mlp_channels=256,
     fine_levels=1,  # stride 8
-    target="ttfnet",
+    heat=dict(target="ttfnet"),
 )
 _loss_weights = {
     "lmm/loss_phrase_reconstruction": 0.5,

@@ -34,7 +34,7 @@ model = dict(
         mlp_channels=256,
         fine_levels=0,
         leak_map_queries=True,
-        target="centernet",
+        heat=dict(target="centernet"),
     ),
     decoders=[dict(type=PaperDetectionDecoder)],
     loss_weights={

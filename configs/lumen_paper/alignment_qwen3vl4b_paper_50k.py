@@ -11,5 +11,6 @@ from mmengine.config import read_base
 with read_base():
     from .alignment_llava7b_paper_50k import *
 
-model["lmm"].update(name_or_path="Qwen/Qwen3-VL-4B-Instruct", dense_hw=None)
+model["lmm"]["name_or_path"] = "Qwen/Qwen3-VL-4B-Instruct"
+model["lmm"]["readout"]["dense_hw"] = None
 custom_hooks[0]["freeze"] = ["lmm.*visual.*", "decoders.*"]

@@ -10,7 +10,8 @@ from mmengine.config import read_base
 with read_base():
     from .alignment_llava7b_paper_50k import *
 
-model["lmm"].update(name_or_path="HuggingFaceTB/SmolVLM-Instruct", dense_hw=None)
+model["lmm"]["name_or_path"] = "HuggingFaceTB/SmolVLM-Instruct"
+model["lmm"]["readout"]["dense_hw"] = None
 custom_hooks[0]["freeze"] = ["lmm.*vision_model.*", "lmm.*connector.*", "decoders.*"]
 for _set in train_dataloader["dataset"]["datasets"]:
     _set["pipeline"][1]["input_hw"] = (378, 378)

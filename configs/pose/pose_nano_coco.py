@@ -26,7 +26,8 @@ _data = dict(type=CocoKeypointsDataset, data_root="data/coco")
 model = dict(
     type=Lumen,
     lmm=_lmm,
-    aligner=dict(_aligner, point_sigma=1.5),  # of 24 x 32 cells; the paper's 2 is for its grid
+    # Of 24 x 32 cells; the paper's 2 is for its grid.
+    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.5)),
     decoders=[dict(type=PoseDecoder)],
     loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5},
 )

@@ -31,7 +31,7 @@ _data = dict(
 model = dict(
     type=Lumen,
     lmm=dict(_lmm, name_or_path="data/nano4"),
-    aligner=dict(_aligner, point_sigma=1.0),
+    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.0)),
     decoders=[dict(type=SegmentationDecoder)],
     loss_weights={"segmentation/loss_box": 2.0},
 )

@@ -5,7 +5,9 @@ Frame: input pixels. Two-way attention runs on the coarse grid, as in the paper;
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +18,10 @@ from lumen.errors import ConfigError
 from lumen.ops.attention import Attention, TwoWayLayer, mlp
 from lumen.ops.geometry import sine_positions
 from lumen.ops.heatmap import TARGETS, gaussian_focal_loss, ignore_weight
+from lumen.options import check_choice, read_options
 from lumen.registry import MODELS
 from lumen.structures import (
+    FeatureWidths,
     LocFeatures,
     PerceptionSample,
     SharedRepresentation,
@@ -28,62 +32,75 @@ from lumen.structures import (
 _SHARED_TOKENS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class HeatOptions:
+    """What the heatmap is trained to be.
+
+    Args:
+        target: ``centernet`` (the paper's, after its box size) or ``ttfnet`` (elliptic).
+        point_sigma: Width, in heatmap cells, of the bump of a target without extent, such as a keypoint; paper: 2.
+        prior: Probability that the heatmap starts from in every cell.
+
+    Raises:
+        ConfigError: The target is not an accepted value.
+    """
+
+    target: str = "centernet"
+    point_sigma: float = 2.0
+    prior: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choice("heat.target", self.target, tuple(sorted(TARGETS)))
+
+
 @MODELS.register_module()
 class DenseAligner(nn.Module):
     """Match each pair's query with the dense image features.
 
     Args:
-        dim: Width of ``LocFeatures.query``; filled in from the LMM.
-        vision_dim: Channels of ``LocFeatures.grid``; filled in from the LMM.
-        lateral_channels: Channels of the finer maps, finest first; filled in from the LMM.
+        widths: Those of the adapter's features; filled in from the LMM.
         channels: Width of the shared representation.
         depth: Two-way layers; the paper has two.
         num_heads: Heads of every attention.
         mlp_channels: Width inside the token MLP.
         fine_levels: How many lateral maps refine the heatmap after the coarse product; 0 is the paper's setting.
         leak_map_queries: Let map queries join the tokens, as in the paper: the heatmap then depends on the decoders.
-        target: ``centernet`` (the paper's, after its box size) or ``ttfnet`` (elliptic).
-        point_sigma: Width, in heatmap cells, of the bump of a target without extent, such as a keypoint; paper: 2.
-        heat_prior: Probability that the heatmap starts from in every cell.
+        heat: What the heatmap is trained to be: ``HeatOptions``, or a dict of its fields.
         max_chunk_bytes: Bound on the image states held at once when no gradient is needed.
 
     Raises:
-        ConfigError: If the LMM has fewer finer maps than ``fine_levels``, or the target is unknown.
+        ConfigError: If the LMM has fewer finer maps than ``fine_levels``, or an option of ``heat`` is not accepted.
 
     Source:
         Jiao et al., "Lumen" (2024), sections 3.1.2 and A.1. The fine levels and presence are ours.
     """
 
+    losses: ClassVar[Mapping[str, str]] = {"loss_heat": "objects", "loss_presence": "pairs"}
+    """The losses that it gives, and what their sums are divided by."""
+
     def __init__(
         self,
         *,
-        dim: int,
-        vision_dim: int,
-        lateral_channels: Sequence[int] = (),
+        widths: FeatureWidths,
         channels: int = 256,
         depth: int = 2,
         num_heads: int = 8,
         mlp_channels: int = 2048,
         fine_levels: int = 0,
         leak_map_queries: bool = False,
-        target: str = "centernet",
-        point_sigma: float = 2.0,
-        heat_prior: float = 0.1,
+        heat: HeatOptions | Mapping[str, Any] | None = None,
         max_chunk_bytes: int = 256 * 2**20,
     ) -> None:
         super().__init__()
-        if fine_levels > len(lateral_channels):
-            raise ConfigError(f"fine_levels={fine_levels}, but the LMM has {len(lateral_channels)} finer maps")
-        if target not in TARGETS:
-            raise ConfigError(f"unknown heatmap target {target!r}; choose one of {sorted(TARGETS)}")
+        if fine_levels > len(widths.laterals):
+            raise ConfigError(f"fine_levels={fine_levels}, but the LMM has {len(widths.laterals)} finer maps")
+        self.heat = read_options(HeatOptions, heat, "heat")
         self.channels = channels
         self.leak_map_queries = leak_map_queries
-        self.target = target
-        self.point_sigma = point_sigma
         self.max_chunk_bytes = max_chunk_bytes
-        self.query_norm = nn.LayerNorm(dim)
-        self.to_query = _ToQuery(dim, channels)
-        self.to_image = nn.Conv2d(vision_dim, channels, 1)
+        self.query_norm = nn.LayerNorm(widths.query)
+        self.to_query = _ToQuery(widths.query, channels)
+        self.to_image = nn.Conv2d(widths.grid, channels, 1)
         self.heat_token = nn.Parameter(torch.randn(channels) * channels**-0.5)
         self.layers = nn.ModuleList(
             TwoWayLayer(channels, num_heads, mlp_channels, is_first=index == 0) for index in range(depth)
@@ -91,26 +108,28 @@ class DenseAligner(nn.Module):
         self.final_attention = Attention(channels, num_heads, downsample=2)
         self.final_norm = nn.LayerNorm(channels)
         self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
-        self.heat_bias = nn.Parameter(torch.tensor([math.log(heat_prior / (1 - heat_prior))]))
+        self.heat_bias = nn.Parameter(torch.tensor([math.log(self.heat.prior / (1 - self.heat.prior))]))
         self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
-        levels = list(reversed(lateral_channels))[:fine_levels]  # coarsest first
+        levels = list(reversed(widths.laterals))[:fine_levels]  # coarsest first
         self.fine = _FinePath(channels, levels)
         if fine_levels:
             self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
             # A straight way from the LMM's state to the kernel: phrases differ in the heatmap from the first step on.
-            self.query_kernel = nn.Linear(dim, channels)
+            self.query_kernel = nn.Linear(widths.query, channels)
 
     def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
         """Return the shared representation of all pairs; ``map_queries`` may have no rows."""
         dtype = self.to_image.weight.dtype  # an LMM may run in bf16 where the aligner does not
+        # The maps of an image are computed once, however many pairs ask about it.
         image = self.to_image(features.grid.to(dtype))
         dense = self.fine(image, [lateral.to(dtype) for lateral in features.laterals])
         state = self.query_norm(features.query.to(dtype))
+        # Each pair writes to a copy of its image, so without gradients pairs go through in chunks of bounded memory.
         pieces = [
-            self._match(state[part], image, dense, features.image_index[part], map_queries)
-            for part in self._chunks(len(state), image[0].numel())
+            self._match(state[chunk], image, dense, features.image_index[chunk], map_queries)
+            for chunk in self._chunks(len(state), image[0].numel())
         ]
-        heat, presence, tokens, maps = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        heat, presence, tokens, maps = (torch.cat(outputs) for outputs in zip(*pieces, strict=True))
         return SharedRepresentation(
             heat_logits=heat,
             presence_logits=presence,
@@ -133,8 +152,10 @@ class DenseAligner(nn.Module):
         ignored = targets_per_pair(samples, shared, "ignored_instances")
         size_hw, num_pairs = tuple(shared.heat_logits.shape[-2:]), shared.num_pairs
         place = {"num_pairs": num_pairs, "size_hw": size_hw, "stride": shared.stride}
-        heat = TARGETS[self.target](targets.bboxes, targets.pair_index, **place, point_sigma=self.point_sigma)
+        paint = TARGETS[self.heat.target]
+        heat = paint(targets.bboxes, targets.pair_index, **place, point_sigma=self.heat.point_sigma)
         weight = ignore_weight(ignored.bboxes, ignored.pair_index, **place) if len(ignored) else None
+        # A pair with nothing but ignored regions may show its phrase or not: presence learns nothing from it.
         present = torch.zeros(num_pairs, device=heat.device).index_fill_(0, targets.pair_index, 1)
         known = torch.ones_like(present).index_fill_(0, ignored.pair_index, 0).maximum(present)
         presence = functional.binary_cross_entropy_with_logits(
@@ -153,7 +174,7 @@ class DenseAligner(nn.Module):
         step = max(1, num_pairs)
         if not torch.is_grad_enabled():
             step = max(1, self.max_chunk_bytes // (numbers_per_pair * 4 * 4))
-        return [slice(at, at + step) for at in range(0, max(1, num_pairs), step)]
+        return [slice(start, start + step) for start in range(0, max(1, num_pairs), step)]
 
     def _match(
         self,
@@ -164,27 +185,33 @@ class DenseAligner(nn.Module):
         map_queries: Float[Tensor, "queries channels"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         num_pairs, height, width = len(state), *image.shape[-2:]
+        # 1. Two shared tokens per pair: the query of the LMM and the learned heat token.
         query = self.to_query(state)
-        start = torch.stack([query, self.heat_token.to(query.dtype).expand_as(query)], 1)
-        lent = map_queries.to(query.dtype).expand(num_pairs, -1, -1)
+        shared = torch.stack([query, self.heat_token.to(query.dtype).expand_as(query)], 1)
+        # 2. The map queries of the decoders, the same for every pair.
+        queries = map_queries.to(query.dtype).expand(num_pairs, -1, -1)
+        # 3. Tokens and image look at each other. Map queries are a second stream that nothing else reads, so that the
+        #    heatmap does not depend on the decoders; in the paper's setting they join the tokens.
         cells = image.flatten(2).transpose(1, 2)
         cell_position = sine_positions(height, width, self.channels, like=cells)
         if self.leak_map_queries:
-            tokens, _, cells = self._two_way(
-                torch.cat([start, lent], 1), lent[:, :0], cells, cell_position, image_index
-            )
+            joined = torch.cat([shared, queries], 1)
+            tokens, _, cells = self._two_way(joined, queries[:, :0], cells, cell_position, image_index)
             tokens, queries = tokens[:, :_SHARED_TOKENS], tokens[:, _SHARED_TOKENS:]
         else:
-            tokens, queries, cells = self._two_way(start, lent, cells, cell_position, image_index)
-        # Two products: how many map queries there are may decide how a joint one is summed, and so the heatmap's bits.
+            tokens, queries, cells = self._two_way(shared, queries, cells, cell_position, image_index)
+        # 4. The heat token becomes a kernel over the cells, and each map query another. Two products: how many map
+        #    queries there are may decide how a joint one is summed, and so the heatmap's bits.
         heat = _product(self.heat_kernel(tokens[:, 1:2]), cells, (height, width))
         maps = _product(self.map_kernel(queries), cells, (height, width))
+        # 5. Finer levels add a product with the dense map of the image.
         if self.fine.num_levels:
             heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(state)[:, None]
             heat = _refine(heat, heat_kernel, dense, image_index)
             maps = _refine(maps, self.fine_map_kernel(queries), dense, image_index)
         heat = heat + self.heat_bias
-        # The heatmap's height is evidence; without gradient, so that presence does not shape the heatmap.
+        # 6. Presence reads the query token and the heatmap's peak; without gradient, so that it does not shape the
+        #    heatmap.
         evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
         return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps
 
@@ -194,12 +221,13 @@ class DenseAligner(nn.Module):
         """Run all layers; the image is shared until the first layer has written to it."""
         token_position, query_position, owner = tokens, queries, image_index
         for layer in self.layers:
+            # The second stream reads what the first one starts from, so it goes before it.
             if queries.shape[1]:
                 queries = layer.second_stream(
                     queries, query_position, tokens, token_position, cells, cell_position, owner
                 )
             tokens, cells = layer(tokens, token_position, cells, cell_position, owner)
-            owner = None
+            owner = None  # from here on each pair has an image of its own
         tokens = self._final(tokens, token_position, cells, cell_position)
         if queries.shape[1]:
             queries = self._final(queries, query_position, cells, cell_position)
@@ -231,7 +259,7 @@ class _FinePath(nn.Module):
     def __init__(self, channels: int, lateral_channels: Sequence[int]) -> None:
         super().__init__()
         self.num_levels = len(lateral_channels)
-        self.laterals = nn.ModuleList(nn.Conv2d(own, channels, 1, bias=False) for own in lateral_channels)
+        self.laterals = nn.ModuleList(nn.Conv2d(lateral, channels, 1, bias=False) for lateral in lateral_channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in lateral_channels)
         self.mixes = nn.ModuleList(nn.Sequential(_mix(channels), _mix(channels)) for _ in lateral_channels)
 
@@ -267,7 +295,7 @@ def _refine(
     """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
     size_hw = dense.shape[-2:]
     fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
-    if coarse.numel():  # interpolation refuses maps that are none
+    if coarse.numel():  # interpolation refuses empty tensors
         coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
         return coarse + fine.unflatten(2, size_hw)
     return fine.unflatten(2, size_hw) + coarse.sum()

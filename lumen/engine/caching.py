@@ -86,8 +86,8 @@ def write_cache(config: Config, checkpoint: Path, split: str, out: Path, options
     require_room(out.parent, len(dataset) * bytes_per_image + sum(tensor.nbytes for tensor in weights.values()))
     settings = {"settings": describe_settings(config["model"]["lmm"]), "weights": digest_tensors(adapter.state_dict())}
     with CacheWriter(out, images_per_shard=max(1, _SHARD_BYTES // bytes_per_image)) as writer:
-        for at in track(range(0, len(dataset), options.batch_size), description="caching"):
-            indices = range(at, min(at + options.batch_size, len(dataset)))
+        for start in track(range(0, len(dataset), options.batch_size), description="caching"):
+            indices = range(start, min(start + options.batch_size, len(dataset)))
             features, samples = encode(adapter, dataset, indices, options)
             for image, sample in enumerate(samples):
                 writer.add(tensors_of(features, image, DTYPES[options.dtype]), sample)
@@ -139,8 +139,9 @@ def encode(
 
 def tensors_of(features: LocFeatures, image: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return what is stored of one image: the data fields of ``CachedImage``, numbers with a point in ``dtype``."""
-    own = features.image_index == image
-    tensors = {"grid": features.grid[image], "query": features.query[own], "prompt_index": features.prompt_index[own]}
+    pairs = features.image_index == image
+    tensors = {"grid": features.grid[image], "query": features.query[pairs]}
+    tensors["prompt_index"] = features.prompt_index[pairs]
     tensors |= {f"lateral_{level}": lateral[image] for level, lateral in enumerate(features.laterals)}
     tensors |= {f"extra_{name}": extra[image] for name, extra in features.extras.items()}
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -27,6 +27,7 @@ from lumen import registry as lumen_registry
 from lumen.config import read_config
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.errors import ConfigError
+from lumen.options import group_of
 
 RUNNER_SETTINGS = (frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
     # MMEngine's runner reads these from the config itself.
@@ -105,32 +106,46 @@ def check_config(config: Config) -> None:
         _check(value, key)
 
 
-def accepted_names(node: Mapping[str, Any], place: str) -> frozenset[str] | None:
+def accepted_names(node: Mapping[str, Any], place: str, group: type | None = None) -> frozenset[str] | None:
     """Return the keywords that ``node`` may hold: what its class takes. None where everything goes.
 
     Args:
         node: A dict of the config.
         place: Its key path; some top-level dicts have a known class without naming it.
+        group: The dataclass whose fields ``node`` holds, where it is a group of options.
 
     Raises:
         ConfigError: ``type`` names nothing that can be built.
     """
-    target = _resolve(node["type"], place) if "type" in node else _UNTYPED.get(place)
+    target = _target_of(node, place, group)
     if target is None:
         return None
     names = _parameters(target)
     return None if names is None else names | _ALWAYS | _popped(target)
 
 
-def _check(value: Any, place: str) -> None:
+def _target_of(node: Mapping[str, Any], place: str, group: type | None) -> Callable | None:
+    if "type" in node:
+        return _resolve(node["type"], place)
+    return group or _UNTYPED.get(place)
+
+
+def _group_at(node: Mapping[str, Any], key: str, place: str, group: type | None) -> type | None:
+    """Return the dataclass whose fields ``node[key]`` holds, where the class of ``node`` takes one by that name."""
+    target = _target_of(node, place, group)
+    parameters = None if target is None else _signature(target)
+    return group_of(parameters[key].annotation) if parameters and key in parameters else None
+
+
+def _check(value: Any, place: str, group: type | None = None) -> None:
     if isinstance(value, Mapping):
-        accepted = accepted_names(value, place)
+        accepted = accepted_names(value, place, group)
         for key, entry in value.items():
             if accepted is not None:
-                owner = _name(value.get("type") or _UNTYPED[place])
+                owner = _name(value.get("type") or group or _UNTYPED[place])
                 _require(key, accepted, f"{place}: {owner} takes no {key!r}")
             if key != "type":
-                _check(entry, f"{place}.{key}")
+                _check(entry, f"{place}.{key}", _group_at(value, key, place, group))
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):
             _check(entry, f"{place}.{index}")
@@ -140,20 +155,23 @@ def _check(value: Any, place: str) -> None:
 
 def _override(config: Config, path: str, value: Any) -> None:
     *parents, last = path.split(".")
-    node, place = config._cfg_dict, ""
+    node, place, group = config._cfg_dict, "", None
     for key in parents:
+        inner = _group_at(node, key, place, group) if isinstance(node, Mapping) else None
+        if inner is not None:
+            node.setdefault(key, {})  # a group of options may be left out of a config
         node = node[_existing_key(node, key, place)]
-        place = f"{place}.{key}".lstrip(".")
-    node[_existing_key(node, last, place, settable=True)] = value
+        place, group = f"{place}.{key}".lstrip("."), inner
+    node[_existing_key(node, last, place, group, settable=True)] = value
 
 
-def _existing_key(node: Any, key: str, place: str, *, settable: bool = False) -> str | int:
+def _existing_key(node: Any, key: str, place: str, group: type | None = None, *, settable: bool = False) -> str | int:
     """Return ``key`` as ``node`` knows it. A parameter of the node's class may be set even where it is not written."""
     shown = place or "the config"
     if isinstance(node, Mapping):
         known = set(node)
         if settable:
-            known |= (accepted_names(node, place) or set()) if place else RUNNER_SETTINGS
+            known |= (accepted_names(node, place, group) or set()) if place else RUNNER_SETTINGS
         _require(key, known, f"{shown} has no key {key!r}")
         return key
     if isinstance(node, list):
@@ -202,13 +220,18 @@ def _parameters(target: Callable) -> frozenset[str] | None:
     if inspect.isclass(target) and issubclass(target, _ParamScheduler):
         chain = [set(inspect.signature(kind.__init__).parameters) for kind in target.__mro__[:-1]]
         return frozenset().union(*chain) - {"self", "args", "kwargs"}
-    try:
-        parameters = inspect.signature(target).parameters
-    except ValueError:
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    parameters = _signature(target)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     return frozenset(parameters)
+
+
+def _signature(target: Callable) -> Mapping[str, inspect.Parameter] | None:
+    """Return the parameters of ``target`` by name; None where they cannot be known."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return None
 
 
 @cache

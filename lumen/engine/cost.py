@@ -1,8 +1,8 @@
 """What a training run will cost, before anything is downloaded: parameters, tokens, FLOPs, memory, hours.
 
-The LMM is laid out on the meta device and run there, forward and backward; aligner and decoders, which look at their
-targets, are run on zeros on the CPU, one sample at a time. Both go through the code that trains. Left
-out: the optimizer's own arithmetic, rows of new tokens, reading images, and waiting for other ranks.
+The adapter is built with its LMM on the meta device, and tower and LLM are run there, forward and backward; aligner
+and decoders, which look at their targets, are run on zeros on the CPU, one sample at a time. Both go through the code
+that trains. Left out: the optimizer's own arithmetic, reading images, and waiting for other ranks.
 """
 
 import inspect
@@ -19,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumen.engine.hooks import EmaHook, FreezeHook, freeze_parameters
 from lumen.errors import ConfigError
-from lumen.lmm.meta import MetaWins, OutlineAdapter, outline_config
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.meta import MetaWins, Outline, outline, outline_config
 from lumen.lmm.sam import SamMasks
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from lumen.structures import PerceptionSample, Prompt
+from lumen.structures import LocFeatures, PerceptionSample, Prompt
 
 GPUS = {
     "h200": (989, 141),
@@ -125,23 +126,22 @@ def make_plan(
     Raises:
         ConfigError: The config trains nothing, or the LMM is not known.
     """
-    model, sam_parameters = outline_model(config, model_config)
+    model, laid_out, sam_parameters = outline_model(config, model_config)
     loader = config.get("train_dataloader")
     if loader is None or config.get("train_cfg") is None:
         raise ConfigError("the config has no train_dataloader and train_cfg: there is no training to plan")
     pieces = config["model"].get("num_micro_batches", 1)
-    adapter: OutlineAdapter = model.lmm
     costs: dict[str, Cost] = {}
     known: dict[tuple[str | int, ...], Cost] = {}
     tokens = 0.0
     for load in find_workloads(loader["dataset"], all_prompts=all_prompts):
-        own, length = _sample_costs(model, load, text_tokens, known)
-        costs = {part: costs.get(part, Cost()) + cost * load.share for part, cost in own.items()}
+        of_sample, length = _sample_costs(model, laid_out, load, text_tokens, known)
+        costs = {part: costs.get(part, Cost()) + cost * load.share for part, cost in of_sample.items()}
         tokens += length * load.share
     batch = loader["batch_size"]
-    memory = _memory(model, config) | {"frozen SAM": sam_parameters * _MASTER_BYTES}
+    memory = _memory(model, laid_out, config) | {"frozen SAM": sam_parameters * _MASTER_BYTES}
     memory["activations"] = sum(cost.activations for cost in costs.values()) * batch / pieces
-    parameters = {part: _count(own) for part, own in adapter.parts().items()}
+    parameters = {part: _count(found) for part, found in laid_out.parts().items()}
     parameters["aligner"] = _count(model.aligner.parameters())
     parameters |= {f"decoder {task}": _count(decoder.parameters()) for task, decoder in model.decoders.items()}
     if sam_parameters:
@@ -155,18 +155,19 @@ def make_plan(
     )
 
 
-def outline_model(config: Config | Mapping[str, Any], model_config: Path | None = None) -> tuple[Lumen, int]:
+def outline_model(config: Config | Mapping[str, Any], model_config: Path | None = None) -> tuple[Lumen, Outline, int]:
     """Return the model of a config with its LMM on the meta device, frozen as it will be, and SAM's parameters."""
     settings = {key: value for key, value in config["model"].items() if key not in ("type", "data_preprocessor")}
-    lmm = {key: value for key, value in settings["lmm"].items() if key != "type"}
     dtype = torch.bfloat16 if config["optim_wrapper"].get("dtype") == "bfloat16" else torch.float32
-    adapter = OutlineAdapter(lmm, outline_config(lmm["name_or_path"], model_config), dtype=dtype)
+    lmm_config = outline_config(settings["lmm"]["name_or_path"], model_config)
+    laid_out = outline(settings["lmm"], lmm_config, dtype=dtype)
     decoders, sam_parameters = _without_sam(settings["decoders"])
-    model = Lumen(**{**settings, "lmm": adapter, "aligner": dict(settings["aligner"]), "decoders": decoders})
+    parts = {"lmm": laid_out.adapter, "aligner": dict(settings["aligner"]), "decoders": decoders}
+    model = Lumen(**{**settings, **parts})
     for hook in config.get("custom_hooks") or ():
         if _is_a(hook, FreezeHook):
             freeze_parameters(model, hook["freeze"], hook.get("trainable", ()))
-    return model.train(), sam_parameters
+    return model.train(), laid_out, sam_parameters
 
 
 def find_workloads(dataset: Mapping[str, Any], *, all_prompts: int = 80, share: float | int = 1.0) -> list[Workload]:
@@ -202,7 +203,7 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
 
     Args:
         run: Returns a number.
-        parameters: They are held anyway, so that they are no activations.
+        parameters: They are held anyway, so they do not count as activations.
     """
     held = {parameter.untyped_storage()._cdata for parameter in parameters}
     kept: dict[int, tuple[Any, int]] = {}  # with the storage itself, so that no other one gets its place
@@ -226,34 +227,35 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
 
 
 def _sample_costs(
-    model: Lumen, load: Workload, text_tokens: int, known: dict[tuple[str | int, ...], Cost]
+    model: Lumen, laid_out: Outline, load: Workload, text_tokens: int, known: dict[tuple[str | int, ...], Cost]
 ) -> tuple[dict[str, Cost], int]:
     """Return the costs of one sample by part, and its tokens; ``known`` keeps what was run before."""
-    adapter: OutlineAdapter = model.lmm
-    counts, is_text = adapter.count_tokens(load.input_hw, load.task), adapter.is_text(load.task)
+    adapter, counts, is_text = model.lmm, laid_out.count_tokens(load.input_hw, load.task), model.lmm.is_text(load.task)
     suffix, answer = (text_tokens, text_tokens // 2) if is_text else (counts.suffix, counts.answer)
-    bound = adapter.settings.get("max_suffix_tokens", 2048)
-    per_row = 1 if adapter.settings.get("packing") == "separate" else max(1, bound // suffix)
+    per_row = max(1, adapter.packing.max_suffix_tokens // suffix) if adapter.packing.is_packed else 1
     num_rows = -(-load.prompts // per_row)
     length = counts.prefix + suffix * min(per_row, load.prompts)
-    frozen = list(adapter.parameters())
+    held = list(adapter.parameters())
     if ("see", *load.input_hw) not in known:
-        known["see", *load.input_hw] = measure(lambda: adapter.see(1, load.input_hw), frozen)
+        known["see", *load.input_hw] = measure(lambda: laid_out.see(1, load.input_hw), held)
     if ("read", num_rows, length) not in known:
-        before = adapter.learns("vision") or any(p.requires_grad for p in adapter.parts()["embeddings"])
-        known["read", num_rows, length] = measure(lambda: adapter.read(num_rows, length, from_image=before), frozen)
+        before = laid_out.learns("vision") or any(p.requires_grad for p in laid_out.parts()["embeddings"])
+        known["read", num_rows, length] = measure(lambda: laid_out.read(num_rows, length, from_image=before), held)
     vision, llm = known["see", *load.input_hw], known["read", num_rows, length]
-    if adapter.settings.get("gradient_checkpointing"):
+    if laid_out.base.gradient_checkpointing:
         llm = _checkpointed(llm, adapter, num_rows * length)
-    spoken = load.prompts * answer
-    spoken += load.prompts if adapter.settings.get("phrase_reconstruction") and not is_text else 0
-    if spoken:
-        llm = llm + measure(lambda: adapter.say(spoken), frozen)
-    rest = measure(lambda: _loss_of(model, load), [p for p in model.parameters() if p.device.type != "meta"])
+    # The output layer runs over what is learned: answers, and each [LOC] that predicts its phrase.
+    predicted = load.prompts * answer
+    predicted += load.prompts if adapter.readout.phrase_reconstruction and not is_text else 0
+    if predicted:
+        llm = llm + measure(lambda: laid_out.predict(predicted), held)
+    on_cpu = [p for p in model.parameters() if p.device.type != "meta"]
+    features, sample = _zero_batch(model, laid_out, load)
+    rest = measure(lambda: sum(model.sum_losses(features, model.align(features), [sample]).values()), on_cpu)
     return {"vision": vision, "llm": llm, "aligner, decoders": rest}, num_rows * length
 
 
-def _checkpointed(cost: Cost, adapter: OutlineAdapter, num_tokens: int) -> Cost:
+def _checkpointed(cost: Cost, adapter: HFAdapter, num_tokens: int) -> Cost:
     """Keep the input of each layer, and of one layer everything; run forward once more."""
     if not cost.backward:
         return cost
@@ -262,8 +264,9 @@ def _checkpointed(cost: Cost, adapter: OutlineAdapter, num_tokens: int) -> Cost:
     return Cost(cost.forward, cost.backward + cost.forward, inputs + cost.activations / layers)
 
 
-def _loss_of(model: Lumen, load: Workload) -> Tensor:
-    prompts = tuple(Prompt("dog", task=load.task, label=at, answer="dog") for at in range(load.prompts))
+def _zero_batch(model: Lumen, laid_out: Outline, load: Workload) -> tuple[LocFeatures, PerceptionSample]:
+    """Return what aligner and decoders see of a sample: features that are 0, in place of the LMM's, and targets."""
+    prompts = tuple(Prompt("dog", task=load.task, label=index, answer="dog") for index in range(load.prompts))
     sample = PerceptionSample(
         metainfo={"prompts": prompts, "frame": InputTransform.stretch(load.input_hw, load.input_hw)}
     )
@@ -274,15 +277,13 @@ def _loss_of(model: Lumen, load: Workload) -> Tensor:
     rows = {"bboxes": box.expand(len(index), 4), "labels": index, "prompt_index": index, "masks": masks}
     sample.gt_instances = InstanceData(**rows)
     sample.ignored_instances = InstanceData(**{key: value[:0] for key, value in rows.items()})
-    counts = {name: torch.ones(()) for name in model.loss_counts.values()}
     images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-    losses = model.normalised_losses(images, [sample], counts)
-    return sum(losses.values())
+    return model.add_images(laid_out.features(1, load.input_hw, [prompts]), images, [sample]), sample
 
 
-def _memory(model: Lumen, config: Config | Mapping[str, Any]) -> dict[str, float | int]:
+def _memory(model: Lumen, laid_out: Outline, config: Config | Mapping[str, Any]) -> dict[str, float | int]:
     """Return bytes of weights, gradients, the optimizer's states and averaged weights."""
-    base = 2 if model.lmm.settings.get("base_dtype") == "bfloat16" else _MASTER_BYTES
+    base = 2 if laid_out.base.dtype == "bfloat16" else _MASTER_BYTES
     in_lmm = {id(parameter) for parameter in model.lmm.parameters()}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(
@@ -353,9 +354,9 @@ def _default(step: Mapping[str, Any], name: str) -> Any:
 
 
 def _count(parameters: Sequence[nn.Parameter] | Iterator[nn.Parameter]) -> tuple[int, int]:
-    """Return how many numbers learn, and how many rest."""
-    own = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
-    return sum(n for n, learns in own if learns), sum(n for n, learns in own if not learns)
+    """Return how many numbers are trained, and how many are frozen."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
+    return sum(n for n, learns in sizes if learns), sum(n for n, learns in sizes if not learns)
 
 
 def format_plan(plan: Plan, *, tflops: float | int, mfu: float | int, num_gpus: int, gpu_gb: float | int | None) -> str:

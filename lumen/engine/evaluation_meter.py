@@ -17,7 +17,6 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from lumen.lmm.usage import Usage
 from lumen.metrics.protocol import ProtocolCard
 from lumen.model import Lumen
 from lumen.structures import PerceptionSample, SharedRepresentation
@@ -26,10 +25,10 @@ from lumen.structures import PerceptionSample, SharedRepresentation
 class EvaluationMeter:
     """Counts what an evaluation asks and what it costs, from the moment it is made until ``write``.
 
-    With several ranks each counts its own share; what the card says per image is that of rank 0.
+    With several ranks each counts its own share; the figures per image in the card are those of rank 0.
 
     Args:
-        model: The model, wrapped or not. Of a model that is no ``Lumen`` less is known.
+        model: The model, wrapped or not. Of a model that is not a ``Lumen`` less is known.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -84,9 +83,8 @@ class EvaluationMeter:
             self._hook.remove()
         if not is_main_process():
             return
-        meta, usage = evaluator.dataset_meta or {}, self._usage()
-        asking = self._model.lmm.protocol if isinstance(self._model, Lumen) else {}
-        written = self._model.lmm.answer_report if isinstance(self._model, Lumen) else None
+        meta, lmm = evaluator.dataset_meta or {}, self._model.lmm if isinstance(self._model, Lumen) else None
+        asking, usage, written = ({}, None, None) if lmm is None else (lmm.protocol, lmm.usage, lmm.answer_report)
         card = ProtocolCard(
             config=str(runner.cfg.filename or runner.experiment_name),
             checkpoint=_weights_of(runner),
@@ -114,9 +112,6 @@ class EvaluationMeter:
 
     def _note_stride(self, module: nn.Module, inputs: Any, shared: SharedRepresentation) -> None:
         self._stride = shared.stride
-
-    def _usage(self) -> Usage | None:
-        return self._model.lmm.usage if isinstance(self._model, Lumen) else None
 
     def _per_image(self, amount: int | float) -> float:
         return amount / max(self._num_samples, 1)

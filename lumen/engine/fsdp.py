@@ -117,5 +117,5 @@ def _check_dtypes(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
         if len(kinds) > 1:
             raise ConfigError(
                 f"FSDP2 needs one dtype for all trained weights of {what}, got {sorted(kinds)}: freeze the base model, "
-                "train it with LoRA, or load it with base_dtype='float32'"
+                "train it with LoRA, or load it with base=dict(dtype='float32')"
             )

@@ -1,14 +1,12 @@
 """``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
@@ -19,17 +17,17 @@ from lumen.data.keypoints import Skeleton
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views
 from lumen.errors import ConfigError, DataError, PromptError
+from lumen.inference.compute import DTYPES, choose_device, inference_context, require_batch
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import Question
-from lumen.lmm.packing.reader import PrefixCache
+from lumen.lmm.encoded import EncodedImages
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform, box_area
 from lumen.ops.masks import maps_to_original
 from lumen.prompts import check_phrase
 from lumen.structures import PerceptionSample, SharedRepresentation
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _FINDERS = ("detection", "segmentation")
 _ASKS_NOTHING = frozenset({"caption"})
 
@@ -55,7 +53,7 @@ class LumenPredictor:
         description: What is known of the model, for reports.
 
     Raises:
-        ConfigError: If ``mode`` or ``dtype`` is no such value, or neither ``input_hw`` nor ``views`` is given.
+        ConfigError: If ``mode`` or ``dtype`` is not an accepted value, or neither ``input_hw`` nor ``views`` is given.
     """
 
     def __init__(
@@ -71,8 +69,8 @@ class LumenPredictor:
         dtype: torch.dtype = torch.float32,
         description: Mapping[str, str] | None = None,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype must be one of {_DTYPES}, got {dtype!r}")
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {DTYPES}, got {dtype!r}")
         if (input_hw is None) == (views is None):
             raise ConfigError(f"give input_hw or views, got input_hw={input_hw} and views={views}")
         self.model = model.to(device).eval()
@@ -88,7 +86,7 @@ class LumenPredictor:
         )
         self._image: np.ndarray | None = None
         self._frame: InputTransform | None = None
-        self._encoded: _Encoded | None = None
+        self._encoded: EncodedImages | None = None
 
     @classmethod
     def from_checkpoint(
@@ -114,7 +112,7 @@ class LumenPredictor:
             CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
         """
         trained = load_trained(config_path, checkpoint_path)
-        device, dtype = _where(device, dtype)
+        device, dtype = choose_device(device, dtype)
         return cls(
             trained.model,
             views=trained.views,
@@ -140,7 +138,7 @@ class LumenPredictor:
         Args:
             folder: The folder.
             types: Classes of plug-ins that may be built.
-            base_model: Where the base model lies, if not where the folder says.
+            base_model: Where the base model lies, if not at the place that the folder names.
             classes: Those of the folder when left out.
             device: See ``from_checkpoint``.
             dtype: See ``from_checkpoint``.
@@ -149,7 +147,7 @@ class LumenPredictor:
             CheckpointError: The folder, or the base model that it builds on, cannot be loaded.
         """
         loaded = from_pretrained(folder, types=types, base_model=base_model)
-        device, dtype = _where(device, dtype)
+        device, dtype = choose_device(device, dtype)
         return cls(
             loaded.model,
             views=loaded.views,
@@ -171,11 +169,11 @@ class LumenPredictor:
             image: Path, PIL image, or uint8 RGB array (height, width, 3).
 
         Raises:
-            DataError: The image cannot be read, or is no such array.
+            DataError: The image cannot be read, or is not such an array.
         """
         image = as_rgb(image)
         frame, pixels = self._draw(image)
-        self._encoded = self._encode(pixels[None], PrefixCache())
+        self._encoded = self._encode(pixels[None], cache_prefix=True)
         self._image, self._frame = image, frame
 
     def predict(
@@ -236,11 +234,11 @@ class LumenPredictor:
 
         Raises:
             PromptError: A name is not acceptable, or the model has no decoder for poses, or none that finds objects.
-            DataError: No image was set, or a box is no box or lies outside of it.
+            DataError: No image was set, or a box is empty or lies outside of it.
         """
         self._require_image()
         self._require_task("pose")
-        _require_batch(batch_size)
+        require_batch(batch_size)
         names = keypoints.names if isinstance(keypoints, Skeleton) else keypoints
         for name in (category, *Question.of(names, "pose").phrases):
             check_phrase(name, ())  # an empty one would vanish in the wording
@@ -248,9 +246,9 @@ class LumenPredictor:
         objects = self._find(category, score_threshold) if boxes is None else self._given(boxes)
         objects = objects if question.phrases else objects[:0]
         answers: list[InstanceData] = []
-        for at in range(0, len(objects), batch_size):
-            part = objects[slice(at, at + batch_size)]
-            samples, pixels = crop_samples(question, self._image, part, self._views.crop)
+        for start in range(0, len(objects), batch_size):
+            chunk = objects[slice(start, start + batch_size)]
+            samples, pixels = crop_samples(question, self._image, chunk, self._views.crop)
             answers += self._decode(self._encode(pixels), samples, "pose")
         return pose_table(answers, question, objects, category)
 
@@ -296,7 +294,7 @@ class LumenPredictor:
         question = self._question(phrases, task)
         if task in self.model.text_tasks:
             raise PromptError(f"task {task!r} is answered in words and has no heatmap; ask for a location task's")
-        with self._inference():
+        with inference_context(self.device, self.dtype):
             shared = self._share(self._encoded, [question.sample(self._frame)])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
         return maps_to_original(heat.cpu()[:, 0], self._frame)[question.unique_of]
@@ -322,18 +320,18 @@ class LumenPredictor:
         Returns:
             One table per image, as ``predict`` returns it.
         """
-        _require_batch(batch_size)
+        require_batch(batch_size)
         question = self._question(phrases, task)
         drawn = [self._draw(as_rgb(image)) for image in images]
         answers = []
-        for at in range(0, len(drawn), batch_size):
-            frames, pixels = zip(*drawn[at : at + batch_size], strict=True)
+        for start in range(0, len(drawn), batch_size):
+            frames, pixels = zip(*drawn[start : start + batch_size], strict=True)
             answers += self._answer(self._encode(torch.stack(pixels)), frames, question, score_threshold)
         return answers
 
     def _answer(
         self,
-        encoded: "_Encoded",
+        encoded: EncodedImages,
         frames: Sequence[InputTransform],
         question: Question,
         score_threshold: float | int | None,
@@ -341,22 +339,19 @@ class LumenPredictor:
         answers = self._decode(encoded, [question.sample(frame) for frame in frames], question.task)
         return [question.table(answer, score_threshold) for answer in answers]
 
-    def _decode(self, encoded: "_Encoded", samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
-        with self._inference():
+    def _decode(self, encoded: EncodedImages, samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
+        with inference_context(self.device, self.dtype):
             samples = self.model.predict(self._share(encoded, samples), samples, task=task)
         return [sample.pred_instances.cpu() for sample in samples]
 
-    def _share(self, encoded: "_Encoded", samples: Sequence[PerceptionSample]) -> SharedRepresentation:
-        prompts, input_hw = [sample.prompts for sample in samples], encoded.images.shape[-2:]
-        features = self.model.lmm.ask(
-            encoded.states, input_hw, prompts, extras=self.model.extras, predicting=True, memory=encoded.memory
-        )
+    def _share(self, encoded: EncodedImages, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+        prompts = [sample.prompts for sample in samples]
+        features = self.model.lmm.ask(encoded, prompts, extras=self.model.extras, predicting=True)
         return self.model.align(self.model.add_images(features, encoded.images, samples))
 
-    def _encode(self, pixels: Tensor, memory: PrefixCache | None = None) -> "_Encoded":
-        images = pixels.to(self.device)
-        with self._inference():
-            return _Encoded(images, self.model.lmm.encode_images(images), memory)
+    def _encode(self, pixels: Tensor, *, cache_prefix: bool = False) -> EncodedImages:
+        with inference_context(self.device, self.dtype):
+            return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
 
     def _say(self, question: Question) -> str:
         self._require_image()
@@ -385,13 +380,6 @@ class LumenPredictor:
         drawn = render_image(image, frame, pad_value=whole.pad_value)
         return frame, torch.from_numpy(drawn).permute(2, 0, 1)
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Compute without gradients; in bfloat16 if asked."""
-        is_bfloat16 = self.dtype == torch.bfloat16
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
-            yield
-
     def _question(self, phrases: Sequence[str] | None, task: str) -> Question:
         self._require_task(task)
         if "prompt_index" not in self.model.decoders[task].spec.predictions:
@@ -409,28 +397,3 @@ class LumenPredictor:
     def _require_image(self) -> None:
         if self._frame is None:
             raise DataError("no image was set; call set_image(image) first, or predict_batch(images, phrases)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Images as the network sees them, beside what the vision tower made of them.
-
-    Args:
-        images: uint8 input pixels, which some decoders look at themselves.
-        states: Of ``encode_images``.
-        memory: What the LLM made of the prefix, for further questions; None where there will be none.
-    """
-
-    images: UInt8[Tensor, "images 3 height width"]
-    states: Any
-    memory: PrefixCache | None
-
-
-def _require_batch(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def _where(device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)

@@ -1,1 +1,1 @@
-"""The LMM: adapters, the nano model, packed prompts. The only room that imports transformers and peft."""
+"""The LMM: adapters, the nano model, packed prompts. The only package that imports transformers and peft."""

@@ -2,25 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.lmm.generation import AnswerReport
+from lumen.lmm.text_losses import LOSSES
 from lumen.lmm.usage import Usage
 from lumen.registry import MODELS
 from lumen.serialization.feature_cache import CachedImage, FeatureCache
 from lumen.serialization.fingerprint import describe_settings
-from lumen.structures import LocFeatures, Prompt
+from lumen.structures import LocFeatures, PerceptionSample, Prompt
 
 _FEW = 3
 
 
 @MODELS.register_module()
 class CachedAdapter(nn.Module):
-    """Hands on the features of ``CachedFeatures``: the decoding stage, with LMM and aligner frozen, without the LMM.
+    """Passes on the features of ``CachedFeatures``: the decoding stage, with LMM and aligner frozen, without the LMM.
 
     It has no parameters. Its ``state_dict`` holds the trained weights of the LMM that made the cache, memory-mapped: a
     checkpoint that is loaded must have the same ones, and one that is saved fits the full model.
@@ -30,9 +31,12 @@ class CachedAdapter(nn.Module):
         lmm: Config of the adapter that the cache should have been made by; not built, only compared.
 
     Raises:
-        DataError: The folder is no whole cache.
+        DataError: The folder does not hold a whole cache.
         CheckpointError: ``lmm`` differs from what made the cache.
     """
+
+    losses: ClassVar[Mapping[str, str]] = LOSSES
+    """Those of the LMM that made the cache, so that weights of losses may stay in a config; none of them is given."""
 
     def __init__(self, cache: str | Path, *, lmm: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -64,16 +68,16 @@ class CachedAdapter(nn.Module):
         return {"template": self.describe()["template"], "answer_mode": "forced", "packing": "cached"}
 
     def describe(self) -> dict[str, str]:
-        """Return what the LMM that made the cache says of itself."""
+        """Return the description of the LMM that made the cache."""
         return dict(self._cache.manifest["describe"])
 
-    def count_answer_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
-        """Return 0: text is not trained from a cache."""
-        return 0
+    def count_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> dict[str, int]:
+        """Return 0 tokens: text is not trained from a cache."""
+        return {"answer_tokens": 0, "text_tokens": 0}
 
-    def count_text_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> int:
-        """Return 0: text is not trained from a cache."""
-        return 0
+    def loss(self, features: LocFeatures, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
+        """Return no losses: the LMM is not trained from a cache."""
+        return {}
 
     def is_text(self, task: str) -> NoReturn:
         """Raise ConfigError: only an LMM answers in words."""
@@ -103,8 +107,8 @@ class CachedAdapter(nn.Module):
             DataError: The images are not cached features, or their prompts are not those that were cached.
             CheckpointError: They were cached by another model.
         """
-        for image, own in zip(images, prompts, strict=True):
-            self._check(image, own)
+        for image, asked in zip(images, prompts, strict=True):
+            self._check(image, asked)
         sizes = torch.tensor([len(image.query) for image in images])
         query = torch.cat([image.query for image in images])
         stored = [name for name, _ in images[0].items() if name.startswith("extra_")]

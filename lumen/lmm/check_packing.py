@@ -1,6 +1,7 @@
 """Are packed prompts equal to separate ones, with the weights that are really used?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import UInt8
@@ -33,9 +34,9 @@ def check_packing(
     queries = {}
     with torch.no_grad():
         encoded = adapter.encode_images(images)
-        for way in ("packed", "separate"):
-            adapter.packing = way
-            queries[way] = adapter.ask(encoded, images.shape[-2:], prompts).query.double()
+        for mode in ("packed", "separate"):
+            adapter.packing = replace(packing, mode=mode)
+            queries[mode] = adapter.ask(encoded, prompts).query.double()
     adapter.packing = packing
     difference = (queries["packed"] - queries["separate"]).abs().max() / queries["separate"].abs().max()
     return float(difference)

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.errors import ConfigError
+from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.families import Family, InputSpec
 from lumen.lmm.families.family import to_grid
+from lumen.lmm.tokens.phrases import ImageStatistics
 
 SOURCES = ("vision", "llm", "both")
 
@@ -80,28 +82,49 @@ class FeatureSource:
         height, width = self.lmm_hw(input_hw)
         return height // stride, width // stride
 
+    def encode(
+        self,
+        base_model: PreTrainedModel,
+        images: UInt8[Tensor, "images 3 height width"],
+        statistics: ImageStatistics,
+    ) -> BaseModelOutputWithPooling:
+        """Run the vision tower and the connector; in two passes where there is a ``dense_hw``."""
+
+        def pixels(sized: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+            return statistics.normalise(sized).to(base_model.dtype)
+
+        if not self.dense_hw:
+            return self.family.encode(base_model.model, pixels(images))
+        # The LMM gets the images at its own size; the dense features come from a pass at the larger one.
+        lmm_hw = self.lmm_hw(images.shape[-2:])
+        small = functional.interpolate(images.float(), lmm_hw, mode="bilinear", antialias=True)
+        states = self.family.encode(base_model.model, pixels(small.round().to(torch.uint8)))
+        dense = self.family.encode_dense(base_model.model, pixels(images))
+        states.hidden_states, states.last_hidden_state = dense.hidden_states, dense.last_hidden_state
+        return states
+
     def grid(
         self,
-        encoded: BaseModelOutputWithPooling,
+        encoded: EncodedImages,
         states: Float[Tensor, "images length dim"] | None,
         prefix: Sequence[int],
-        input_hw: Sequence[int],
     ) -> Float[Tensor, "images vision_dim height width"]:
         """Return the features.
 
         Args:
-            encoded: What the tower gave.
+            encoded: The images.
             states: The LLM's states of the prefix of each image; read for ``llm`` and ``both`` only.
             prefix: Tokens of the prefix.
-            input_hw: Height and width of the images.
         """
         if self.kind == "llm":
-            return self._image_states(states, prefix, self.token_hw(input_hw))
+            return self._image_states(states, prefix, encoded.token_hw)
         stride = self.family.vision_stride(self.config)
-        vision = self.family.vision_grid(self.config, encoded, (input_hw[0] // stride, input_hw[1] // stride))
+        tower_hw = (encoded.input_hw[0] // stride, encoded.input_hw[1] // stride)
+        vision = self.family.vision_grid(self.config, encoded.states, tower_hw)
         if self.kind == "vision":
             return vision
-        tokens = self._image_states(states, prefix, self.token_hw(input_hw))
+        # The LLM's grid may be coarser than the tower's: some connectors merge patches.
+        tokens = self._image_states(states, prefix, encoded.token_hw)
         return torch.cat([vision, functional.interpolate(tokens, vision.shape[-2:], mode="nearest-exact")], 1)
 
     def _image_states(

@@ -9,31 +9,15 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.families import Family
-from lumen.lmm.families.family import Size
 from lumen.lmm.packing.rows import Suffix
 from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.usage import Usage
 from lumen.prompts import TaskWording
 from lumen.structures import Prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Encoded images, as they are shown to the LMM.
-
-    Args:
-        encoded: What ``encode_images`` gave; images are not encoded again.
-        image_text: What each image takes in the text.
-        token_hw: Grid of its image tokens.
-    """
-
-    encoded: BaseModelOutputWithPooling
-    image_text: str
-    token_hw: Size
 
 
 @dataclass(slots=True)
@@ -84,55 +68,55 @@ class AnswerGenerator:
 
     def answer(
         self,
-        lmm: PreTrainedModel,
-        shown: Shown,
+        base_model: PreTrainedModel,
+        encoded: EncodedImages,
         questions: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str]]:
         """Return the answer of each question of each image."""
-        prefix = self.text.prefix(shown.image_text)
-        asked = [[[*prefix, *self.text.question(prompt)] for prompt in own] for own in questions]
+        prefix = self.text.prefix(encoded.image_text)
+        asked = [[[*prefix, *self.text.question(prompt)] for prompt in of_image] for of_image in questions]
         decode = self.encoder.tokenizer.decode
-        written = self._write(lmm, shown, len(prefix), asked, max_new_tokens)
-        return [[decode(ids, skip_special_tokens=True).strip() for ids in own] for own in written]
+        written = self._write(base_model, encoded, len(prefix), asked, max_new_tokens)
+        return [[decode(ids, skip_special_tokens=True).strip() for ids in of_image] for of_image in written]
 
     def answer_texts(
         self,
-        lmm: PreTrainedModel,
-        shown: Shown,
+        base_model: PreTrainedModel,
+        encoded: EncodedImages,
         prompts: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str | None]]:
         """Return the answer of each text prompt and None for each location prompt."""
-        questions = [[prompt for prompt in own if self.text.is_text(prompt)] for own in prompts]
-        answers = [iter(own) for own in self.answer(lmm, shown, questions, max_new_tokens)]
+        questions = [[prompt for prompt in of_image if self.text.is_text(prompt)] for of_image in prompts]
+        answers = map(iter, self.answer(base_model, encoded, questions, max_new_tokens))
         return [
-            [next(said) if self.text.is_text(prompt) else None for prompt in own]
-            for own, said in zip(prompts, answers, strict=True)
+            [next(written) if self.text.is_text(prompt) else None for prompt in of_image]
+            for of_image, written in zip(prompts, answers, strict=True)
         ]
 
     def locate(
         self,
-        lmm: PreTrainedModel,
-        shown: Shown,
+        base_model: PreTrainedModel,
+        encoded: EncodedImages,
         prompts: Sequence[Sequence[Prompt]],
         forced: Sequence[Sequence[Suffix]],
     ) -> list[list[Suffix | None]]:
         """Return suffixes with the answer that the LMM writes instead of the forced one, None where it lacks ``[LOC]``.
 
         Args:
-            lmm: The LMM.
-            shown: The images.
+            base_model: The LMM.
+            encoded: The images.
             prompts: Location prompts of each image.
             forced: Their suffixes; an answer may be twice as long as the forced one.
         """
-        prefix = self.encoder.prefix(shown.image_text)
-        room = 2 * max((suffix.num_answer_tokens for own in forced for suffix in own), default=0)
-        asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in own] for own in forced]
-        written = self._write(lmm, shown, len(prefix), asked, room)
+        prefix = self.encoder.prefix(encoded.image_text)
+        longest = max((suffix.num_answer_tokens for suffix in itertools.chain.from_iterable(forced)), default=0)
+        asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in of_image] for of_image in forced]
+        written = self._write(base_model, encoded, len(prefix), asked, 2 * longest)
         return [
-            [self._read(*answer) for answer in zip(*own, strict=True)]
-            for own in zip(prompts, forced, written, strict=True)
+            [self._read(*answer) for answer in zip(*of_image, strict=True)]
+            for of_image in zip(prompts, forced, written, strict=True)
         ]
 
     def _read(self, prompt: Prompt, forced: Suffix, written: list[int]) -> Suffix | None:
@@ -143,8 +127,8 @@ class AnswerGenerator:
 
     def _write(
         self,
-        lmm: PreTrainedModel,
-        shown: Shown,
+        base_model: PreTrainedModel,
+        encoded: EncodedImages,
         start: int,
         asked: Sequence[Sequence[Sequence[int]]],
         max_new_tokens: int,
@@ -152,11 +136,11 @@ class AnswerGenerator:
         """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
         rows = list(itertools.chain.from_iterable(asked))
         written = generate_ids(
-            lmm,
+            base_model,
             self.family,
-            shown,
+            encoded,
             rows,
-            [image for image, own in enumerate(asked) for _ in own],
+            [image for image, of_image in enumerate(asked) for _ in of_image],
             start=start,
             max_new_tokens=max_new_tokens,
             max_pass_tokens=self.max_pass_tokens,
@@ -165,14 +149,14 @@ class AnswerGenerator:
         )
         self.usage.passes += len(rows)
         self.usage.tokens += sum(map(len, rows)) + sum(map(len, written))
-        rest = iter(written)
-        return [[next(rest) for _ in own] for own in asked]
+        answers = iter(written)
+        return [[next(answers) for _ in of_image] for of_image in asked]
 
 
 def generate_ids(
-    lmm: PreTrainedModel,
+    base_model: PreTrainedModel,
     family: Family,
-    shown: Shown,
+    encoded: EncodedImages,
     rows: Sequence[Sequence[int]],
     row_image: Sequence[int],
     *,
@@ -185,9 +169,9 @@ def generate_ids(
     """Continue rows of tokens greedily, each behind its encoded image.
 
     Args:
-        lmm: The LMM.
+        base_model: The LMM.
         family: Its family.
-        shown: The images.
+        encoded: The images.
         rows: Token ids, image tokens included.
         row_image: Image of each row.
         start: Tokens of the prefix, with which each row begins.
@@ -205,16 +189,17 @@ def generate_ids(
         max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id, eos_token_id=eos_id, use_cache=True
     )
     answers: list[list[int]] = []
-    for at in range(0, len(rows), step):
-        part = rows[at : at + step]
-        ids, mask = _pad_left(part, pad_id), _pad_left([[1] * len(row) for row in part], 0)
+    for first in range(0, len(rows), step):
+        chunk = rows[first : first + step]
+        # Padding lies on the left, so that all answers go on at the same column.
+        ids, mask = _pad_left(chunk, pad_id), _pad_left([[1] * len(row) for row in chunk], 0)
         behind_prefix = start + (mask == 0).sum(1, keepdim=True)
-        inputs = {"input_ids": ids.to(lmm.device), "attention_mask": mask.to(lmm.device)}
-        inputs |= family.plain_inputs(lmm.config, inputs["input_ids"], behind_prefix.to(lmm.device))
-        inputs |= family.writing_inputs(lmm.config, inputs["input_ids"], shown.token_hw)
-        images = {"image": family.take(shown.encoded, row_image[at : at + step])}
-        written = lmm.generate(**inputs, mm_encoder_outputs=images, generation_config=config)[:, ids.shape[1] :]
-        answers += [_until(row, eos_id) for row in written.tolist()]
+        inputs = {"input_ids": ids.to(base_model.device), "attention_mask": mask.to(base_model.device)}
+        inputs |= family.plain_inputs(base_model.config, inputs["input_ids"], behind_prefix.to(base_model.device))
+        inputs |= family.writing_inputs(base_model.config, inputs["input_ids"], encoded.token_hw)
+        images = {"image": family.take(encoded.states, row_image[first : first + step])}
+        written = base_model.generate(**inputs, mm_encoder_outputs=images, generation_config=config)
+        answers += [_until(row, eos_id) for row in written[:, ids.shape[1] :].tolist()]
     return answers
 
 

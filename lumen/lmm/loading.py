@@ -2,16 +2,50 @@
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.options import BaseOptions
+from lumen.lmm.tokens.phrases import ImageStatistics, load_statistics, load_tokenizer
 
-DTYPES = ("float32", "bfloat16", "float16")
+_FORM = ("dtype", "attention", "quantization", "device_map")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base model with what belongs to it, loaded from a folder or built by the caller.
+
+    Args:
+        model: The LMM.
+        tokenizer: Its tokenizer, with a chat template.
+        statistics: How it normalises pixels.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    statistics: ImageStatistics
+
+
+def check_source(name_or_path: str | None, base_model: LoadedBase | None, options: BaseOptions) -> None:
+    """Raise ConfigError unless a base model is either to be loaded, or built and not to be loaded in another form."""
+    if (name_or_path is None) == (base_model is None):
+        raise ConfigError(f"give either name_or_path or base_model, got name_or_path={name_or_path!r}")
+    chosen = [name for name in _FORM if getattr(options, name) is not None]
+    if base_model is not None and chosen:
+        raise ConfigError(f"base_model is built already, but base gives {chosen}, which choose how weights are loaded")
 
 
 def read_config(path: str, attention: str | None) -> PretrainedConfig:
@@ -24,49 +58,39 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
         return AutoConfig.from_pretrained(path, attn_implementation=attention)
     except OSError as error:
         raise CheckpointError(
-            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it where name_or_path "
-            "says, or change name_or_path; data/nano is made by tools/make_nano.py"
+            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it there, or change "
+            "name_or_path; data/nano is made by tools/make_nano.py"
         ) from error
 
 
-def load_base(
-    path: str,
-    *,
-    attention: str | None,
-    dtype: str | None,
-    quantization: Mapping[str, Any] | None,
-    device_map: str | Mapping[str, str | int] | None,
-) -> PreTrainedModel:
-    """Load an LMM.
+def load_base(path: str, options: BaseOptions, *, chat_template: str | None = None) -> LoadedBase:
+    """Load an LMM with its tokenizer and the statistics of its image processor.
 
     Args:
         path: Folder or model id.
-        attention: transformers' attention implementation.
-        dtype: One of ``DTYPES``, or None for that of the saved weights.
-        quantization: Fields of ``BitsAndBytesConfig``, or None.
-        device_map: As accelerate takes it, or None.
+        options: In which form.
+        chat_template: Used where the model brings none.
 
     Raises:
-        ConfigError: If an option has no such value, or bitsandbytes or accelerate is missing.
+        ConfigError: If an option is not accepted, or bitsandbytes or accelerate is missing.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"base_dtype must be one of {DTYPES}, got {dtype!r}")
-    if device_map is not None:
+    if options.device_map is not None:
         _require("accelerate", "device_map")
-    return AutoModelForImageTextToText.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         path,
-        attn_implementation=attention,
-        dtype="auto" if dtype is None else getattr(torch, dtype),
-        quantization_config=None if quantization is None else quantization_config(quantization),
-        device_map=device_map,
+        attn_implementation=options.attention,
+        dtype="auto" if options.dtype is None else getattr(torch, options.dtype),
+        quantization_config=None if options.quantization is None else quantization_config(options.quantization),
+        device_map=options.device_map,
     )
+    return LoadedBase(model, load_tokenizer(path, chat_template=chat_template), load_statistics(path))
 
 
 def quantization_config(fields: Mapping[str, Any]) -> BitsAndBytesConfig:
     """Return the config of a base in 4 or 8 bits.
 
     Raises:
-        ConfigError: If a field is unknown or says neither 4 nor 8 bits, or bitsandbytes is missing.
+        ConfigError: If a field is unknown, neither 4 nor 8 bits are chosen, or bitsandbytes is missing.
     """
     unknown = sorted(set(fields) - set(BitsAndBytesConfig().to_dict()))
     if unknown:
@@ -77,33 +101,47 @@ def quantization_config(fields: Mapping[str, Any]) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(**fields)
 
 
-def transformer_layers(lmm: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+def transformer_layers(base_model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
     """Return the transformer layers of the LLM and the vision tower: what recomputing and sharding keep together."""
-    return [part for part in lmm.modules() if isinstance(part, GradientCheckpointingLayer)]
+    return [module for module in base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def recompute(lmm: PreTrainedModel) -> None:
+def prepare_training(base_model: PreTrainedModel, options: BaseOptions) -> None:
+    """Add low-rank adapters and let layers be computed again, where the options ask for it.
+
+    Raises:
+        ConfigError: See ``add_lora`` and ``recompute``.
+    """
+    if options.lora:
+        add_lora(base_model.get_decoder(), options.lora)
+    if options.gradient_checkpointing:
+        recompute(base_model)
+
+
+def recompute(base_model: PreTrainedModel) -> None:
     """Let the layers compute their activations again in the backward pass instead of keeping them.
 
     Raises:
         ConfigError: If the model does not support it.
     """
-    if not lmm.supports_gradient_checkpointing:
-        raise ConfigError(f"{lmm.config.model_type!r} has no gradient checkpointing: leave gradient_checkpointing out")
-    lmm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if not base_model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"{base_model.config.model_type!r} has no gradient checkpointing: leave gradient_checkpointing out"
+        )
+    base_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def recompute_frozen(lmm: PreTrainedModel) -> None:
+def recompute_frozen(base_model: PreTrainedModel) -> None:
     """Let layers in evaluation mode recompute as well: gradients may pass a frozen layer on their way.
 
-    transformers recomputes in training mode only. Just the flag of the layer itself is set, so dropout within rests.
+    transformers recomputes in training mode only. Only the flag of the layer itself is set: dropout in it stays off.
     """
-    for layer in transformer_layers(lmm):
+    for layer in transformer_layers(base_model):
         layer.training = True
 
 
 def widened(states: Tensor) -> Tensor:
-    """Return states in float32, for what comes after an LMM with narrow weights; autocast goes its own way."""
+    """Return states in float32, for what comes after an LMM with narrow weights; as they are under autocast."""
     return states if torch.is_autocast_enabled(states.device.type) else states.float()
 
 
@@ -152,8 +190,8 @@ def merge_lora(llm: nn.Module) -> None:
     """Add the low-rank adapters to the layers they stand beside, and take them away."""
     from peft.tuners.lora import LoraLayer
 
-    for name, part in list(llm.named_modules()):
-        if isinstance(part, LoraLayer):
-            part.merge(safe_merge=True)
-            llm.set_submodule(name, part.get_base_layer())
+    for name, module in list(llm.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)
+            llm.set_submodule(name, module.get_base_layer())
     del llm.peft_config

@@ -1,7 +1,7 @@
 """An LMM without its weights, laid out on the meta device: how many parameters, which shapes. Nothing is downloaded."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, PretrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.errors import ConfigError
+from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.families import family_of
-from lumen.lmm.features import FeatureSource
-from lumen.lmm.nano import vision as _registers_the_nano_tower  # noqa: F401
-from lumen.lmm.tokens.phrases import PromptEncoder, load_tokenizer
+from lumen.lmm.loading import LoadedBase
+from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
+from lumen.lmm.options import BaseOptions
+from lumen.lmm.readout import forced_pairs
+from lumen.lmm.tokens.phrases import ImageStatistics, load_tokenizer
+from lumen.options import read_options
 from lumen.paths import find_path
-from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings, template_named
 from lumen.structures import LocFeatures, Prompt
 
 _LLAMA_7B = {
@@ -106,6 +109,9 @@ KNOWN: dict[str, dict[str, Any]] = {
 # two tokens in LLaVA's template.
 _TOKENS = {"paper": (14, 26, 14), "compact": (10, 3, 0)}
 _PHRASE = "dog"
+_FUSED = "lumen_outline"
+_STAND_IN_TOKENS = 512
+_STATISTICS = ImageStatistics(1 / 255, (0.5,) * 3, (0.5,) * 3)  # pixels have no values here
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ def outline_config(name_or_path: str, model_config: Path | None = None) -> Pretr
         fields = KNOWN[name_or_path]
     else:
         raise ConfigError(
-            f"{place} is no folder with a config.json, and {name_or_path!r} is not among the known sizes "
+            f"{place} is not a folder with a config.json, and {name_or_path!r} is not among the known sizes "
             f"{sorted(KNOWN)}: give --model-config the folder or the config.json of the model"
         )
     return AutoConfig.for_model(**fields)
@@ -148,84 +154,47 @@ class MetaWins(TorchDispatchMode):
         return func(*inputs[0], **inputs[1])
 
 
-class OutlineAdapter(nn.Module):
-    """In place of ``HFAdapter``: the same parameters under the same names, on the meta device, and empty features.
-
-    LoRA, where the settings ask for it, is laid out too, as plain modules.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The adapter of a config without the weights of its LMM, to be planned with.
 
     Args:
-        settings: The config of the adapter, without ``type``.
-        config: Of the LMM.
-        dtype: Of the activations; bytes are counted by it.
+        adapter: Its LMM lies on the meta device: parameters under their names, without values.
+        base: How the config would load and train the base model.
+        has_tokenizer: Whether the tokenizer is the model's own; else nano's stands in, whose counts mean nothing.
     """
 
-    def __init__(self, settings: Mapping[str, Any], config: PretrainedConfig, *, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.settings = dict(settings)
-        self.config = config
-        self.family = family_of(config)
-        dense_hw = settings.get("dense_hw")
-        kind = settings.get("features", "vision")
-        self.features = FeatureSource(self.family, config, kind, None if dense_hw is None else tuple(dense_hw))
-        attention = "eager" if settings.get("attention") == "eager" else "lumen_outline"
-        with torch.device("meta"):
-            self.base_model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention).to(dtype)
-        self.lateral_hw: list[tuple[int, int]] = []
-        if settings.get("lora"):
-            self.decoder.requires_grad_(False)
-            _add_lora(self.decoder, settings["lora"])
+    adapter: HFAdapter
+    base: BaseOptions
+    has_tokenizer: bool
 
     @property
     def decoder(self) -> nn.Module:
         """The LLM without its output layer."""
-        return self.base_model.get_decoder()
-
-    @property
-    def dim(self) -> int:
-        """Width of ``LocFeatures.query``."""
-        return self.config.text_config.hidden_size
-
-    @property
-    def vision_dim(self) -> int:
-        """Channels of ``LocFeatures.grid``."""
-        return self.features.dim
-
-    @property
-    def lateral_channels(self) -> tuple[int, ...]:
-        """Channels of each lateral map."""
-        return self.family.lateral_channels(self.config)
-
-    def is_text(self, task: str) -> bool:
-        """Return whether a task is answered in words."""
-        return self._wordings()[task].is_text
+        return self.adapter.base_model.get_decoder()
 
     def count_tokens(self, input_hw: Sequence[int], task: str) -> TokenCounts:
-        """Count the tokens of a prompt: with the tokenizer where it lies on disk, else by a table."""
-        template, token_hw = self.settings.get("template", "compact"), self.features.token_hw(input_hw)
-        folder = Path(find_path(self.settings["name_or_path"]))
-        if not (folder / "tokenizer_config.json").is_file():
-            around, suffix, answer = _TOKENS[template]
+        """Count the tokens of a prompt: with the model's tokenizer where it lies on disk, else by a table."""
+        encoder, token_hw = self.adapter.encoder, self.adapter.features.token_hw(input_hw)
+        if not self.has_tokenizer:
+            around, suffix, answer = _TOKENS[encoder.template.name]
             return TokenCounts(token_hw[0] * token_hw[1] + around, suffix, answer)
-        tokenizer = load_tokenizer(str(folder), chat_template=self.family.chat_template)
-        image = tokenizer.convert_ids_to_tokens(self.config.image_token_id)
-        wordings = {"template": template_named(template), "wordings": self._wordings()}
-        encoder = PromptEncoder(tokenizer, **wordings, placeholder=self.family.placeholder or image)
-        prefix = len(encoder.prefix(self.family.image_text(self.config, image, token_hw)))
-        if self.is_text(task):
+        prefix = len(self.adapter.prefix(input_hw))
+        if self.adapter.is_text(task):
             return TokenCounts(prefix, 0, 0)
         suffix = encoder.suffix(_PHRASE, task)
         return TokenCounts(prefix, len(suffix.ids), suffix.num_answer_tokens)
 
+    def encode(self, num_images: int, input_hw: Sequence[int]) -> EncodedImages:
+        """Run the vision tower and the connector on the meta device."""
+        return self.adapter.encode_images(torch.empty(num_images, 3, *input_hw, dtype=torch.uint8, device="meta"))
+
     def see(self, num_images: int, input_hw: Sequence[int]) -> Float[Tensor, ""]:
         """Run the vision tower and the connector on the meta device; the result hangs on all that they give."""
-        model, hw = self.base_model.model, self.features.lmm_hw(input_hw)
-        encoded = self.family.encode(model, self._pixels(num_images, hw))
-        outputs = [encoded]
-        if self.features.dense_hw:
-            outputs.append(self.family.encode_dense(model, self._pixels(num_images, input_hw)))
-        laterals = self.family.laterals(encoded)
-        self.lateral_hw = [tuple(lateral.shape[-2:]) for lateral in laterals]
-        return sum(_sum_of(output) for output in outputs) + sum(lateral.float().sum() for lateral in laterals)
+        states = self.encode(num_images, input_hw).states
+        given = [*(states.pooler_output if states.pooler_output is not None else ())]
+        given += [states.last_hidden_state] if states.last_hidden_state is not None else []
+        return sum(part.float().sum() for part in (*given, *self.adapter.family.laterals(states)))
 
     def read(self, num_rows: int, length: int, *, from_image: bool) -> Float[Tensor, ""]:
         """Run the LLM over rows of tokens on the meta device.
@@ -235,53 +204,45 @@ class OutlineAdapter(nn.Module):
             length: Tokens of a row.
             from_image: Whether something before the LLM learns through it.
         """
-        dtype = self.base_model.dtype
-        embedded = torch.empty(num_rows, length, self.dim, dtype=dtype, device="meta", requires_grad=from_image)
-        mask = torch.empty(num_rows, 1, length, length, dtype=dtype, device="meta")
-        states = self.decoder(inputs_embeds=embedded, attention_mask=mask, use_cache=False).last_hidden_state
-        return states.sum()
+        place = {"dtype": self.adapter.base_model.dtype, "device": "meta"}
+        embedded = torch.empty(num_rows, length, self.adapter.dim, requires_grad=from_image, **place)
+        mask = torch.empty(num_rows, 1, length, length, **place)
+        return self.decoder(inputs_embeds=embedded, attention_mask=mask, use_cache=False).last_hidden_state.sum()
 
-    def say(self, num_tokens: int) -> Float[Tensor, ""]:
+    def predict(self, num_tokens: int) -> Float[Tensor, ""]:
         """Run the output layer and the cross entropy over some states on the meta device."""
-        states = torch.empty(num_tokens, self.dim, dtype=self.base_model.dtype, device="meta", requires_grad=True)
-        logits = self.base_model.get_output_embeddings()(states).float()
+        model = self.adapter.base_model
+        states = torch.empty(num_tokens, self.adapter.dim, dtype=model.dtype, device="meta", requires_grad=True)
+        logits = model.get_output_embeddings()(states).float()
         return functional.cross_entropy(logits, torch.empty(num_tokens, dtype=torch.long, device="meta"))
 
-    def forward(
-        self,
-        images: Tensor,
-        prompts: Sequence[Sequence[Prompt]],
-        *,
-        extras: Set[str] = frozenset(),
-        predicting: bool = False,
-    ) -> LocFeatures:
-        """Return features of the right shapes, all 0, which learn where the LMM does."""
-        located = [[at for at, p in enumerate(own) if not self.is_text(p.task)] for own in prompts]
-        stride = self.features.input_spec.multiple
-        if self.features.kind != "llm":
-            stride = self.family.vision_stride(self.config)
+    def features(self, num_images: int, input_hw: Sequence[int], prompts: Sequence[Sequence[Prompt]]) -> LocFeatures:
+        """Return features of the right shapes on the CPU, all 0, which learn where the LMM does."""
+        adapter, pairs = self.adapter, forced_pairs(self.adapter.encoder, prompts)
+        with torch.no_grad(), MetaWins():
+            laterals = adapter.family.laterals(self.encode(num_images, input_hw).states)
+        stride = adapter.features.input_spec.multiple
+        if adapter.features.kind != "llm":
+            stride = adapter.family.vision_stride(adapter.config)
         sees, reads = self.learns("vision"), self.learns("llm")
-        grid_hw = tuple(side // stride for side in images.shape[-2:])
+        grid_hw = tuple(side // stride for side in input_hw)
         return LocFeatures(
-            query=torch.zeros(sum(map(len, located)), self.dim, requires_grad=reads),
-            grid=torch.zeros(len(images), self.vision_dim, *grid_hw, requires_grad=sees),
-            laterals=tuple(
-                torch.zeros(len(images), channels, *size_hw, requires_grad=sees)
-                for channels, size_hw in zip(self.lateral_channels, self.lateral_hw, strict=True)
-            ),
+            query=torch.zeros(len(pairs.flat), adapter.dim, requires_grad=reads),
+            grid=torch.zeros(num_images, adapter.vision_dim, *grid_hw, requires_grad=sees),
+            laterals=tuple(torch.zeros(lateral.shape, requires_grad=sees) for lateral in laterals),
             stride=stride,
-            image_index=torch.arange(len(images)).repeat_interleave(torch.tensor([len(own) for own in located])),
-            prompt_index=torch.tensor([at for own in located for at in own], dtype=torch.long),
-            text_losses={},
+            image_index=pairs.image_index,
+            prompt_index=pairs.prompt_index,
         )
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters of the LMM by part: vision, connector, llm, embeddings."""
+        """Return the parameters of the adapter by part: vision, connector, llm, embeddings with new tokens."""
+        model = self.adapter.base_model
         llm = {id(p) for p in self.decoder.parameters()}
-        embeddings = (self.base_model.get_input_embeddings(), self.base_model.get_output_embeddings())
-        words = {id(p) for module in embeddings for p in module.parameters()}
+        tables = (model.get_input_embeddings(), model.get_output_embeddings(), self.adapter.new_tokens)
+        words = {id(p) for module in tables if module is not None for p in module.parameters()}
         found: dict[str, list[nn.Parameter]] = {"vision": [], "connector": [], "llm": [], "embeddings": []}
-        for name, parameter in self.base_model.named_parameters():
+        for name, parameter in self.adapter.named_parameters():
             is_connector = any(word in name for word in ("projector", "connector", "merger"))
             part = "embeddings" if id(parameter) in words else "llm" if id(parameter) in llm else "vision"
             found["connector" if part == "vision" and is_connector else part].append(parameter)
@@ -293,48 +254,39 @@ class OutlineAdapter(nn.Module):
         named = ("vision", "connector") if part == "vision" else tuple(parts)
         return any(parameter.requires_grad for name in named for parameter in parts[name])
 
-    def _pixels(self, num_images: int, size_hw: Sequence[int]) -> Tensor:
-        return torch.empty(num_images, 3, *size_hw, dtype=self.base_model.dtype, device="meta")
 
-    def _wordings(self) -> Wordings:
-        own = [
-            task if isinstance(task, TaskWording) else TaskWording(**task) for task in self.settings.get("tasks", ())
-        ]
-        return Wordings((*KNOWN_TASKS, *own))
+def outline(settings: Mapping[str, Any], config: PretrainedConfig, *, dtype: torch.dtype) -> Outline:
+    """Lay the adapter of a config out without weights. It is an ``HFAdapter`` like any other, on the meta device.
 
+    Recomputed layers are left to the caller, since what they save depends on when they run.
 
-class _LoraLinear(nn.Module):
-    """A linear layer with a low-rank one beside it."""
+    Args:
+        settings: The config of the adapter.
+        config: Of the LMM.
+        dtype: Of the activations; bytes are counted by it.
 
-    def __init__(self, base: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.base = base
-        place = {"device": "meta", "dtype": base.weight.dtype, "bias": False}
-        self.down = nn.Linear(base.in_features, rank, **place)
-        self.up = nn.Linear(rank, base.out_features, **place)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.up(self.down(functional.dropout(x, 0.05)))
-
-
-def _add_lora(decoder: nn.Module, lora: Mapping[str, Any]) -> None:
-    targets = [
-        (parent, name, child)
-        for parent in decoder.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and name in lora["targets"]
-    ]
-    if not targets:
-        raise ConfigError(f"lora.targets {list(lora['targets'])} name no linear layer of the LLM")
-    for parent, name, child in targets:
-        setattr(parent, name, _LoraLinear(child, lora["r"]))
-
-
-def _sum_of(output: BaseModelOutputWithPooling) -> Tensor:
-    """Add up what a tower gives to others: its image tokens where it has a connector, and its states."""
-    given = [*(output.pooler_output if output.pooler_output is not None else ())]
-    given += [states for states in (output.last_hidden_state,) if states is not None]
-    return sum(own.float().sum() for own in given)
+    Raises:
+        ConfigError: As ``HFAdapter`` does.
+    """
+    base = read_options(BaseOptions, settings.get("base"), "base")
+    family = family_of(config)
+    folder = Path(find_path(settings["name_or_path"]))
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    if has_tokenizer:
+        tokenizer = load_tokenizer(str(folder), chat_template=family.chat_template)
+    else:
+        tokenizer = build_tokenizer(_STAND_IN_TOKENS)
+        tokenizer.chat_template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, family.placeholder or IMAGE_TOKEN)
+        config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    attention = {} if base.attention is None else {"attn_implementation": base.attention}
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, **attention).to(dtype)
+    options = {key: value for key, value in settings.items() if key not in ("type", "name_or_path")}
+    options["base"] = {"new_tokens": base.new_tokens, "lora": base.lora}
+    adapter = HFAdapter(base_model=LoadedBase(model, tokenizer, _STATISTICS), **options)
+    if base.attention != "eager":  # kernels that keep no scores are counted by a stand-in that the device knows
+        model.set_attn_implementation(_FUSED)
+    return Outline(adapter, base, has_tokenizer)
 
 
 def _attend(
@@ -347,4 +299,4 @@ def _attend(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("lumen_outline", _attend)
+AttentionInterface.register(_FUSED, _attend)

@@ -36,7 +36,7 @@ class SamMasks(nn.Module):
         objects_at_once: Objects of an image that are decoded together.
 
     Raises:
-        ConfigError: It is no SAM.
+        ConfigError: It is not a SAM.
     """
 
     def __init__(self, name_or_path: str, *, objects_at_once: int = 64) -> None:
@@ -47,7 +47,7 @@ class SamMasks(nn.Module):
             raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamMasks takes {sorted(_FAMILIES)}")
         kind, self.is_stretched = _FAMILIES[config.model_type]
         self.objects_at_once = objects_at_once
-        # In a tuple, so that it is no submodule.
+        # In a tuple, so that it is not a submodule.
         self._sam = (kind.from_pretrained(path).requires_grad_(False).eval(),)
         self._images: Tensor | None = None
         self._embeddings: dict[int, Any] = {}

@@ -97,13 +97,15 @@ class TwoWayLayer(nn.Module):
         owner: Int[Tensor, " pairs"] | None,
     ) -> tuple[Float[Tensor, "pairs tokens channels"], Float[Tensor, "pairs cells channels"]]:
         """Return updated tokens and the image as each pair sees it; ``owner`` as in ``Attention``."""
+        # Tokens among themselves; in the first layer they are their own positions, which count once.
         positioned = tokens if self.is_first else tokens + token_position
         tokens = self.norms[0](tokens + self.self_attention(positioned, positioned, tokens))
+        # Tokens look at the image.
         tokens = self._image_step(tokens, token_position, image, image_position, owner)
-        # From here on the image differs from pair to pair.
+        # The image looks back at the tokens; here each pair gets a copy of its image.
         pair_image = image if owner is None else image[owner]
-        seen = self.to_tokens(pair_image + image_position, tokens + token_position, tokens)
-        return tokens, self.norms[3](pair_image + seen)
+        back = self.to_tokens(pair_image + image_position, tokens + token_position, tokens)
+        return tokens, self.norms[3](pair_image + back)
 
     def second_stream(
         self,
@@ -117,7 +119,7 @@ class TwoWayLayer(nn.Module):
     ) -> Float[Tensor, "pairs queries channels"]:
         """Update map queries from the tokens and the image that this layer's first stream started from."""
         num_queries = queries.shape[1]
-        # One row per map query: the shared tokens of its pair, then the query itself, which alone attends.
+        # A row for each query: the shared tokens and the query itself, so that queries do not see each other.
         query, position = queries.flatten(0, 1)[:, None], query_position.flatten(0, 1)[:, None]
         around = torch.cat([tokens.repeat_interleave(num_queries, 0), query], 1)
         positions = torch.cat([token_position.repeat_interleave(num_queries, 0), position], 1)

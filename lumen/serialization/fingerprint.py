@@ -20,10 +20,9 @@ _WITHOUT_EFFECT = frozenset(
         "cache_mb",
         "data_prefix",
         "data_root",
+        "gradient_checkpointing",
         "lazy_init",
         "max_new_tokens",
-        "max_pass_tokens",
-        "max_suffix_tokens",
         "name_tokens",
         "packing",
         "phrase_reconstruction",
@@ -46,7 +45,9 @@ def describe_settings(node: Any) -> str:
         parts = {key: node[key] for key in sorted(node) if key not in _WITHOUT_EFFECT and key != "type"}
         if isinstance(parts.get("ann_file"), str):
             parts["ann_file"] = digest_file(os.path.join(root, parts["ann_file"]))
-        inner = ", ".join(f"{key}={describe_settings(value)}" for key, value in parts.items())
+        described = {key: describe_settings(value) for key, value in parts.items()}
+        # A group of options without any that has an effect is as good as none.
+        inner = ", ".join(f"{key}={text}" for key, text in described.items() if text != "()")
         kind = node.get("type", "")
         return f"{kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__}({inner})"
     if isinstance(node, list | tuple):

@@ -7,9 +7,9 @@ from helpers import make_sample
 
 from lumen.aligners.dense import DenseAligner
 from lumen.errors import ConfigError
-from lumen.structures import LocFeatures
+from lumen.structures import FeatureWidths, LocFeatures
 
-SIZES = {"dim": 24, "vision_dim": 20, "lateral_channels": (6, 8), "channels": 32, "num_heads": 4, "mlp_channels": 48}
+SIZES = {"widths": FeatureWidths(24, 20, (6, 8)), "channels": 32, "num_heads": 4, "mlp_channels": 48}
 IMAGE_INDEX, PROMPT_INDEX = (0, 0, 1, 1, 1), (0, 1, 0, 1, 2)
 
 
@@ -191,8 +191,8 @@ def test_too_many_levels_are_refused():
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ConfigError, match=r"\['centernet', 'ttfnet'\]"):
-        make_aligner(target="circle")
+    with pytest.raises(ConfigError, match=r"heat\.target must be one of \('centernet', 'ttfnet'\)"):
+        make_aligner(heat={"target": "circle"})
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_pair_with_an_object_and_a_crowd_is_present():
 
 @pytest.mark.parametrize("target", ["centernet", "ttfnet"])
 def test_packed_losses_are_the_sum_of_separate_ones(target):
-    aligner = make_aligner(target=target)
+    aligner = make_aligner(heat={"target": target})
     features = make_features()
     samples = [
         make_sample(["a", "b"], [[0, 0, 40, 30], [50, 30, 90, 60]], [0, 1]),

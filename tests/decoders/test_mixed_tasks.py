@@ -29,7 +29,7 @@ TASKS = [decoder.spec.name for decoder in ASKED]
 def model(tiny_nano):
     torch.manual_seed(0)
     return Lumen(
-        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "attention": "eager"},
+        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "base": {"attention": "eager"}},
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": decoder} for decoder in DECODERS],
     ).eval()

@@ -144,7 +144,7 @@ def test_the_loss_is_zero_without_a_head_and_without_keypoints():
 
 def test_a_model_trains_on_people_and_answers_in_original_pixels(tiny_nano):
     model = Lumen(
-        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "attention": "eager"},
+        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "base": {"attention": "eager"}},
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": PoseDecoder}],
     )

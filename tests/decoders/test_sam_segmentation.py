@@ -13,7 +13,7 @@ from lumen.errors import ConfigError
 from lumen.inference.predictor import LumenPredictor
 from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
-from lumen.structures import Prompt
+from lumen.structures import FeatureWidths, Prompt
 
 
 class BoxFiller(nn.Module):
@@ -88,8 +88,8 @@ def test_each_sentence_gets_one_mask_at_its_highest_peak():
 def make_model(tiny_nano, decoders):
     torch.manual_seed(0)
     return Lumen(
-        HFAdapter(str(tiny_nano), attention="eager"),
-        DenseAligner(dim=32, vision_dim=32, channels=32, num_heads=4, mlp_channels=64),
+        HFAdapter(str(tiny_nano), base={"attention": "eager"}),
+        DenseAligner(widths=FeatureWidths(32, 32), channels=32, num_heads=4, mlp_channels=64),
         decoders,
     ).eval()
 

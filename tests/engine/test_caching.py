@@ -96,9 +96,8 @@ def make_config(data, nano, **pipeline):
                 "lmm": {
                     "type": HFAdapter,
                     "name_or_path": str(nano),
-                    "attention": "eager",
-                    "add_phrase_state": True,
-                    "phrase_reconstruction": True,
+                    "base": {"attention": "eager"},
+                    "readout": {"add_phrase_state": True, "phrase_reconstruction": True},
                 },
                 "aligner": {
                     "type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1

@@ -195,3 +195,39 @@ def test_a_tool_tells_a_mistake_in_one_line(folder, run_tool):
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: model has no key 'widht'; did you mean 'width'?")
     assert "Traceback" not in result.stderr
+
+
+NANO = ROOT / "configs" / "detection" / "detection_nano_shapes.py"
+
+
+def test_groups_of_options_take_overrides_written_or_not():
+    overrides = {"model.lmm.readout.position": "before_loc", "model.lmm.generation.max_new_tokens": 8}
+    lmm = load_config(NANO, overrides, tool_root=ROOT).model.lmm
+    assert lmm.readout.position == "before_loc" and lmm.readout.add_phrase_state
+    assert lmm.generation == {"max_new_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("model.lmm.readout.postion", r"model\.lmm\.readout has no key 'postion'; did you mean 'position'\?"),
+        (
+            "model.lmm.generation.max_tokens",
+            r"model\.lmm\.generation has no key 'max_tokens'.*Known: answer_mode, max_n",
+        ),
+        ("model.lmm.redout.position", r"model\.lmm has no key 'redout'"),
+        ("model.aligner.heat.sigma", r"model\.aligner\.heat has no key 'sigma'"),
+    ],
+)
+def test_an_override_of_an_unknown_option_in_a_group_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(NANO, {path: 1}, tool_root=ROOT)
+
+
+def test_a_misspelt_option_in_a_group_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from lumen.lmm.adapter import HFAdapter\n"
+        "model = dict(type='Lumen', lmm=dict(type=HFAdapter, name_or_path='x', packing=dict(max_suffix_token=9)))\n"
+    )
+    with pytest.raises(ConfigError, match=r"model\.lmm\.packing: PackingOptions takes no 'max_suffix_token'; did you"):
+        load_config(tmp_path / "mine.py", tool_root=ROOT)

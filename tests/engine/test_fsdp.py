@@ -43,15 +43,14 @@ class QuietModel(BaseModel):
         return list(output)
 
 
-def make_lumen(folder, **options):
+def make_lumen(folder, **base):
     torch.manual_seed(0)
     return Lumen(
         lmm={
             "type": HFAdapter,
             "name_or_path": f"{folder}/nano",
-            "attention": "sdpa",
-            "phrase_reconstruction": True,
-            **options,
+            "base": {"attention": "sdpa", **base},
+            "readout": {"phrase_reconstruction": True},
         },
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],

@@ -49,7 +49,12 @@ def rank_main(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(rank)  # the wrapper must make the ranks equal
     model = Lumen(
-        lmm={"type": HFAdapter, "name_or_path": f"{folder}/nano", "attention": "eager", "phrase_reconstruction": True},
+        lmm={
+            "type": HFAdapter,
+            "name_or_path": f"{folder}/nano",
+            "base": {"attention": "eager"},
+            "readout": {"phrase_reconstruction": True},
+        },
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         decoders=[{"type": DetectionDecoder}],
     )
@@ -69,7 +74,7 @@ def rank_main(rank, folder):
 @pytest.mark.slow
 def test_ranks_with_different_tasks_stay_in_step(tmp_path):
     nano = make_nano(tmp_path / "nano", sizes=TINY, seed=0)
-    before = dict(HFAdapter(str(nano), attention="eager").named_parameters())
+    before = dict(HFAdapter(str(nano), base={"attention": "eager"}).named_parameters())
     torch.multiprocessing.spawn(rank_main, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
     for name, value in first["weights"].items():

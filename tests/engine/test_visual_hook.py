@@ -66,7 +66,7 @@ def train(folder, nano, *hooks):
         max_iters=3,
         model={
             "type": Lumen,
-            "lmm": {"type": HFAdapter, "name_or_path": str(nano), "attention": "eager"},
+            "lmm": {"type": HFAdapter, "name_or_path": str(nano), "base": {"attention": "eager"}},
             "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
             "decoders": [{"type": DetectionDecoder}],
         },

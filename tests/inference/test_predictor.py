@@ -54,7 +54,9 @@ def test_asking_twice_equals_asking_once(predictor):
 def test_the_image_is_encoded_once(predictor, monkeypatch):
     calls = []
     encode = predictor.model.lmm.encode_images
-    monkeypatch.setattr(predictor.model.lmm, "encode_images", lambda images: calls.append(1) or encode(images))
+    monkeypatch.setattr(
+        predictor.model.lmm, "encode_images", lambda images, **how: calls.append(1) or encode(images, **how)
+    )
     predictor.set_image(_image())
     predictor.predict(PHRASES)
     predictor.predict(PHRASES[:1])
@@ -191,7 +193,11 @@ def _write_run(folder, model, nano, step):
         {
             "model": {
                 "type": "lumen.model.Lumen",
-                "lmm": {"type": "lumen.lmm.adapter.HFAdapter", "name_or_path": str(nano), "attention": "eager"},
+                "lmm": {
+                    "type": "lumen.lmm.adapter.HFAdapter",
+                    "name_or_path": str(nano),
+                    "base": {"attention": "eager"},
+                },
                 "aligner": {
                     "type": "lumen.aligners.dense.DenseAligner",
                     "channels": 32,
@@ -212,7 +218,7 @@ def _write_run(folder, model, nano, step):
 def plain_lumen(tiny_nano):
     torch.manual_seed(1)
     return Lumen(
-        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "attention": "eager"},
+        lmm={"type": HFAdapter, "name_or_path": str(tiny_nano), "base": {"attention": "eager"}},
         aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64},
         decoders=[{"type": DetectionDecoder}],
     )
@@ -243,7 +249,8 @@ def test_a_missing_base_model_is_explained(tmp_path, plain_lumen):
 def splitting_predictor(tiny_nano):
     torch.manual_seed(0)
     aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1}
-    lmm = {"type": HFAdapter, "name_or_path": str(tiny_nano), "attention": "sdpa", "add_phrase_state": True}
+    lmm = {"type": HFAdapter, "name_or_path": str(tiny_nano), "base": {"attention": "sdpa"}}
+    lmm["readout"] = {"add_phrase_state": True}
     return LumenPredictor(Lumen(lmm=lmm, aligner=aligner, decoders=[{"type": DetectionDecoder}]), input_hw=(64, 64))
 
 
@@ -264,9 +271,9 @@ def test_the_next_image_drops_what_was_kept_of_the_last(splitting_predictor):
     predictor = splitting_predictor
     predictor.set_image(_image())
     predictor.predict(PHRASES)
-    first = predictor._encoded.memory
+    first = predictor._encoded.prefix_cache
     predictor.set_image(_image(seed=1))
     other = predictor.predict(PHRASES, score_threshold=0.0)
-    assert predictor._encoded.memory is not first
-    assert len(predictor._encoded.memory.kept) == 1
+    assert predictor._encoded.prefix_cache is not first
+    assert len(predictor._encoded.prefix_cache.kept) == 1
     _check_equal(other, predictor.predict_batch([_image(seed=1)], PHRASES, score_threshold=0.0)[0])

@@ -22,7 +22,7 @@ BOXES = ((10, 20, 50, 60), (70, 10, 110, 80), (-5, 60, 30, 95))
 def make_model(tiny_nano):
     def make(*decoders):
         torch.manual_seed(0)
-        adapter = HFAdapter(str(tiny_nano), attention="eager")
+        adapter = HFAdapter(str(tiny_nano), base={"attention": "eager"})
         aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
         return Lumen(adapter, aligner, [{"type": kind} for kind in decoders])
 
@@ -70,7 +70,7 @@ def test_objects_together_equal_objects_alone(predictor, batch_size):
 def test_all_crops_are_encoded_in_one_pass(predictor, monkeypatch):
     calls, encode = [], predictor.model.lmm.encode_images
     monkeypatch.setattr(
-        predictor.model.lmm, "encode_images", lambda images: calls.append(len(images)) or encode(images)
+        predictor.model.lmm, "encode_images", lambda images, **how: calls.append(len(images)) or encode(images, **how)
     )
     predictor.pose("star", NAMES, BOXES)
     assert calls == [3]

@@ -36,7 +36,7 @@ ONE_ROW_EACH = ("grounding", "referring_segmentation", "semantic_segmentation", 
 @pytest.fixture(scope="module")
 def model(tiny_nano):
     torch.manual_seed(0)
-    adapter = HFAdapter(str(tiny_nano), attention="eager", max_new_tokens=4)
+    adapter = HFAdapter(str(tiny_nano), base={"attention": "eager"}, generation={"max_new_tokens": 4})
     aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
     return Lumen(adapter, aligner, [{"type": kind} for kind in (*LOCATED, *WRITTEN)])
 
@@ -130,7 +130,7 @@ def test_a_conversation_is_passed_on_turn_by_turn(predictor, monkeypatch):
     predictor.set_image(image_of())
     asked, ask = [], predictor.model.lmm.ask
     monkeypatch.setattr(
-        predictor.model.lmm, "ask", lambda *given, **options: asked.append(given[2]) or ask(*given, **options)
+        predictor.model.lmm, "ask", lambda *given, **options: asked.append(given[1]) or ask(*given, **options)
     )
     history = [["how many stars?", "two"], ("are they red?", "yes")]
     assert isinstance(predictor.chat(history, "and the ring?"), str)

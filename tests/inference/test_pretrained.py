@@ -58,7 +58,13 @@ class StrangerDecoder(Decoder):
 def config_of(nano, *decoders, **lmm):
     return {
         "type": "Lumen",
-        "lmm": {"type": HFAdapter, "name_or_path": str(nano), "attention": "eager", "add_phrase_state": True, **lmm},
+        "lmm": {
+            "type": HFAdapter,
+            "name_or_path": str(nano),
+            "base": {"attention": "eager"},
+            "readout": {"add_phrase_state": True},
+            **lmm,
+        },
         "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
         "decoders": [{"type": DetectionDecoder}, *decoders],
     }
@@ -189,7 +195,7 @@ def test_another_lmm_is_refused(saved, without_masks):
             "special_tokens: .*PTG",
         ),
         ({"template": "paper"}, "template: compact there, paper here"),
-        ({"position": "before_loc"}, "position: loc there, before_loc here"),
+        ({"readout": {"position": "before_loc"}}, "position: loc there, before_loc here"),
     ],
 )
 def test_another_way_of_asking_is_refused(tiny_nano, saved, option, complaint):

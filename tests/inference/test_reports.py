@@ -31,7 +31,7 @@ COMMON = {"image", "height", "width", "task", "phrases", "labels", "model"}
 @pytest.fixture(scope="module")
 def predictor(tiny_nano):
     torch.manual_seed(0)
-    adapter = HFAdapter(str(tiny_nano), attention="eager", max_new_tokens=4)
+    adapter = HFAdapter(str(tiny_nano), base={"attention": "eager"}, generation={"max_new_tokens": 4})
     aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
     return LumenPredictor(Lumen(adapter, aligner, [{"type": kind} for kind in DECODERS]), input_hw=(64, 64))
 

@@ -14,9 +14,11 @@ from transformers import (
 from lumen.errors import ConfigError, PromptError
 from lumen.lmm import adapter as adapter_module
 from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.model import make_nano
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.packing import reader, rows, selfcheck
+from lumen.lmm.tokens.phrases import load_statistics, load_tokenizer
 from lumen.prompts import LOC_TOKEN, TaskWording
 from lumen.structures import Prompt
 
@@ -54,9 +56,9 @@ def test_packed_prompts_equal_separate_ones_and_a_plain_forward(make_adapter, at
     options = {"attention": attention, "template": template}
     with torch.no_grad():
         adapter = make_adapter(**options)
-        assert adapter.packing == "packed"
+        assert adapter.packing.mode == "packed"
         packed = ask(adapter, images=images)
-        adapter = make_adapter(**options, packing="separate")
+        adapter = make_adapter(**options, mode="separate")
         separate = ask(adapter, images=images)
         plain = []
         for image in images:
@@ -104,9 +106,9 @@ def test_1203_prompts_on_one_image_equal_smaller_calls(make_adapter):
     image = make_images(1, (32, 32))
     with torch.no_grad():
         encoded = adapter.encode_images(image)
-        whole = adapter.ask(encoded, (32, 32), [[Prompt(phrase) for phrase in phrases]])
+        whole = adapter.ask(encoded, [[Prompt(phrase) for phrase in phrases]])
         pieces = [
-            adapter.ask(encoded, (32, 32), [[Prompt(phrase) for phrase in phrases[at : at + 500]]]).query
+            adapter.ask(encoded, [[Prompt(phrase) for phrase in phrases[at : at + 500]]]).query
             for at in range(0, 1203, 500)
         ]
     assert whole.prompt_index.tolist() == list(range(1203))
@@ -232,7 +234,12 @@ def test_an_unknown_task_is_refused(make_adapter):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"position": "after"}, "position must be"), ({"packing": "dense"}, "packing must be")]
+    ("options", "message"),
+    [
+        ({"position": "after"}, "readout.position must be"),
+        ({"mode": "dense"}, "packing.mode must be"),
+        ({"readout": {"postion": "loc"}}, r"readout takes \['position', .*, got \['postion'\]"),
+    ],
 )
 def test_unknown_options_are_refused(make_adapter, options, message):
     with pytest.raises(ConfigError, match=message):
@@ -276,11 +283,11 @@ def test_answer_tokens_are_counted_as_they_are_summed(make_adapter):
     adapter = make_adapter(template="paper")
     prompts = [[Prompt("cat"), Prompt("a dog")], []]
     lengths = [adapter.encoder.suffix(prompt.text, "detection").num_answer_tokens for prompt in prompts[0]]
-    assert adapter.count_answer_tokens(prompts) == sum(lengths)
-    assert make_adapter().count_answer_tokens(prompts) == 0
+    assert adapter.count_tokens(prompts) == {"answer_tokens": sum(lengths), "text_tokens": 0}
+    assert make_adapter().count_tokens(prompts)["answer_tokens"] == 0
 
 
-def test_the_recall_loss_is_that_of_every_prompt_alone(make_adapter):
+def test_the_phrase_reconstruction_loss_is_that_of_every_prompt_alone(make_adapter):
     adapter = make_adapter(phrase_reconstruction=True)
     image = make_images()
     packed = ask(adapter, images=image).text_losses["loss_phrase_reconstruction"]
@@ -315,7 +322,7 @@ def test_the_self_check_finds_a_leaking_mask(tiny_nano, monkeypatch, attention):
 def test_a_failed_self_check_falls_back_and_says_so(make_adapter, monkeypatch, caplog):
     monkeypatch.setattr(adapter_module, "packing_works", lambda config: False)
     adapter = make_adapter()
-    assert adapter.packing == "separate"
+    assert adapter.packing.mode == "separate"
     assert "each prompt gets a pass of its own" in caplog.text
     assert ask(adapter).query.shape == (8, 32)
 
@@ -332,7 +339,7 @@ def test_a_saved_adapter_loads_its_weights_again(make_adapter):
 @pytest.mark.parametrize("corner", ["top left", "top right", "bottom left", "bottom right"])
 def test_a_mark_in_a_corner_lies_in_that_corner_of_every_map(tmp_path, corner):
     make_nano(tmp_path, sizes=TINY)
-    adapter = HFAdapter(str(tmp_path), attention="eager").eval()
+    adapter = HFAdapter(str(tmp_path), base={"attention": "eager"}).eval()
     dark = torch.zeros(1, 3, 64, 128, dtype=torch.uint8)
     marked = dark.clone()
     rows = slice(0, 8) if "top" in corner else slice(-8, None)
@@ -385,7 +392,7 @@ def test_a_clip_llava_takes_its_own_size_only(tiny_clip_llava):
 
 
 def test_a_clip_llava_packs_like_a_plain_forward(tiny_clip_llava):
-    adapter = HFAdapter(str(tiny_clip_llava), attention="eager").eval()
+    adapter = HFAdapter(str(tiny_clip_llava), base={"attention": "eager"}).eval()
     images = make_images(1, (56, 56))
     with torch.no_grad():
         query = ask(adapter, images=images).query
@@ -406,7 +413,7 @@ def test_a_clip_grid_is_row_major(tiny_clip_llava):
 
 def test_usage_counts_sequences_and_their_tokens_without_padding(make_adapter):
     with torch.no_grad():
-        packed, separate = make_adapter(), make_adapter(packing="separate")
+        packed, separate = make_adapter(), make_adapter(mode="separate")
         for adapter in (packed, separate):
             ask(adapter)
     prefix = len(packed.prefix((64, 96)))
@@ -423,8 +430,52 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
     with torch.no_grad():
         adapter = make_adapter(template="paper", max_new_tokens=3)
         encoded = adapter.encode_images(make_images(1))
-        adapter.generate(encoded, (64, 96), [[Prompt("what is this?", task="vqa")]])
+        adapter.generate(encoded, [[Prompt("what is this?", task="vqa")]])
     image = adapter.family.image_text(adapter.config, adapter.image_token, (4, 6))
     asked = len(adapter.text.prefix(image)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
     assert adapter.usage.passes == 1
     assert asked <= adapter.usage.tokens <= asked + 3
+
+
+# --- a base model that is built already -------------------------------------------------------------------------------
+
+
+def built_base(folder):
+    path = str(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(path, attn_implementation="eager")
+    return LoadedBase(model, load_tokenizer(path), load_statistics(path))
+
+
+def test_a_built_base_model_answers_as_a_loaded_one(make_adapter, tiny_nano):
+    loaded, built = make_adapter(), HFAdapter(base_model=built_base(tiny_nano)).eval()
+    assert built.describe() == loaded.describe()
+    with torch.no_grad():
+        assert torch.equal(ask(built).query, ask(loaded).query)
+
+
+def test_features_of_a_narrow_built_base_are_float32(tiny_nano):
+    base = built_base(tiny_nano)
+    base.model.to(torch.bfloat16)
+    with torch.no_grad():
+        assert ask(HFAdapter(base_model=base).eval()).query.dtype == torch.float32
+
+
+def test_a_base_model_is_either_named_or_built(tiny_nano):
+    base = built_base(tiny_nano)
+    with pytest.raises(ConfigError, match="give either name_or_path or base_model"):
+        HFAdapter()
+    with pytest.raises(ConfigError, match="give either name_or_path or base_model"):
+        HFAdapter(str(tiny_nano), base_model=base)
+    with pytest.raises(ConfigError, match=r"base_model is built already, but base gives \['attention'\]"):
+        HFAdapter(base_model=base, base={"attention": "eager"})
+
+
+def test_an_image_that_is_asked_nothing_gives_its_llm_features(make_adapter):
+    prompts = [[Prompt(phrase) for phrase in PHRASES], []]
+    adapter = make_adapter(attention="sdpa", features="llm", max_suffix_tokens=4)  # several rows for the first image
+    assert adapter.splits
+    with torch.no_grad():
+        found = adapter(make_images(2), prompts)
+        wanted = make_adapter(features="llm")(make_images(2), prompts)
+    assert relative_difference(found.grid, wanted.grid) <= 1e-5
+    assert relative_difference(found.query, wanted.query) <= 1e-5

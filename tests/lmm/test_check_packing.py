@@ -16,7 +16,7 @@ def random_images():
 def test_a_model_that_packs_is_within_the_tolerance(make_adapter):
     adapter = make_adapter().eval()
     assert check_packing(adapter, random_images(), PROMPTS) <= TOLERANCE
-    assert adapter.packing == "packed"
+    assert adapter.packing.mode == "packed"
 
 
 def test_a_leaking_mask_is_seen(make_adapter, monkeypatch):

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import make_images, relative_difference
+from helpers import adapter_options, make_images, relative_difference
 from zoo import WIDTH, ZOO, save
 
 from lumen.data.image import render_image
@@ -38,7 +38,7 @@ def load(folder):
     def get(name, **options):
         key = (name, *sorted(options.items()))
         if key not in loaded:
-            loaded[key] = HFAdapter(folder(name), **options).eval()
+            loaded[key] = HFAdapter(folder(name), **adapter_options(**options)).eval()
         return loaded[key]
 
     return get
@@ -69,8 +69,8 @@ def plain_inputs(adapter, name, image, phrase):
 def test_packed_prompts_equal_separate_ones(name, load):
     images = make_images(2, ZOO[name].size_hw)
     packed = load(name)
-    assert packed.packing == ("packed" if ZOO[name].packs else "separate")
-    separate = load(name, packing="separate")
+    assert packed.packing.mode == ("packed" if ZOO[name].packs else "separate")
+    separate = load(name, mode="separate")
     assert relative_difference(ask(packed, images).query, ask(separate, images).query) <= 1e-5
 
 
@@ -172,9 +172,9 @@ def test_a_short_sliding_window_falls_back_to_one_pass_per_prompt(name, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config))
     images = make_images(2, (16, 16))
     adapter = HFAdapter(str(tmp_path)).eval()
-    assert adapter.packing == "packed"
+    assert adapter.packing.mode == "packed"
     found = ask(adapter, images).query
-    assert adapter.packing == "separate"
+    assert adapter.packing.mode == "separate"
     assert "do not fit its sliding window of 24" in caplog.text
     inputs, suffix = plain_inputs(adapter, name, images[1], PHRASES[2])
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_one_tile_is_what_the_model_itself_makes_of_a_base_tile(name, load):
     images = make_images(2, (16, 16))
     pixels = torch.stack([adapter.statistics.normalise(images)] * 2, 1)  # base tile and one more
     with torch.no_grad():
-        own = adapter.encode_images(images).pooler_output
+        own = adapter.encode_images(images).states.pooler_output
         wanted = adapter.base_model.model.get_image_features(
             pixels, image_sizes=torch.tensor([[16, 16]] * 2)
         ).pooler_output
@@ -261,14 +261,15 @@ def test_an_image_is_spelt_as_its_processor_does(name, text, load):
 )
 def test_options_that_do_not_fit_are_refused(name, options, message, folder):
     with pytest.raises(ConfigError, match=message):
-        HFAdapter(folder(name), **options)
+        HFAdapter(folder(name), **adapter_options(**options))
 
 
 def test_a_checkpoint_must_agree_on_layers_and_features(folder):
     plain = HFAdapter(folder("llava")).describe()
     assert plain["position"] == "loc"
     assert "features" not in plain
-    other = HFAdapter(folder("llava"), query_layer=1, features="both", feature_layer=0, dense_hw=(32, 32)).describe()
+    readout = {"query_layer": 1, "features": "both", "feature_layer": 0, "dense_hw": (32, 32)}
+    other = HFAdapter(folder("llava"), readout=readout).describe()
     assert (other["position"], other["features"], other["dense_hw"]) == ("loc@1", "both@0", "(32, 32)")
 
 
@@ -312,8 +313,8 @@ def test_settings_without_a_mean_are_refused(tmp_path, folder):
 def test_eager_attention_reads_the_packed_mask_alike(name, load):
     images = make_images(2, ZOO[name].size_hw)
     eager = load(name, attention="eager")
-    assert eager.packing == "packed"
-    assert relative_difference(ask(eager, images).query, ask(load(name, packing="separate"), images).query) <= 1e-5
+    assert eager.packing.mode == "packed"
+    assert relative_difference(ask(eager, images).query, ask(load(name, mode="separate"), images).query) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -333,7 +334,7 @@ def test_a_family_writes_what_its_own_generate_writes(name, load):
     short, long = Prompt("what is this?", "vqa"), Prompt("what is this to the left of the large red ring?", "vqa")
     with torch.no_grad():
         encoded = adapter.encode_images(images)
-        written = adapter.generate(encoded, images.shape[-2:], [[short, long], [short]], 6)
+        written = adapter.generate(encoded, [[short, long], [short]], 6)
         assert all(len(text) > 0 for own in written for text in own)
         if ZOO[name].num_tokens:  # its processor spells an image otherwise
             return

@@ -9,7 +9,6 @@ from lumen.lmm.tokens.questions import TextEncoder
 from lumen.prompts import MAX_TEXT_CHARACTERS, TaskWording
 from lumen.structures import Prompt
 
-SIZE_HW = (64, 96)
 NUM_CELLS = 24
 QUESTIONS = (
     Prompt("is there a red star?", "vqa", answer="yes"),
@@ -107,10 +106,10 @@ def test_a_plug_in_adds_a_text_task(make_adapter):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("template", ["compact", "paper"])
-@pytest.mark.parametrize("packing", ["packed", "separate"])
-def test_the_text_loss_and_its_gradients_are_those_of_every_prompt_alone(make_adapter, attention, template, packing):
+@pytest.mark.parametrize("mode", ["packed", "separate"])
+def test_the_text_loss_and_its_gradients_are_those_of_every_prompt_alone(make_adapter, attention, template, mode):
     images = make_images(2)
-    adapter = make_adapter(attention=attention, template=template, packing=packing)
+    adapter = make_adapter(attention=attention, template=template, mode=mode)
     packed = adapter(images, [QUESTIONS] * 2).text_losses["loss_text"]
     alone = sum(loss_alone(adapter, image, prompt) for image in images for prompt in QUESTIONS)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
@@ -142,8 +141,7 @@ def test_forced_and_free_tokens_are_counted_apart(make_adapter):
     adapter = make_adapter(template="paper")
     forced = [adapter.encoder.suffix(text, "detection").num_answer_tokens for text in ("cat", "red star", "dog")]
     free = [adapter.text.suffix(QUESTIONS[at]).num_answer_tokens for at in (0, 2, 3)]
-    assert adapter.count_answer_tokens(MIXED) == sum(forced)
-    assert adapter.count_text_tokens(MIXED) == sum(free)
+    assert adapter.count_tokens(MIXED) == {"answer_tokens": sum(forced), "text_tokens": sum(free)}
 
 
 @pytest.mark.parametrize("prompts", [[QUESTIONS], [[Prompt("cat")]], [[]]], ids=["texts", "phrases", "none"])
@@ -181,7 +179,7 @@ def test_a_batch_of_answers_equals_answers_token_by_token(make_adapter, attentio
     adapter = make_adapter(attention=attention, max_pass_tokens=max_pass_tokens)
     with torch.no_grad():
         encoded = adapter.encode_images(images)
-        answers = adapter.generate(encoded, SIZE_HW, [QUESTIONS, QUESTIONS[:2]], 6)
+        answers = adapter.generate(encoded, [QUESTIONS, QUESTIONS[:2]], 6)
         wanted = [
             [greedy(adapter, image, prompt, 6) for prompt in own]
             for image, own in zip(images, [QUESTIONS, QUESTIONS[:2]], strict=True)
@@ -197,7 +195,7 @@ def test_answers_are_generated_only_where_texts_are_asked_for(make_adapter, monk
         assert features.text_losses == {}
         texts = features.extras["texts"]
         assert [[text is None for text in own] for own in texts] == [[True, False, True, False], [False], [True], []]
-        assert texts[1] == adapter.generate(adapter.encode_images(images[1:2]), SIZE_HW, [[QUESTIONS[3]]])[0]
+        assert texts[1] == adapter.generate(adapter.encode_images(images[1:2]), [[QUESTIONS[3]]])[0]
         monkeypatch.setattr(adapter.base_model, "generate", None)
         nothing = adapter(images, [[Prompt("cat")], [], [], []], extras={"texts"}, predicting=True)
     assert nothing.extras["texts"] == [[None], [], [], []]
@@ -211,7 +209,7 @@ def test_a_trained_answer_is_given_again(make_adapter):
         adapter(images, [QUESTIONS]).text_losses["loss_text"].backward()
         optimizer.step()
     with torch.no_grad():
-        answers = adapter.generate(adapter.encode_images(images), SIZE_HW, [QUESTIONS])
+        answers = adapter.generate(adapter.encode_images(images), [QUESTIONS])
     assert answers == [[prompt.answer for prompt in QUESTIONS]]
 
 
@@ -221,7 +219,7 @@ def test_a_trained_answer_is_given_again(make_adapter):
 def answers_of(adapter, texts):
     """Make the adapter write these texts, whatever it is asked."""
     ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer._write = lambda lmm, shown, start, asked, room: [
+    adapter.writer._write = lambda base_model, encoded, start, asked, bound: [
         [ids[at] for at, _ in enumerate(own)] for own in asked
     ]
 

@@ -50,7 +50,7 @@ def test_new_tokens_start_alike_at_every_build(tiny_nano, mode):
     built = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        built.append(HFAdapter(str(tiny_nano), new_tokens=mode, template="paper").eval())
+        built.append(HFAdapter(str(tiny_nano), base={"new_tokens": mode}, template="paper").eval())
     first, second = (dict(adapter.named_parameters()) for adapter in built)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -111,7 +111,7 @@ def test_recomputed_layers_give_equal_gradients_frozen_or_not(make_adapter):
 
 def test_a_base_in_bfloat16_gives_float32_features(make_adapter):
     wanted = ask(make_adapter())
-    adapter = make_adapter(base_dtype="bfloat16")
+    adapter = make_adapter(dtype="bfloat16")
     features = ask(adapter)
     assert {parameter.dtype for parameter in adapter.base_model.parameters()} == {torch.bfloat16}
     assert features.query.dtype == features.grid.dtype == torch.float32
@@ -125,8 +125,8 @@ def test_a_device_map_places_the_base(make_adapter, device_map):
 
 
 def test_wrong_loading_options_are_named(make_adapter, monkeypatch):
-    with pytest.raises(ConfigError, match="base_dtype must be one of"):
-        make_adapter(base_dtype="int8")
+    with pytest.raises(ConfigError, match=r"base\.dtype must be one of"):
+        make_adapter(dtype="int8")
     with pytest.raises(ConfigError, match=r"got \['bits'\]"):
         loading.quantization_config({"bits": 4})
     with pytest.raises(ConfigError, match="load_in_4bit=True or load_in_8bit=True"):
@@ -177,7 +177,7 @@ def make_lora(make_adapter):
 
 
 def test_lora_trains_the_llm_only_through_its_adapters(make_lora):
-    adapter = make_lora(base_dtype="bfloat16")
+    adapter = make_lora(dtype="bfloat16")
     trained = {name for name, parameter in adapter.named_parameters() if parameter.requires_grad}
     in_llm = {name for name in trained if "language_model" in name}
     assert in_llm and all("lora_" in name for name in in_llm)
@@ -198,7 +198,7 @@ def test_merged_lora_answers_alike_and_is_a_plain_base(make_lora, make_adapter, 
     adapter.encoder.tokenizer.save_pretrained(tmp_path)
     settings = "preprocessor_config.json"
     (tmp_path / settings).write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')
-    again = HFAdapter(str(tmp_path), attention="eager").eval()
+    again = HFAdapter(str(tmp_path), base={"attention": "eager"}).eval()
     assert relative_difference(ask(again).query, wanted) <= 1e-5
     with pytest.raises(ConfigError, match="there is no LoRA to merge"):
         adapter.merge_lora()

@@ -9,6 +9,8 @@ def test_settings_without_effect_are_left_out():
     one = {"type": "a.b.Kind", "size": (1, 2), "cache_mb": 3, "data_root": "x"}
     other = {"type": "Kind", "cache_mb": 4, "size": [1, 2], "data_root": "y"}
     assert describe_settings(one) == describe_settings(other) == "Kind(size=[1, 2])"
+    grouped = {"type": dict, "base": {"attention": "sdpa"}, "readout": {"name_tokens": 3, "position": "loc"}}
+    assert describe_settings(grouped) == "dict(readout=(position='loc'))"
     assert describe_settings({"type": dict, "steps": [one, None]}) == "dict(steps=[Kind(size=[1, 2]), None])"
     with pytest.raises(DataError, match=r"gone\.json cannot be read"):
         describe_settings({"ann_file": "gone.json"})

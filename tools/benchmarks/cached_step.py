@@ -32,7 +32,7 @@ from lumen.lmm.nano.tokenizer import WORDS
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 from lumen.serialization.feature_cache import CacheWriter, FeatureCache
-from lumen.structures import PerceptionSample, Prompt
+from lumen.structures import FeatureWidths, PerceptionSample, Prompt
 
 TOLERANCE = 1e-5
 BAR = 20.0
@@ -47,10 +47,10 @@ CASES = {
     ),
     "nano at 160": (
         make_nano,
-        {"attention": "eager", "add_phrase_state": True, "phrase_reconstruction": True},
+        {"base": {"attention": "eager"}, "readout": {"add_phrase_state": True, "phrase_reconstruction": True}},
         160,
         8,
-        {"channels": 96, "num_heads": 4, "mlp_channels": 256, "fine_levels": 1, "target": "ttfnet"},
+        {"channels": 96, "num_heads": 4, "mlp_channels": 256, "fine_levels": 1, "heat": {"target": "ttfnet"}},
     ),
 }  # fmt: skip
 EXAMPLES = """examples:
@@ -105,8 +105,7 @@ def measure(
     batch = [make_item(side, arguments.prompts, number) for number in range(num_images)]
     write(adapter, batch, folder / "cache")
     cache = FeatureCache(folder / "cache")
-    widths = {key: getattr(adapter, key) for key in ("dim", "vision_dim", "lateral_channels")}
-    aligner = DenseAligner(**widths, **sizes)
+    aligner = DenseAligner(widths=FeatureWidths.of(adapter), **sizes)
     decoder = DetectionDecoder(aligner.channels)
     frozen = Step(Lumen(adapter, aligner, [decoder]), ["lmm.*", "aligner.*"])
     cached = Step(Lumen(CachedAdapter(folder / "cache"), aligner, [copy.deepcopy(decoder)]), ["aligner.*"])

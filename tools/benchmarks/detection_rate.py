@@ -23,7 +23,7 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
-from lumen.structures import PerceptionSample, Prompt
+from lumen.structures import FeatureWidths, PerceptionSample, Prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIDE = 336
@@ -85,8 +85,8 @@ def parse_arguments() -> argparse.Namespace:
 def build_model(path: str, dtype: str) -> Lumen:
     """Return a model with random weights, an aligner of the paper's size and the detection decoder."""
     torch.manual_seed(0)
-    adapter = HFAdapter(path, base_dtype=dtype)
-    aligner = DenseAligner(dim=adapter.dim, vision_dim=adapter.vision_dim, channels=256)
+    adapter = HFAdapter(path, base={"dtype": dtype})
+    aligner = DenseAligner(widths=FeatureWidths.of(adapter), channels=256)
     return Lumen(adapter, aligner, [DetectionDecoder(256)]).eval()
 
 

@@ -22,9 +22,8 @@ from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.model import make_nano
-from lumen.lmm.packing.reader import PrefixCache
 from lumen.model import Lumen
-from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
+from lumen.structures import FeatureWidths, PerceptionSample, Prompt, SharedRepresentation
 
 TOLERANCE = 1e-5
 CALL = 500
@@ -75,9 +74,7 @@ def build_model(path: str) -> Lumen:
     torch.manual_seed(0)
     adapter = HFAdapter(path)
     aligner = DenseAligner(
-        dim=adapter.dim,
-        vision_dim=adapter.vision_dim,
-        lateral_channels=adapter.lateral_channels,
+        widths=FeatureWidths.of(adapter),
         channels=64,
         fine_levels=len(adapter.lateral_channels),
         mlp_channels=128,
@@ -86,14 +83,14 @@ def build_model(path: str) -> Lumen:
 
 
 @torch.inference_mode()
-def ask(model: Lumen, count: int, first: int = 0, memory: PrefixCache | None = None) -> SharedRepresentation:
+def ask(model: Lumen, count: int, first: int = 0) -> SharedRepresentation:
     """Ask ``count`` names about one image, from number ``first`` on, and look for boxes; return what was shared."""
     side = model.lmm.input_spec.fixed_hw or (160, 160)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1, 3, *side), generator=generator, dtype=torch.uint8)
     prompts = [Prompt(f"thing {number}") for number in range(first, first + count)]
     encoded = model.lmm.encode_images(images.to(model.lmm.base_model.device))
-    shared = model.align(model.lmm.ask(encoded, side, [prompts], predicting=True, memory=memory))
+    shared = model.align(model.lmm.ask(encoded, [prompts], predicting=True))
     sample = make_sample(tuple(prompts))
     model.decoders["detection"].predict(shared, [sample])
     return shared

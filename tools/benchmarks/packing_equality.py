@@ -38,7 +38,7 @@ from lumen.lmm.packing import reader
 from lumen.lmm.packing.prefix_attention import Blocks, find_blocks
 from lumen.lmm.packing.rows import IGNORE, PackedRows, pack_rows
 from lumen.model import Lumen
-from lumen.structures import LocFeatures, PerceptionSample, Prompt
+from lumen.structures import FeatureWidths, LocFeatures, PerceptionSample, Prompt
 
 TOLERANCE = 1e-5
 FAULT = 1e-2
@@ -117,15 +117,12 @@ def worst(differences: dict[str, float]) -> tuple[str, str]:
 def build_model(path: str | Path, template: str, *, attention: str = "sdpa", channels: int = 64) -> Lumen:
     """Return a model that packs, with a random aligner and detection decoder; it has every loss there is."""
     torch.manual_seed(0)
-    adapter = HFAdapter(
-        str(path), template=template, add_phrase_state=True, phrase_reconstruction=True, attention=attention
-    )
-    if adapter.packing != "packed":
+    readout = {"add_phrase_state": True, "phrase_reconstruction": True}
+    adapter = HFAdapter(str(path), template=template, base={"attention": attention}, readout=readout)
+    if not adapter.packing.is_packed:
         raise ValueError(f"{path} does not pack prompts, so there is nothing to compare")
     aligner = DenseAligner(
-        dim=adapter.dim,
-        vision_dim=adapter.vision_dim,
-        lateral_channels=adapter.lateral_channels,
+        widths=FeatureWidths.of(adapter),
         channels=channels,
         fine_levels=len(adapter.lateral_channels),
         mlp_channels=2 * channels,
@@ -197,7 +194,7 @@ def add_up(
     model.zero_grad()
     losses: dict[str, Tensor] = {}
     for images, samples in parts:
-        part_losses = whole.normalised_losses(images, samples, counts)
+        part_losses = whole(images, samples, mode="loss", counts=counts)
         sum(part_losses.values()).backward()
         losses = {name: losses.get(name, 0) + value.detach() for name, value in part_losses.items()}
     return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -282,6 +279,8 @@ def split(images: Tensor, samples: Sequence[PerceptionSample]) -> list[tuple[Ten
 class OneByOne(nn.Module):
     """One pass of transformers' plain forward per prompt, in the place of an adapter, whose weights it shares."""
 
+    losses = HFAdapter.losses
+
     def __init__(self, adapter: HFAdapter) -> None:
         super().__init__()
         self.adapter = adapter
@@ -313,6 +312,10 @@ class OneByOne(nn.Module):
             text_losses={name: sum(prompt_losses[name] for prompt_losses in losses) for name in losses[0]},
         )
 
+    def loss(self, features: LocFeatures, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
+        """Return the sums of its losses."""
+        return dict(features.text_losses)
+
     def _ask(self, pixels: Tensor, prefix: list[int], prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
         """Return query and text losses of one prompt, from a whole pass of its own."""
         adapter, lmm = self.adapter, self.adapter.base_model
@@ -327,12 +330,12 @@ class OneByOne(nn.Module):
             labels[:, : len(prefix) + suffix.answer] = IGNORE
             mean = lmm.loss_function(lmm.lm_head(states), labels, vocab_size=lmm.lm_head.out_features)
             losses["loss_answer"] = mean * suffix.num_answer_tokens
-        if adapter.phrase_reconstruction and torch.is_grad_enabled():
-            spoken = ids[0, phrase]
+        if adapter.readout.phrase_reconstruction and torch.is_grad_enabled():
+            target = ids[0, phrase]
             losses["loss_phrase_reconstruction"] = functional.cross_entropy(
-                lmm.lm_head(query).expand(len(spoken), -1), spoken
+                lmm.lm_head(query).expand(len(target), -1), target
             )
-        return query + states[:, phrase].mean(1) if adapter.add_phrase_state else query, losses
+        return query + states[:, phrase].mean(1) if adapter.readout.add_phrase_state else query, losses
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from _timing import print_table, relative_difference
 from prompt_cost import make_prompts
 
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.packing.reader import PrefixCache
+from lumen.lmm.encoded import EncodedImages
 from lumen.structures import Prompt
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
@@ -125,20 +126,21 @@ def make_ways(
     input_hw = adapter.input_spec.fixed_hw
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1, 3, *input_hw), generator=generator, dtype=torch.uint8)
-    encoded, kept = adapter.encode_images(images.to(adapter.base_model.device)), PrefixCache()
+    images = images.to(adapter.base_model.device)
+    encoded, cached = adapter.encode_images(images), adapter.encode_images(images, cache_prefix=True)
 
-    def ask(name: str, *, splits: bool = True, packing: str = "packed", memory: PrefixCache | None = None) -> None:
-        adapter.splits, adapter.packing = splits, packing
-        adapter.max_pass_tokens = 1 if packing == "separate" else 65536
-        asked = prompts[:few] if packing == "separate" else prompts
-        states[name] = adapter.ask(encoded, input_hw, [asked], memory=memory).query
-        adapter.splits, adapter.packing = True, "packed"
+    def ask(name: str, images: EncodedImages = encoded, *, splits: bool = True, mode: str = "packed") -> None:
+        adapter.splits, packing = splits, adapter.packing
+        adapter.packing = replace(packing, mode=mode, max_pass_tokens=1 if mode == "separate" else 65536)
+        asked = prompts[:few] if mode == "separate" else prompts
+        states[name] = adapter.ask(images, [asked]).query
+        adapter.splits, adapter.packing = True, packing
 
     return {
-        "separate": lambda: ask("separate", packing="separate"),
+        "separate": lambda: ask("separate", mode="separate"),
         "masked": lambda: ask("masked", splits=False),
         "split": lambda: ask("split"),
-        "kept": lambda: ask("kept", memory=kept),
+        "kept": lambda: ask("kept", cached),
     }
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -129,8 +129,8 @@ class Ways:
         self.prompts = make_prompts(adapter, count, suffix_tokens)
         self.suffixes = [list(adapter.encoder.suffix(prompt.text, prompt.task).ids) for prompt in self.prompts]
         self.prefix = adapter.prefix((side, side))
-        self.input_hw = (side, side)
         self.pixels = adapter.statistics.normalise(images)
+        self.encoded = adapter.encode_images(images)
         self.tower = self.lmm.model.vision_tower(self.pixels, output_hidden_states=True)
         self.states: dict[str, Tensor] = {}
         functions: dict[str, Callable[[], Tensor]] = {
@@ -154,7 +154,7 @@ class Ways:
 
     def packed(self) -> Tensor:
         """Ask all prompts at once, by the adapter."""
-        return self.adapter.ask(self._connect(), self.input_hw, [self.prompts]).query
+        return self.adapter.ask(replace(self.encoded, states=self._connect()), [self.prompts]).query
 
     def separate(self) -> Tensor:
         """Run everything once per prompt."""

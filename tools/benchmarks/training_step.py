@@ -11,6 +11,7 @@ losses. Random weights; least process CPU time of one thread, taken in turns, or
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
+from lumen.structures import FeatureWidths
 
 SIZES = LlavaSizes(layers=12, width=768, mlp_width=2048, vision_layers=12, vision_width=384, image_side=336)
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
@@ -91,8 +93,8 @@ def build_model(path: str, *, dtype: str = "float32", rank: int = 0) -> Lumen:
     """Return a model with random weights, an aligner of the paper's size and the detection decoder."""
     torch.manual_seed(0)
     lora = {"lora": {"r": rank, "alpha": 2 * rank}, "new_tokens": "learn"} if rank else {}
-    adapter = HFAdapter(path, phrase_reconstruction=True, base_dtype=dtype, **lora)
-    aligner = DenseAligner(dim=adapter.dim, vision_dim=adapter.vision_dim, channels=256)
+    adapter = HFAdapter(path, base={"dtype": dtype, **lora}, readout={"phrase_reconstruction": True})
+    aligner = DenseAligner(widths=FeatureWidths.of(adapter), channels=256)
     model = Lumen(adapter, aligner, [DetectionDecoder(256)]).train()
     adapter.base_model.model.vision_tower.requires_grad_(False)
     return model
@@ -107,9 +109,10 @@ def measure_packing(model: Lumen, images: Tensor, samples: list, rounds: int) ->
         found["packed"] = add_up(model, model.lmm, [(images, samples)], counts)
 
     def rows() -> None:
-        model.lmm.packing = "separate"
+        packing = model.lmm.packing
+        model.lmm.packing = replace(packing, mode="separate")
         found["separate rows"] = add_up(model, model.lmm, [(images, samples)], counts)
-        model.lmm.packing = "packed"
+        model.lmm.packing = packing
 
     def one_by_one() -> None:
         singles = [(image, [sample]) for image, sample in split(images, samples)]
@@ -155,7 +158,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
         bare_optimizer.zero_grad()
 
     def lumen() -> None:
-        losses = model.normalised_losses(images, samples, model.count(samples))
+        losses = model(images, samples, mode="loss")
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What really differs between LMM families, as small functions. No other room asks which family a model is of."""
+"""What really differs between LMM families, as small functions. No other module asks which family a model is of."""
 
 from transformers import PretrainedConfig
 
@@ -38,7 +38,7 @@ def family_of(config: PretrainedConfig) -> Family:
     """Return the functions for a model, by the model types in its config.
 
     Raises:
-        ConfigError: If the family is unknown; says what to add.
+        ConfigError: If the family is unknown; the message names what to add.
     """
     key = f"{config.model_type}/{config.vision_config.model_type}"
     found = FAMILIES.get(key) or FAMILIES.get(config.model_type)

@@ -1,4 +1,4 @@
-"""Nano: a real, tiny LLaVA with its own tokenizer and chat template, made from nothing and saved to disk.
+"""Nano: a real, tiny LLaVA with its own tokenizer and chat template, made from scratch and saved to disk.
 
 It is a ``LlavaForConditionalGeneration`` like the 7B model; only sizes differ. Nothing is downloaded.
 """
@@ -32,7 +32,7 @@ class NanoSizes:
         stem_depths: Residual blocks at each of these strides.
         vocabulary: Upper bound of the tokenizer's vocabulary.
         context: Longest sequence, in tokens.
-        tied: One table of words for options and saying.
+        tied: One table of words for input and output.
     """
 
     width: int = 128

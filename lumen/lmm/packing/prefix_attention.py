@@ -1,9 +1,9 @@
 """Attention of packed rows in two pieces: the shared prefix in plain products, each suffix's own block beside it.
 
-Every token of a suffix sees the whole prefix and its own suffix so far. So the prefix needs no mask, the own block is
-tiny, and the masked square over prefix and suffixes is never formed. Both pieces are softmax averages; weighted by the
-sums under their softmax they give the average over all keys. Backwards, each piece takes the joint result and the joint
-sum in the place of its own, which gives its share of the joint gradient.
+Every token of a suffix sees the whole prefix and its own suffix so far. So the prefix needs no mask, the block of a
+suffix is small, and the masked square over prefix and suffixes is never formed. Both pieces are softmax averages;
+weighted by the sums under their softmax they give the average over all keys. Backwards, each piece takes the joint
+result and the joint sum in the place of its own, which gives its share of the joint gradient.
 
 Legend: R rows, H heads, S tokens behind the prefix, D width of a head, N suffixes of a row, T tokens of the longest.
 Source: the merge is that of Dao et al., "FlashAttention" (2022), section 3.1; the shared piece after Juravsky et al.,
@@ -48,7 +48,7 @@ class Blocks:
     def lay(
         self, tokens: Float[Tensor, "rows heads length width"]
     ) -> Float[Tensor, "rows heads suffixes longest width"]:
-        """Return the tokens by suffix; what lies in empty places means nothing."""
+        """Return the tokens by suffix; empty places hold any values."""
         if self.columns is not None:
             rows = torch.arange(len(tokens), device=tokens.device)[:, None]
             tokens = tokens.transpose(1, 2)[
@@ -94,11 +94,13 @@ def find_blocks(segments: Int[Tensor, "rows length"]) -> Blocks | None:
     num_suffixes = int(segments.max()) if segments.numel() else 0
     if num_suffixes < 1:
         return None
+    # Tokens of each suffix of each row; column 0 stays 0, since padding is not counted.
     counts = torch.zeros(rows, num_suffixes + 1, dtype=torch.long, device=segments.device)
     counts.scatter_add_(1, segments.clamp(min=0), (segments > 0).long())
     longest = int(counts.max())
     if num_suffixes * longest == length and bool((counts[:, 1:] == longest).all()):
         return Blocks(num_suffixes, longest, None)
+    # Each token goes to the place of its suffix and its rank within it; padding to one place too many.
     column = torch.arange(length, device=segments.device).expand(rows, -1)
     first = (counts.cumsum(1) - counts).gather(1, segments.clamp(min=0))
     place = (segments - 1) * longest + column - first
@@ -111,7 +113,7 @@ def find_blocks(segments: Int[Tensor, "rows length"]) -> Blocks | None:
 def split_attention(
     query: Float[Tensor, "rows heads length width"],
     prefix: _PAIR,
-    own: _PAIR,
+    behind: _PAIR,
     blocks: Blocks,
     scale: float,
 ) -> Float[Tensor, "rows heads length width"]:
@@ -120,12 +122,12 @@ def split_attention(
     Args:
         query: Queries of the tokens behind the prefix.
         prefix: Keys and values of the prefix, (rows, key heads, prefix, width).
-        own: Keys and values of the tokens behind it, (rows, key heads, length, width).
+        behind: Keys and values of the tokens behind it, (rows, key heads, length, width).
         blocks: Which of them are one suffix. Padding sees the prefix alone.
         scale: Factor of the products.
     """
-    groups = query.shape[1] // own[0].shape[1]
-    return _SplitAttention.apply(query, *prefix, *(repeat_kv(part, groups) for part in own), blocks, scale)
+    groups = query.shape[1] // behind[0].shape[1]
+    return _SplitAttention.apply(query, *prefix, *(repeat_kv(tensor, groups) for tensor in behind), blocks, scale)
 
 
 class _SplitAttention(torch.autograd.Function):
@@ -140,16 +142,20 @@ class _SplitAttention(torch.autograd.Function):
         blocks: Blocks,
         scale: float,
     ) -> Tensor:
+        # 1. All queries over the shared prefix, without a mask: its average, and the log of the sum under its softmax.
         mixed, total = _attend(_fold(query, prefix_key), prefix_key, prefix_value, scale)
         mixed, total = mixed.reshape(query.shape[:3] + value.shape[3:]), total.reshape(query.shape[:3])
-        logits = _own_logits(blocks.lay(query), blocks.lay(key), scale)
-        own_total = logits.logsumexp(-1, keepdim=True)
-        own = (logits - own_total).exp().to(value.dtype) @ blocks.lay(value)
-        own_total = blocks.restore(own_total, query.shape[2], -torch.inf)[..., 0]
-        share = (own_total - total).sigmoid()[..., None]
-        own = blocks.restore(own, query.shape[2])
-        mixed = torch.lerp(mixed.to(share.dtype), own.to(share.dtype), share).to(value.dtype)
-        ctx.save_for_backward(query, prefix_key, prefix_value, key, value, mixed, torch.logaddexp(total, own_total))
+        # 2. Each suffix over itself, in small causal squares, one per suffix.
+        logits = _block_logits(blocks.lay(query), blocks.lay(key), scale)
+        block_total = logits.logsumexp(-1, keepdim=True)
+        block = (logits - block_total).exp().to(value.dtype) @ blocks.lay(value)
+        # 3. Back into columns. Padding has no block: the log of its sum is -inf, so that the prefix alone counts.
+        block_total = blocks.restore(block_total, query.shape[2], -torch.inf)[..., 0]
+        block = blocks.restore(block, query.shape[2])
+        # 4. Merge: each piece weighs as much as the sum under its softmax, which for two is a sigmoid of the logs.
+        share = (block_total - total).sigmoid()[..., None]
+        mixed = torch.lerp(mixed.to(share.dtype), block.to(share.dtype), share).to(value.dtype)
+        ctx.save_for_backward(query, prefix_key, prefix_value, key, value, mixed, torch.logaddexp(total, block_total))
         ctx.blocks, ctx.scale = blocks, scale
         return mixed
 
@@ -158,32 +164,36 @@ class _SplitAttention(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, prefix_key, prefix_value, key, value, mixed, total = ctx.saved_tensors
         blocks, scale, length = ctx.blocks, ctx.scale, query.shape[2]
+        # 1. The prefix: with the joint result and the joint sum, its kernel's own backward gives the joint gradient.
         folded = [_fold(tensor, prefix_key) for tensor in (gradient, query, mixed)]
         joint = _fold(total[..., None], prefix_key)[..., 0]
         query_grad, prefix_key_grad, prefix_value_grad = _attend_backward(
             *folded, joint, prefix_key, prefix_value, scale
         )
+        # 2. The blocks: their weights are computed again, now as shares of the joint sum.
         lay = blocks.lay
-        weights = (_own_logits(lay(query), lay(key), scale) - lay(total[..., None])).exp()
+        weights = (_block_logits(lay(query), lay(key), scale) - lay(total[..., None])).exp()
         if blocks.columns is not None:
             weights = weights.masked_fill(~blocks.filled(length).to(weights.device), 0)
+        # 3. Through the softmax: the slope of the joint result stands for the sum over all keys, of both pieces.
         slope = (_precise(gradient) * _precise(mixed)).sum(-1, keepdim=True)
         back = (lay(gradient) @ lay(value).transpose(-1, -2) - lay(slope)) * weights * scale
         weights, back = weights.to(value.dtype), back.to(value.dtype)
-        own = (back @ lay(key), back.transpose(-1, -2) @ lay(query), weights.transpose(-1, -2) @ lay(gradient))
-        own_query, own_key, own_value = (blocks.restore(part, length) for part in own)
-        query_grad = query_grad.reshape(query.shape) + own_query
-        return query_grad, prefix_key_grad, prefix_value_grad, own_key, own_value, None, None
+        laid = (back @ lay(key), back.transpose(-1, -2) @ lay(query), weights.transpose(-1, -2) @ lay(gradient))
+        block_query_grad, key_grad, value_grad = (blocks.restore(tensor, length) for tensor in laid)
+        # 4. A query has a share of both pieces; keys and values belong to one.
+        query_grad = query_grad.reshape(query.shape) + block_query_grad
+        return query_grad, prefix_key_grad, prefix_value_grad, key_grad, value_grad, None, None
 
 
-def _own_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "rows heads suffixes longest longest"]:
+def _block_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "rows heads suffixes longest longest"]:
     logits = _precise((query * scale) @ key.transpose(-1, -2))
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     return logits.masked_fill(future, -torch.inf)
 
 
 def _fold(tokens: Float[Tensor, "rows heads length width"], key: Tensor) -> Float[Tensor, "rows key_heads many width"]:
-    """Lay the heads that share keys behind each other; without a mask they are further queries."""
+    """Lay the heads that share keys one after the other: without a mask they are further queries of one head."""
     rows, heads, length, width = tokens.shape
     return tokens.reshape(rows, key.shape[1], heads // key.shape[1] * length, width)
 
@@ -243,14 +253,18 @@ def _attention_forward(
         split.kept[module.layer_idx] = prefix
     pieces = []
     if start:
+        # The prefix attends to itself, causally unless the family opens it.
         mask = None if split.prefix_mask is None else split.prefix_mask[None, None]
-        own = sdpa_attention_forward(module, query[:, :, :start], *prefix, mask, scaling=scale, is_causal=mask is None)
-        pieces.append(own[0])
+        itself = sdpa_attention_forward(
+            module, query[:, :, :start], *prefix, mask, scaling=scale, is_causal=mask is None
+        )
+        pieces.append(itself[0])
     else:
-        prefix = tuple(part.expand(len(query), -1, -1, -1) for part in split.given[module.layer_idx])
+        # The prefix ran before: one row of keys and values serves all rows.
+        prefix = tuple(tensor.expand(len(query), -1, -1, -1) for tensor in split.given[module.layer_idx])
     if split.blocks is not None:
-        own = key[:, :, start:], value[:, :, start:]
-        mixed = split_attention(query[:, :, start:], prefix, own, split.blocks, scale)
+        behind = key[:, :, start:], value[:, :, start:]
+        mixed = split_attention(query[:, :, start:], prefix, behind, split.blocks, scale)
         pieces.append(mixed.transpose(1, 2))
     return torch.cat(pieces, 1), None
 

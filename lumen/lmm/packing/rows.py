@@ -2,6 +2,22 @@
 
 A suffix sees the prefix and itself, never another suffix; its positions start where the prefix ends. So the states of
 a packed suffix equal those of a pass of its own, and the prefix is computed once. Legend: R rows, L row length.
+
+A row with a prefix of 4 tokens (image tokens among them), suffixes ``a`` and ``b``, and one column of padding; ``x``
+marks the keys that a query sees:
+
+                      keys    p p p p   a a a   b b   .
+    position  segment         0 1 2 3   4 5 6   4 5   0
+       0         0    p       x
+       1         0    p       x x
+       2         0    p       x x x
+       3         0    p       x x x x
+       4         1    a       x x x x   x
+       5         1    a       x x x x   x x
+       6         1    a       x x x x   x x x
+       4         2    b       x x x x           x
+       5         2    b       x x x x           x x
+       0        -1    .       x x x x                 x
 """
 
 from collections.abc import Sequence
@@ -89,19 +105,22 @@ def pack_rows(
     Raises:
         PromptError: If the prefix and one suffix do not fit the context.
     """
-    longest = max((len(suffix.ids) for own in suffixes for suffix in own), default=0)
+    # Positions restart, so the context bounds the prefix with one suffix, not the whole row.
+    longest = max((len(suffix.ids) for of_image in suffixes for suffix in of_image), default=0)
     if len(prefix) + longest > context:
         raise PromptError(
             f"a prompt of {longest} tokens behind a prefix of {len(prefix)} does not fit the context of {context} "
             "tokens: shorten the phrase"
         )
-    room = _room(suffixes, len(prefix), longest, max_suffix_tokens)
-    rows, row_image, before = [], [], 0
-    for image, own in enumerate(suffixes):
-        for group in _groups(own, room) or [[]] * every_image:
-            rows.append([(before + at, own[at]) for at in group])
+    # All rows are as long as the longest, so their length is chosen for the batch and not for each image.
+    capacity = _capacity(suffixes, len(prefix), longest, max_suffix_tokens)
+    # A row belongs to one image; pairs keep the numbers in which they were given, whatever row they come into.
+    rows, row_image, first_pair = [], [], 0
+    for image, of_image in enumerate(suffixes):
+        for group in _groups(of_image, capacity) or [[]] * every_image:
+            rows.append([(first_pair + index, of_image[index]) for index in group])
             row_image.append(image)
-        before += len(own)
+        first_pair += len(of_image)
     return _fill_rows(prefix, rows, torch.tensor(row_image, dtype=torch.long), pad_id)
 
 
@@ -110,29 +129,38 @@ def prefix_row(prefix: Sequence[int], image: int = 0) -> PackedRows:
     return _fill_rows(prefix, [[]], torch.tensor([image]), 0)
 
 
-def _room(suffixes: Sequence[Sequence[Suffix]], start: int, longest: int, bound: int) -> int:
+def _capacity(suffixes: Sequence[Sequence[Suffix]], start: int, longest: int, bound: int) -> int:
     """Return how many suffix tokens a row may hold, at most ``bound``, so that all rows together are cheapest.
 
     Cost is what goes through the LLM: rows times their length, prefix and padding included.
     """
-    totals = [sum(len(suffix.ids) for suffix in own) for own in suffixes]
-    rooms = {max(longest, -(-total // parts)) for total in totals for parts in range(1, _MAX_PARTS + 1)}
-    rooms = {min(room, bound) for room in rooms if room} or {bound}
-    return min(rooms, key=lambda room: (sum(-(-total // max(room, 1)) for total in totals) * (start + room), -room))
+    totals = [sum(len(suffix.ids) for suffix in of_image) for of_image in suffixes]
+    # Worth trying: an image in one row, in two, and so on.
+    tried = {max(longest, -(-total // parts)) for total in totals for parts in range(1, _MAX_PARTS + 1)}
+    tried = {min(capacity, bound) for capacity in tried if capacity} or {bound}
+
+    def cost(capacity: int) -> tuple[int, int]:
+        num_rows = sum(-(-total // max(capacity, 1)) for total in totals)
+        return num_rows * (start + capacity), -capacity  # of equal costs the longer row
+
+    return min(tried, key=cost)
 
 
-def _groups(suffixes: Sequence[Suffix], room: int) -> list[list[int]]:
-    """Return the numbers of the suffixes of each row: the longest first, each where it leaves least room."""
+def _groups(suffixes: Sequence[Suffix], capacity: int) -> list[list[int]]:
+    """Return the numbers of the suffixes of each row: the longest first, each where it leaves the fewest tokens free.
+
+    A suffix that is longer than ``capacity`` gets a row of its own.
+    """
     groups: list[list[int]] = []
     left: dict[int, int] = {}
-    for at in sorted(range(len(suffixes)), key=lambda at: -len(suffixes[at].ids)):
-        size = len(suffixes[at].ids)
+    for index in sorted(range(len(suffixes)), key=lambda index: -len(suffixes[index].ids)):
+        size = len(suffixes[index].ids)
         fitting = [(free, number) for number, free in left.items() if free >= size]
         number = min(fitting)[1] if fitting else len(groups)
         if not fitting:
             groups.append([])
-        groups[number].append(at)
-        left[number] = left.get(number, room) - size
+        groups[number].append(index)
+        left[number] = left.get(number, capacity) - size
         if left[number] <= 0:
             del left[number]
     return sorted(sorted(group) for group in groups)
@@ -146,15 +174,18 @@ def _fill_rows(
     pair_row, pair_start = torch.zeros(2, sum(map(len, rows)), dtype=torch.long)
     ids, positions, segments, targets = [], [], [], []
     for number, row in enumerate(rows):
+        # Every row starts with the prefix, in segment 0, which every suffix may see.
         row_ids, row_positions, row_segments = list(prefix), list(range(start)), [_PREFIX] * start
         row_targets = [IGNORE] * start
         for index, (pair, suffix) in enumerate(row):
             pair_row[pair], pair_start[pair] = number, len(row_ids)
             size = len(suffix.ids)
             row_ids += suffix.ids
+            # As if the suffix stood alone behind the prefix.
             row_positions += range(start, start + size)
             row_segments += [index + 1] * size
-            answer = [token if at >= max(suffix.answer, 1) else IGNORE for at, token in enumerate(suffix.ids)]
+            # Each position predicts the next token of its own suffix; the last one predicts nothing.
+            answer = [token if place >= max(suffix.answer, 1) else IGNORE for place, token in enumerate(suffix.ids)]
             row_targets += [*answer[1:], IGNORE]
         padding = length - len(row_ids)
         ids.append(row_ids + [pad_id] * padding)
@@ -179,8 +210,8 @@ def _fill_rows(
 def block_mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
     """Return which key each query sees: earlier keys of the prefix or of its own suffix, and itself.
 
-    transformers hands a 4-D mask through untouched, so it carries causality too. A row never sees nothing: padding sees
-    itself.
+    transformers passes a 4-D mask on unchanged, so it carries causality too. Every query sees some key: padding sees
+    the prefix and itself.
     """
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
@@ -205,6 +236,7 @@ def place_rows(
 
     A suffix goes on at the largest position of the prefix plus 1, alike on every axis.
     """
+    # The rows count the prefix as 0, 1, 2; models with a grid of positions count it otherwise.
     start = prefix.shape[1]
     behind = (position_ids[:, start:] - start + prefix.max() + 1).clamp(min=0)
     placed = torch.cat([prefix[:, None].expand(-1, len(position_ids), -1), behind.expand(len(prefix), -1, -1)], 2)
@@ -214,5 +246,5 @@ def place_rows(
 def additive_mask(
     mask: Bool[Tensor, "rows 1 length length"], dtype: torch.dtype
 ) -> Float[Tensor, "rows 1 length length"]:
-    """Return the mask as numbers to add: eager attention silently misreads a boolean 4-D mask."""
+    """Return the mask as numbers to add: eager attention would read a boolean 4-D mask as numbers, without an error."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -26,7 +26,7 @@ def packing_works(config: PretrainedConfig) -> bool:
     """Return whether packed and separate prompts give equal states: relative difference at most 1e-5.
 
     Uses text only: the prefix stands for an image, which a causal LLM treats alike. Asked once per kind of LLM. A
-    sliding window is no matter of kind but of length: see ``fits_window``.
+    sliding window depends on the length of a prompt, not on the kind: see ``fits_window``.
     """
     text = json.dumps(config.text_config.to_dict(), sort_keys=True, default=str)
     return _check(config.to_json_string(use_diff=False), config._attn_implementation or "sdpa", text)

@@ -113,10 +113,10 @@ class PromptEncoder:
 
     def _encode(self, phrase: str, task: str) -> Suffix:
         user, answer = self.wordings.suffix(self.template, phrase, task)
-        spoken = " " + phrase.strip()
-        self.refuse_special(spoken)
-        phrase_ids = self.ids(spoken)
-        asked = phrase_ids + self.ids(user[len(spoken) :])
+        text = " " + phrase.strip()
+        self.refuse_special(text)
+        phrase_ids = self.ids(text)
+        asked = phrase_ids + self.ids(user[len(text) :])
         answer_ids: list[int] = []
         if answer:
             asked += self.ids(self._turn_text)

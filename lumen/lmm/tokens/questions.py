@@ -1,4 +1,4 @@
-"""Questions that are answered in words, as token ids. What ``hf`` packs and what ``writing`` continues."""
+"""Questions that are answered in words, as token ids: what the adapter packs, and what the LMM continues."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,10 @@ class TextEncoder:
             PromptError: If a turn is empty, too long or holds special tokens, or if the task is unknown.
         """
         asked = prompt.text if prompt.text.strip() else self.encoder.wordings[prompt.task].instruction
-        history = [(self._check(said, "a question"), self._check(heard, "an answer")) for said, heard in prompt.history]
+        history = [
+            (self._check(question, "a question"), self._check(answer, "an answer"))
+            for question, answer in prompt.history
+        ]
         turns = [part for turn in history for part in turn] + [self._check(asked, "a question")]
         after = self._render(turns[1:])[1]
         return self.encoder.ids(turns[0] + after)
@@ -65,7 +68,7 @@ class TextEncoder:
 
     def suffixes(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[Suffix]]:
         """Return the suffixes of the text prompts of each image."""
-        return [[self.suffix(prompt) for prompt in own if self.is_text(prompt)] for own in prompts]
+        return [[self.suffix(prompt) for prompt in of_image if self.is_text(prompt)] for of_image in prompts]
 
     def is_text(self, prompt: Prompt) -> bool:
         """Return whether a prompt is answered in words."""
@@ -79,7 +82,7 @@ class TextEncoder:
     def _messages(self, later: Sequence[str]) -> list[dict]:
         first = {"role": "user", "content": [{"type": "image"}, *_words(MARK)]}
         roles = ("assistant", "user")
-        return [first, *({"role": roles[at % 2], "content": _words(text)} for at, text in enumerate(later))]
+        return [first, *({"role": roles[turn % 2], "content": _words(text)} for turn, text in enumerate(later))]
 
     def _template(self, messages: list[dict], add_generation_prompt: bool) -> str:
         return self.encoder.tokenizer.apply_chat_template(

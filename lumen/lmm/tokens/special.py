@@ -23,12 +23,12 @@ def new_rows(known: Float[Tensor, "rows dim"], count: int) -> Float[Tensor, "cou
     return (mean + noise.to(mean.device) * var.sqrt()).to(known.dtype)
 
 
-def add_tokens(lmm: PreTrainedModel, encoder: PromptEncoder, num_known: int, mode: str) -> "NewTokens | None":
+def add_tokens(base_model: PreTrainedModel, encoder: PromptEncoder, num_known: int, mode: str) -> "NewTokens | None":
     """Give an LMM rows for the special tokens.
 
     Args:
-        lmm: The LMM; its tables are changed for ``resize`` only.
-        encoder: Knows the tokens, and whether the LMM has to say them.
+        base_model: The LMM; its tables are changed for ``resize`` only.
+        encoder: Knows the tokens, and whether the LMM learns to write them.
         num_known: Tokens of the LMM's own.
         mode: ``resize`` or ``learn``.
 
@@ -36,39 +36,39 @@ def add_tokens(lmm: PreTrainedModel, encoder: PromptEncoder, num_known: int, mod
         The rows beside the LMM, for ``learn``.
     """
     if mode == "resize":
-        resize_tokens(lmm, len(encoder.tokenizer))
+        resize_tokens(base_model, len(encoder.tokenizer))
         return None
     ids = encoder.tokenizer.convert_tokens_to_ids(encoder.wordings.special_tokens)
-    return NewTokens(lmm, ids, num_known, with_head=encoder.template.has_answer)
+    return NewTokens(base_model, ids, num_known, with_head=encoder.template.has_answer)
 
 
 @torch.no_grad()
-def resize_tokens(lmm: PreTrainedModel, num_tokens: int) -> None:
+def resize_tokens(base_model: PreTrainedModel, num_tokens: int) -> None:
     """Make the tables of an LMM, input and output, at least ``num_tokens`` rows long."""
-    num_known = lmm.get_input_embeddings().num_embeddings
+    num_known = base_model.get_input_embeddings().num_embeddings
     if num_tokens <= num_known:
         return
-    lmm.resize_token_embeddings(num_tokens, mean_resizing=False)
-    for table in (lmm.get_input_embeddings(), lmm.get_output_embeddings()):
+    base_model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    for table in (base_model.get_input_embeddings(), base_model.get_output_embeddings()):
         table.weight[num_known:] = new_rows(table.weight[:num_known], num_tokens - num_known)
 
 
 class NewTokens(nn.Module):
     """Learnable rows of some tokens beside an LMM whose own tables stay as they are.
 
-    Hooks on the two tables put the rows in: ``rows`` in place of what the input table says of these tokens, ``head``,
+    Hooks on the two tables put the rows in: ``rows`` in place of the input table's rows of these tokens, ``head``,
     where there is one, in place of their logits.
 
     Args:
-        lmm: The LMM.
+        base_model: The LMM.
         ids: The tokens; the tables need not have them.
         num_known: Tokens of the LMM's own; those of ``ids`` among them start as they are.
-        with_head: Whether the LMM learns to say the tokens, too.
+        with_head: Whether the LMM learns to write the tokens, too.
     """
 
-    def __init__(self, lmm: PreTrainedModel, ids: Sequence[int], num_known: int, *, with_head: bool) -> None:
+    def __init__(self, base_model: PreTrainedModel, ids: Sequence[int], num_known: int, *, with_head: bool) -> None:
         super().__init__()
-        inputs, outputs = lmm.get_input_embeddings(), lmm.get_output_embeddings()
+        inputs, outputs = base_model.get_input_embeddings(), base_model.get_output_embeddings()
         num_known = min(num_known, inputs.num_embeddings)
         with torch.no_grad():  # what the LLM sees: some tables scale their rows
             table = inputs(torch.arange(num_known, device=inputs.weight.device))
@@ -76,6 +76,7 @@ class NewTokens(nn.Module):
         self.rows = nn.Parameter(_start(table, ids))
         self.head = nn.Parameter(_start(outputs.weight[:num_known], ids)) if with_head else None
         self._asked = self.ids[:0]
+        self._num_tokens = max(ids) + 1
         inputs.register_forward_pre_hook(self._ask)
         inputs.register_forward_hook(self._answer)
         if with_head:
@@ -87,22 +88,22 @@ class NewTokens(nn.Module):
 
     def _answer(self, table: nn.Module, args: tuple[Tensor], rows: Float[Tensor, "... dim"]) -> Tensor:
         which = self._asked[..., None] == self.ids
-        own = self.rows.to(rows.dtype)[which.int().argmax(-1)]
-        return torch.where(which.any(-1, keepdim=True), own, rows)
+        learned = self.rows.to(rows.dtype)[which.int().argmax(-1)]
+        return torch.where(which.any(-1, keepdim=True), learned, rows)
 
     def _say(self, table: nn.Module, args: tuple[Tensor], logits: Float[Tensor, "... tokens"]) -> Tensor:
-        own = args[0] @ self.head.to(args[0].dtype).T
-        missing = int(self.ids.max()) + 1 - logits.shape[-1]
+        learned = args[0] @ self.head.to(args[0].dtype).T
+        missing = self._num_tokens - logits.shape[-1]
         if missing > 0:
             lowest = logits.new_full((*logits.shape[:-1], missing), torch.finfo(logits.dtype).min)
             logits = torch.cat([logits, lowest], -1)
-        return logits.index_copy(-1, self.ids, own.to(logits.dtype))
+        return logits.index_copy(-1, self.ids, learned.to(logits.dtype))
 
 
 def _start(known: Float[Tensor, "rows dim"], ids: Sequence[int]) -> Float[Tensor, "count dim"]:
     """Return float32 rows to train: the known ones as they are, the others like them."""
     rows = new_rows(known, len(ids)).float()
-    for at, token in enumerate(ids):
+    for row, token in enumerate(ids):
         if token < len(known):
-            rows[at] = known[token].detach()
+            rows[row] = known[token].detach()
     return rows

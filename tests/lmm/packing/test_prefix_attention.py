@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from lumen.lmm.packing import prefix_attention, reader, selfcheck
 from lumen.lmm.packing.prefix_attention import find_blocks, split_attention
-from lumen.lmm.packing.reader import PrefixCache
 from lumen.lmm.packing.rows import block_mask
 from lumen.structures import Prompt
 
@@ -137,32 +136,32 @@ def test_the_self_check_finds_leaking_blocks(make_adapter, monkeypatch):
 def test_a_kept_prefix_changes_no_answer(make_adapter, features):
     adapter = make_adapter(attention="sdpa", features=features, max_suffix_tokens=9, max_pass_tokens=60)
     images, prompts = make_images(2), prompts_of(7, 3)
-    encoded, memory = adapter.encode_images(images), PrefixCache()
+    encoded = adapter.encode_images(images, cache_prefix=True)
     eager = make_adapter(features=features)
-    wanted = eager.ask(eager.encode_images(images), images.shape[-2:], prompts)
+    wanted = eager.ask(eager.encode_images(images), prompts)
     for _ in range(2):
-        found = adapter.ask(encoded, images.shape[-2:], prompts, memory=memory)
+        found = adapter.ask(encoded, prompts)
         assert relative_difference(found.query, wanted.query) <= 1e-5
         assert relative_difference(found.grid, wanted.grid) <= 1e-5
-        assert len(memory.kept) == 2
+        assert len(encoded.prefix_cache.kept) == 2
 
 
 @torch.no_grad()
 def test_a_later_question_reads_its_own_tokens_only(make_adapter):
     adapter = make_adapter(attention="sdpa")
-    image, memory = make_images(1), PrefixCache()
-    encoded = adapter.encode_images(image)
-    adapter.ask(encoded, image.shape[-2:], prompts_of(2), memory=memory)
-    size = memory.num_bytes
+    encoded = adapter.encode_images(make_images(1), cache_prefix=True)
+    adapter.ask(encoded, prompts_of(2))
+    size = encoded.prefix_cache.num_bytes
     adapter.usage.clear()
-    adapter.ask(encoded, image.shape[-2:], prompts_of(4), memory=memory)
+    adapter.ask(encoded, prompts_of(4))
     suffixes = [adapter.encoder.suffix(prompt.text, prompt.task) for prompt in prompts_of(4)[0]]
     assert (adapter.usage.passes, adapter.usage.tokens) == (1, sum(len(suffix.ids) for suffix in suffixes))
-    assert memory.num_bytes == size
+    assert encoded.prefix_cache.num_bytes == size
 
 
 @torch.no_grad()
-def test_a_memory_is_left_alone_where_nothing_splits(make_adapter):
-    adapter, image, memory = make_adapter(), make_images(1), PrefixCache()
-    adapter.ask(adapter.encode_images(image), image.shape[-2:], prompts_of(2), memory=memory)
-    assert memory.kept == {}
+def test_a_prefix_cache_is_left_alone_where_nothing_splits(make_adapter):
+    adapter = make_adapter()
+    encoded = adapter.encode_images(make_images(1), cache_prefix=True)
+    adapter.ask(encoded, prompts_of(2))
+    assert encoded.prefix_cache.kept == {}

@@ -1,0 +1,73 @@
+"""Encoded images: what the vision tower made of them, and what the LLM remembers of them between questions."""
+
+import itertools
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.lmm.families.family import Size
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixKV:
+    """What the LLM made of the prefix with one image.
+
+    Args:
+        layers: Keys and values by layer, (1, heads, prefix, width) each.
+        states: States of the wanted layers.
+    """
+
+    layers: dict[int, tuple[Tensor, Tensor]]
+    states: list[Float[Tensor, "1 prefix dim"]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        held = (*itertools.chain.from_iterable(self.layers.values()), *self.states)
+        tensors = {id(tensor): tensor for tensor in held}
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """What the LLM made of the prefixes of some encoded images, for the questions to come; it fills itself.
+
+    Belongs to the images that it came with and to the weights of that moment.
+
+    Args:
+        kept: By tokens of the prefix and number of the image.
+    """
+
+    kept: dict[tuple[tuple[int, ...], int], PrefixKV] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(prefix.num_bytes for prefix in self.kept.values())
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """Images after the vision tower and the connector; they can be asked many times without being encoded again.
+
+    Args:
+        images: RGB at input size, which some decoders look at themselves.
+        states: Output of tower and connector, in the form of the family.
+        token_hw: Grid of the image tokens of each image.
+        image_text: What each image takes in the text.
+        prefix_cache: Filled by the first question, read by the later ones: without gradients, and where packed prompts
+            split. None where nothing is kept.
+    """
+
+    images: UInt8[Tensor, "images 3 height width"]
+    states: BaseModelOutputWithPooling
+    token_hw: Size
+    image_text: str
+    prefix_cache: PrefixCache | None = None
+
+    @property
+    def input_hw(self) -> Size:
+        """Height and width of the images."""
+        return self.images.shape[-2], self.images.shape[-1]
