@@ -42,13 +42,13 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(DEMO_READY)
 	@echo "== set-up: what the tests need"
-	$(PIP) --no-build-isolation --editable '.[train,lora,text,dev]'
+	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,dev]'
 	@touch $@
 
 $(READY): $(DEV_READY)
 	@echo "== set-up: mmcv's ops are compiled from source, 6 to 7 minutes on 2 cores; nothing is printed meanwhile"
 	$(PIP) ninja packaging wheel
-	$(PIP) --no-build-isolation --editable '.[train,lora,text,dev,mmdet]'
+	$(PIP) --no-build-isolation --editable '.[mmdet]'
 	@touch $@
 	@echo "== set-up: done"
 
