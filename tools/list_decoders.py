@@ -79,7 +79,9 @@ def decoder_rows() -> list[tuple[str, ...]]:
         losses = ", ".join(f"{loss} / {count}" for loss, count in sorted(spec.losses.items()))
         targets, predictions, extras = (_join(names) for names in (spec.targets, spec.predictions, spec.extras))
         token = tokens.get(spec.name, "its own")
-        rows.append((spec.name, name, token, targets, predictions, spec.headline, losses, str(spec.map_queries), extras))
+        rows.append(
+            (spec.name, name, token, targets, predictions, spec.headline, losses, str(spec.map_queries), extras)
+        )
     return sorted(rows)
 
 
