@@ -255,3 +255,9 @@ def test_every_family_has_a_name_in_the_readme():
     text = re.sub("[^a-z0-9]", "", README.partition("Known families are")[2].partition("For another one")[0].lower())
     kinds = {key.partition("/")[0].removeprefix("llava_").replace("_", "") for key in FAMILIES}
     assert [kind for kind in sorted(kinds) if kind not in text] == []
+
+
+def test_the_layout_names_every_part_of_the_package():
+    layout = snippet("Layout", "")
+    parts = [path.name for path in (ROOT / "lumen").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert [part for part in parts if f"{part}/" not in layout] == []
