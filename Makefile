@@ -1,10 +1,23 @@
-# Two commands: `make demo` runs the main job, `make test` the tests. Both set up what they need first.
-PYTHON ?= python3.11
+# `make demo` runs the main job, `make test` the tests. Both set up what they need first, in a virtual environment.
+#
+# Set-up has three steps, each with a mark in $(VENV): the demo needs the first, `make lint` the second, `make test` all.
+# The first two take wheels only. The last compiles mmcv's ops, which only tests and benchmarks compare with.
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+DEMO_READY := $(VENV)/.ready-demo
+DEV_READY := $(VENV)/.ready-dev
 READY := $(VENV)/.ready
 CONFIG := configs/detection/detection_nano_shapes.py
 WORK := work_dirs/detection_nano_shapes
+
+# The first Python that fits; `make PYTHON=/path/to/python` names another.
+FITS := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	if $$python -c '$(FITS)' 2>/dev/null; then echo $$python; break; fi; done)
+
+# All Python files that git tracks and no others.
+FILES = $(or $(shell git ls-files '*.py'),$(error lint checks the files that git tracks, and git lists none here))
 
 .PHONY: help setup demo test test-slow lint clean
 
@@ -12,39 +25,50 @@ help:
 	@echo "make demo       train nano on shapes, evaluate COCO AP, draw a picture (about 12 minutes after set-up)"
 	@echo "make test       lint and the default tests (under 5 minutes after set-up)"
 	@echo "make test-slow  the tests that train for a minute or more"
-	@echo "make setup      only the virtual environment (about 10 minutes the first time)"
+	@echo "make lint       formatting and style of the files that git tracks"
+	@echo "make setup      all of the set-up (about 10 minutes the first time; the demo's part takes 2, without a compiler)"
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
-	@echo "== set-up: virtual environment in $(VENV)"
+$(DEMO_READY): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(FITS)' || { echo "error: Python 3.11, 3.12 or 3.13 with the venv module is needed," \
+		"got '$(PYTHON)'; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+	@echo "== set-up: virtual environment in $(VENV), by $(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
-	@echo "== set-up: torch and build tools"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy setuptools wheel ninja packaging
+	@echo "== set-up: the package and what training needs; wheels only"
+	$(PIP) --only-binary :all: setuptools
+	$(PIP) --only-binary :all: --no-build-isolation --editable '.[train]'
+	@touch $@
+
+$(DEV_READY): $(DEMO_READY)
+	@echo "== set-up: what the tests need"
+	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,dev]'
+	@touch $@
+
+$(READY): $(DEV_READY)
 	@echo "== set-up: mmcv's ops are compiled from source, 6 to 7 minutes on 2 cores; nothing is printed meanwhile"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation onedl-mmcv
-	@echo "== set-up: everything else"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[train,lora,text,dev]'
-	@touch $(READY)
+	$(PIP) ninja packaging wheel
+	$(PIP) --no-build-isolation --editable '.[mmdet]'
+	@touch $@
 	@echo "== set-up: done"
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	@echo "== 1/4 the nano LMM: random weights, own tokenizer"
 	@test -d data/nano || $(BIN)/python tools/make_nano.py
 	@echo "== 2/4 the data set: 6,300 images of shapes"
 	$(BIN)/python tools/make_shapes.py
-	@echo "== 3/4 training from nothing, about 10 minutes on one core, and COCO AP"
+	@echo "== 3/4 training from scratch, about 10 minutes on one core, and COCO AP"
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK) --resume
 	$(BIN)/python tools/test.py $(CONFIG) $(WORK) --work-dir $(WORK)/test
 	@echo "== 4/4 a picture: phrases in, boxes and heatmaps out"
 	$(BIN)/lumen predict data/shapes/val/000002.jpg star triangle circle --model $(WORK) --out out/demo
 	@echo "== look at out/demo"
 
-lint: $(READY)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+lint: $(DEV_READY)
+	@$(BIN)/ruff format --check $(FILES)
+	@$(BIN)/ruff check $(FILES)
 
-test: lint
+test: lint $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)

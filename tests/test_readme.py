@@ -1,7 +1,10 @@
-"""What the README shows is what lies in the repository."""
+"""What README and docs show is in the repository, and runs."""
 
+import ast
+import importlib
 import importlib.util
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,42 +12,111 @@ import pytest
 import torch
 from helpers import make_images, make_sample
 from lmm import zoo
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from real_layouts import CLASSES, coco_file, picture, write
 
+from lumen.cli import app
 from lumen.engine.check_config import load_config
 from lumen.lmm.families import FAMILIES
 from lumen.lmm.meta import outline_config
+from lumen.model import Lumen
 from lumen.prompts import KNOWN_TASKS
-from lumen.registry import DECODERS, METRICS, MODELS
+from lumen.registry import DATASETS, DECODERS, MODELS
+from lumen.serialization.checkpoint import plain, save_checkpoint, trained_state
 from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "projects").glob("*/README.md"))]
+TOOLS = sorted((ROOT / "tools").glob("**/[!_]*.py"))
+FOLDERS = ("tools/", "configs/", "projects/", "docs/", "tests/", "lumen/")
+page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("name", ["example_decoder.py", "example_nano_shapes.py"])
-def test_the_plug_in_is_shown_in_full(name):
-    assert (ROOT / "projects" / "example_decoder" / name).read_text(encoding="utf-8").strip() in README
+def snippet(heading, language="python"):
+    """Return the first block of code in a section of the README."""
+    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return section.partition(f"```{language}\n")[2].partition("```")[0]
 
 
-def test_files_that_the_readme_names_exist():
-    words = {word.strip("`,.;:()") for word in README.split()}
-    named = [word for word in words if word.startswith(("tools/", "configs/", "projects/", "docs/", "tests/"))]
-    missing = [word for word in named if "*" not in word and not (ROOT / word).exists()]
-    assert missing == []
+def snippets(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_snippet_that_brings_an_lmm_builds_and_learns(tmp_path):
-    snippet = README.partition("**Bring your own LMM**")[2].partition("```python\n")[2].partition("```")[0]
-    folder = tmp_path / "smolvlm"
-    folder.mkdir()
-    zoo.save("smolvlm", folder)
-    (tmp_path / "configs").mkdir()
+def commands(text):
+    """Return the shell commands of a page: lines of its bash blocks, and code within sentences, as lists of words."""
+    blocks = "\n".join(snippets(text, "bash")).replace("\\\n", " ")
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    lines = [*blocks.splitlines(), *inline]
+    return [words for words in (shlex.split(line, comments=True) for line in lines if "python" in line) if words]
+
+
+# ---- what runs
+
+
+@pytest.fixture
+def tiny_run(tmp_path, tiny_nano, monkeypatch):
+    """Lay a tiny model with every task where the README's snippet looks for the demo's, and go there."""
+    kinds = [kind for name, kind in own_decoders().items() if not name.startswith(("Sam", "Paper"))]
+    lmm = {"type": "lumen.lmm.adapter.HFAdapter", "name_or_path": str(tiny_nano), "base": {"attention": "eager"}}
+    aligner = {"type": "lumen.aligners.dense.DenseAligner", "channels": 32, "num_heads": 4, "mlp_channels": 64}
+    decoders = [{"type": f"{kind.__module__}.{kind.__name__}"} for kind in kinds]
+    pipeline = [{"type": "lumen.data.transforms.ResizeToInput", "input_hw": (64, 64)}]
+    model = {"type": "lumen.model.Lumen", "lmm": lmm, "aligner": aligner, "decoders": decoders}
+    config = Config({"model": model, "test_dataloader": {"dataset": {"pipeline": pipeline}}})
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("lumen"):
+        state = trained_state(MODELS.build(config.model))
+    for folder in ("configs/detection", "work_dirs/detection_nano_shapes"):
+        (tmp_path / folder).mkdir(parents=True)
+    config.dump(tmp_path / "configs/detection/detection_nano_shapes.py")
+    save_checkpoint(
+        tmp_path / "work_dirs/detection_nano_shapes/iter_2300.pth", plain({"state_dict": state, "meta": {"iter": 2300}})
+    )
+    picture(tmp_path / "data/shapes/val/000000.jpg")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_python_snippet_runs(tiny_run, capsys):
+    names = {}
+    exec(compile(snippet("Use it in Python"), "README.md", "exec"), names)
+    assert isinstance(names["predictor"].model, Lumen)
+    assert names["found"].bboxes.shape == (len(names["found"]), 4)
+    assert len(names["heat"]) == 1
+    assert "tensor" in capsys.readouterr().out
+
+
+@pytest.fixture
+def bases(tmp_path):
+    """Copy the configs that the README's snippets import."""
     for part in ("_base_", "detection"):
         shutil.copytree(ROOT / "configs" / part, tmp_path / "configs" / part)
-    path = tmp_path / "configs" / "detection" / "mine.py"
-    path.write_text(snippet.replace("HuggingFaceTB/SmolVLM-Instruct", str(folder)))
-    config = load_config(path, {}, tool_root=tmp_path)
+    return tmp_path
+
+
+def test_the_config_of_own_data_reads_them(bases, monkeypatch):
+    path = bases / "configs" / "detection" / "mine.py"
+    path.write_text(snippet("Your data"))
+    for name in ("train", "val"):
+        write(bases / "data" / "mine" / f"{name}.json", coco_file())
+    picture(bases / "data" / "mine" / "images" / "1.jpg")
+    monkeypatch.chdir(bases)
+    config = load_config(path, {}, tool_root=bases)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = DATASETS.build(config[name].dataset)
+        assert list(dataset.metainfo["classes"]) == CLASSES
+        assert {prompt.text for prompt in dataset[0]["data_samples"].prompts} <= set(CLASSES)
+
+
+def test_the_snippet_that_brings_an_lmm_builds_and_learns(bases):
+    folder = bases / "smolvlm"
+    folder.mkdir()
+    zoo.save("smolvlm", folder)
+    path = bases / "configs" / "detection" / "mine.py"
+    lines = snippet("Your data") + snippet("Your LMM")
+    path.write_text(lines.replace("HuggingFaceTB/SmolVLM-Instruct", str(folder)))
+    config = load_config(path, {}, tool_root=bases)
     frames = [config[name].dataset.pipeline[1] for name in ("train_dataloader", "val_dataloader", "test_dataloader")]
     assert [tuple(frame["input_hw"]) for frame in frames] == [(378, 378)] * 3
     assert outline_config("HuggingFaceTB/SmolVLM-Instruct").vision_config.image_size // 42 * 42 == 378
@@ -58,10 +130,80 @@ def test_the_snippet_that_brings_an_lmm_builds_and_learns(tmp_path):
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_every_family_has_a_name_in_the_readme():
-    text = re.sub("[^a-z0-9]", "", README.partition("Known are")[2].partition("for another one")[0].lower())
-    kinds = {key.partition("/")[0].removeprefix("llava_").replace("_", "") for key in FAMILIES}
-    assert [kind for kind in sorted(kinds) if kind not in text] == []
+def test_the_decoder_that_the_readme_shows_is_that_of_the_example():
+    shown = snippet("Add a task").strip()
+    assert shown.startswith("@DECODERS")
+    assert shown in (ROOT / "projects/example_decoder/example_decoder.py").read_text(encoding="utf-8")
+
+
+# ---- what exists
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 230
+
+
+@page
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    words = {word.strip("`,.;:()|") for word in re.split(r"[\s`]+", text)}
+    named = [word for word in words if word.startswith(FOLDERS) and not re.search("[<*{]", word) and "mine" not in word]
+    links = [link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) if not (page.parent / link).exists()]
+    assert [word for word in named if not (ROOT / word).exists()] + links == []
+
+
+@page
+def test_commands_that_a_page_shows_exist(page):
+    for words in commands(page.read_text(encoding="utf-8")):
+        tools = [word for word in words if re.match(r"(\$LUMEN/)?tools/.*\.py$", word)]
+        for tool in tools:
+            check_options(ROOT / tool.removeprefix("$LUMEN/"), words)
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_help_of_every_tool_has_examples_that_exist(tool):
+    source = tool.read_text(encoding="utf-8")
+    examples = source.partition('EXAMPLES = """')[2].partition('"""')[0]
+    assert "epilog=EXAMPLES" in source
+    lines = [re.split(r"\s{3,}", line.strip())[0] for line in re.sub(r"\\+\n\s*", "", examples).splitlines()]
+    shown = [shlex.split(line, comments=True) for line in lines if str(tool.relative_to(ROOT)) in line]
+    assert shown
+    for words in shown:
+        check_options(tool, words)
+        configs = [word for word in words if word.startswith(("configs/", "projects/"))]
+        assert [config for config in configs if not (ROOT / config).is_file()] == []
+
+
+def check_options(tool, words):
+    """Fail unless the tool knows each option among the words of a command."""
+    source = tool.read_text(encoding="utf-8")
+    if "add_common_options" in source:
+        source += (ROOT / "lumen" / "engine" / "tool.py").read_text(encoding="utf-8")
+    called = next(place for place, word in enumerate(words) if word.endswith(tool.name))
+    options = [word.partition("=")[0] for word in words[called:] if word.startswith("--")]
+    unknown = [option for option in options if f'"{option}"' not in source]
+    assert unknown == [], f"{tool.name} has no {unknown}"
+
+
+@page
+def test_make_targets_and_lumen_commands_that_a_page_shows_exist(page):
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(re.findall(r"(?:^|`)lumen ([a-z-]+)", text, flags=re.MULTILINE)) <= known
+
+
+@page
+def test_what_a_page_imports_exists(page):
+    for block in snippets(page.read_text(encoding="utf-8"), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("lumen", "mmengine"):
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+# ---- tables that are printed from code
 
 
 def own_decoders():
@@ -70,35 +212,52 @@ def own_decoders():
     return {name: kind for name, kind in DECODERS.module_dict.items() if kind.__module__.startswith("lumen.")}
 
 
-def rows_of(table):
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.splitlines()]
-
-
-def test_the_table_of_decoders_is_what_the_tool_prints():
+@pytest.fixture(scope="module")
+def tool():
     spec = importlib.util.spec_from_file_location("list_decoders", ROOT / "tools" / "list_decoders.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    own = [row for row in tool.decoder_rows() if row[1] in own_decoders()]
-    assert tool.markdown(own) in README
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_the_page_of_tasks_says_what_the_code_says():
-    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
-    table = rows_of(page.partition("| --- |")[2].partition("\n\n")[0])[1:]
-    specs = {}
-    for name, kind in own_decoders().items():
-        if not name.startswith(("Sam", "Paper")):
-            specs[kind.spec.name] = kind.spec
-    wordings = {wording.name: wording for wording in KNOWN_TASKS}
-    assert {row[0] for row in table} == set(wordings) == set(specs)
-    for task, _, answer, targets, predictions, metrics, headline, config in table:
-        spec, wording = specs[task], wordings[task]
-        assert answer == ("words" if wording.is_text else f"{wording.answer_format} `{wording.routing_token}`")
-        assert wording.is_text or set(targets.replace(" (without extent)", "").split(", ")) == spec.targets
-        assert set(predictions.split(", ")) == spec.predictions
-        assert headline == spec.headline
-        judge = METRICS.get(metrics.split("`")[1])
-        assert judge.default_prefix == headline.partition("/")[0]
-        assert judge.needs <= spec.predictions
-        assert config == "none yet" or (ROOT / config.strip("`")).is_file()
-    assert [row[0] for row in rows_of(page.rpartition("| --- |")[2])[1:]] == [row[0] for row in table]
+def test_the_table_of_decoders_is_current(tool):
+    rows = [row for row in tool.decoder_rows() if row[1] in own_decoders()]
+    assert tool.markdown(rows) in (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_configs_is_current(tool):
+    table = tool.markdown(tool.config_rows(), tool.CONFIG_COLUMNS)
+    assert table in (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_tasks_is_current_and_complete(tool):
+    assert tool.markdown(tool.task_rows(), tool.TASK_COLUMNS) in README
+    assert set(tool.QUESTIONS) == {wording.name for wording in KNOWN_TASKS}
+
+
+def test_each_task_is_judged_by_a_metric_that_gives_its_headline(tool):
+    specs = {kind.spec.name: kind.spec for kind in own_decoders().values()}
+    for task, question in tool.QUESTIONS.items():
+        evaluator = load_config(ROOT / "configs" / question.config, {}, tool_root=ROOT).get("test_evaluator")
+        metrics = [metric["type"] for metric in ([evaluator] if isinstance(evaluator, dict) else evaluator or [])]
+        assert all(metric.needs <= specs[task].predictions for metric in metrics)
+        if metrics:
+            assert specs[task].headline.partition("/")[0] in [metric.default_prefix for metric in metrics]
+
+
+def test_every_task_has_a_blind_baseline():
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8").partition("## Blind baselines")[2]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert set(rows[2:]) == {wording.name for wording in KNOWN_TASKS}
+
+
+def test_every_family_has_a_name_in_the_readme():
+    text = re.sub("[^a-z0-9]", "", README.partition("Known families are")[2].partition("For another one")[0].lower())
+    kinds = {key.partition("/")[0].removeprefix("llava_").replace("_", "") for key in FAMILIES}
+    assert [kind for kind in sorted(kinds) if kind not in text] == []
+
+
+def test_the_layout_names_every_part_of_the_package():
+    layout = snippet("Layout", "")
+    parts = [path.name for path in (ROOT / "lumen").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert [part for part in parts if f"{part}/" not in layout] == []

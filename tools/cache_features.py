@@ -1,6 +1,6 @@
-"""Write what the LMM gives for a data set, so that decoders train without the LMM.
+"""Store the LMM features of a data set, so that decoders train without the LMM.
 
-A config of the cached stage is the full one with these lines; metrics, aligner and decoders stay:
+A config of the cached stage is the full config with these lines; metrics, aligner and decoders stay as they are:
 
     model["lmm"] = dict(type=CachedAdapter, cache="data/cache/train", lmm=model["lmm"])
     train_dataloader["dataset"] = dict(
@@ -10,7 +10,7 @@ A config of the cached stage is the full one with these lines; metrics, aligner 
     load_from = dict(checkpoint="work_dirs/detection_nano_shapes/iter_2300.pth", fresh=["decoders.segmentation.*"])
     custom_hooks = [dict(type=FreezeHook, freeze=["aligner.*", "decoders.detection.*"])]
 
-``fresh`` names the new decoders, ``freeze`` what stays. Checkpoints of this stage load with the full model's config.
+``fresh`` names the new decoders, ``freeze`` what is not trained. Checkpoints of this stage load with the full config.
 """
 
 import argparse
@@ -36,9 +36,13 @@ def parse_options() -> argparse.Namespace:
     )
     add_common_options(parser)
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="data set [%(default)s]")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of features [%(default)s]")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="which data set of the config [%(default)s]"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the features [%(default)s]"
+    )
     parser.add_argument("--extras", nargs="+", default=[], help="further features, such as images")
     parser.add_argument("--batch-size", type=int, default=4, help="images at once [%(default)s]")
     parser.add_argument("--device", default="cpu", help="where to compute [%(default)s]")

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    """Load, compare, print, tell by the exit status."""
+    """Load, compare, print; the exit status is 1 where they differ."""
     arguments = parse_arguments()
     adapter = HFAdapter(arguments.model, template=arguments.template, attention=arguments.attention).eval()
     adapter.to(device=arguments.device, dtype=getattr(torch, arguments.dtype))
@@ -43,11 +43,15 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="folder or model id, as name_or_path in a config")
-    parser.add_argument("--template", choices=("compact", "paper"), default="compact", help="default: %(default)s")
+    parser.add_argument(
+        "--template", choices=("compact", "paper"), default="compact", help="prompt template (default: %(default)s)"
+    )
     parser.add_argument("--attention", help="attention implementation, such as sdpa (default: the model's choice)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)s")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="precision (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest difference (default: %(default)s)")
     return parser.parse_args()
 
 

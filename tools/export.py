@@ -1,4 +1,4 @@
-"""Write a checkpoint as a small folder to hand on: safetensors, json and a README.md."""
+"""Export a checkpoint as a folder of safetensors, JSON and a README.md, to be shared."""
 
 import argparse
 import sys
@@ -23,11 +23,15 @@ def parse_options() -> argparse.Namespace:
     )
     add_common_options(parser)
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--decoder", metavar="TASK", help="write the decoder of this task alone")
-    parser.add_argument("--stage", default="decoding", help="how that decoder was trained, for readers [%(default)s]")
-    parser.add_argument("--classes", nargs="+", help="phrases to ask for where a question names none")
-    parser.add_argument("--card", type=Path, help="protocol_test.json of an evaluation, for the figures")
+    parser.add_argument(
+        "--stage", default="decoding", help="how that decoder was trained, for the model card [%(default)s]"
+    )
+    parser.add_argument("--classes", nargs="+", help="phrases that the exported model is asked by default")
+    parser.add_argument(
+        "--card", type=Path, help="protocol_test.json of an evaluation, for the figures of the model card"
+    )
     return parser.parse_args()
 
 

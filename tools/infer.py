@@ -1,4 +1,4 @@
-"""Look for phrases in images with a given config and checkpoint; writes the same files as ``lumen predict``."""
+"""Answer phrases about images with a given config and checkpoint; write the same files as ``lumen predict``."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Answer, or say in one line why not."""
+    """Answer, or report an error in one line."""
     args = parse_args()
     with one_line_errors():
         warn_about_namesake()

@@ -1,4 +1,4 @@
-"""Find objects that a model misses, say why, and draw input, target, heatmap and verdict of the worst ones."""
+"""Find the objects that a model misses, name the reasons, and draw input, target, heatmap and verdict of the worst."""
 
 import argparse
 import csv
@@ -63,9 +63,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num", type=int, default=20, help="pictures of missed objects, worst first (default: 20)")
     parser.add_argument("--img-id", type=int, nargs="+", help="these images only, with all phrases that have objects")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="whose data to read (default: test)")
-    parser.add_argument("--limit", type=int, help="read so many images at most")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score of an answer (default: 0.3)")
-    parser.add_argument("--iou", type=float, default=0.5, help="least overlap of an answer (default: 0.5)")
+    parser.add_argument("--limit", type=int, help="read at most this many images")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score that counts as an answer (default: 0.3)"
+    )
+    parser.add_argument("--iou", type=float, default=0.5, help="lowest IoU that counts as found (default: 0.5)")
     return parser.parse_args()
 
 
@@ -250,7 +252,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Inspect, or say in one line why not."""
+    """Inspect, or report an error in one line."""
     args = parse_args()
     with one_line_errors():
         print(run(args))

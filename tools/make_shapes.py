@@ -14,7 +14,7 @@ from lumen.errors import DataError  # noqa: E402
 EXAMPLES = """examples:
   python tools/make_shapes.py                                   6,000 + 300 images in data/shapes
   python tools/make_shapes.py --out /tmp/tiny --num-train 64 --num-val 16
-  python tools/make_shapes.py --seed 1 --force                  replace data/shapes by another draw
+  python tools/make_shapes.py --seed 1 --force                  replace data/shapes with another draw
 """
 
 
@@ -23,17 +23,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("data/shapes"), help="folder to make (default: data/shapes)")
+    parser.add_argument("--out", type=Path, default=Path("data/shapes"), help="folder to write (default: data/shapes)")
     parser.add_argument("--num-train", type=int, default=6000, help="training images (default: 6000)")
     parser.add_argument("--num-val", type=int, default=300, help="validation images (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same seed gives the same files (default: 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--force", action="store_true", help="replace a shapes data set that is there already")
+    parser.add_argument("--force", action="store_true", help="replace an existing data set of shapes")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Make the data set, or say in one line why not."""
+    """Make the data set, or report an error in one line."""
     args = parse_args()
     start = time.perf_counter()
     try:

@@ -1,7 +1,7 @@
 """What a training step of a decoder costs: from cached features, against through the frozen LMM.
 
 Both ways take the same batch through the frozen aligner, the decoder's loss, its gradients and one step of AdamW;
-options the cache from its files is part of the cached way. Losses and gradients of both must be equal. Random weights,
+reading the cache from its files is part of the cached way. Losses and gradients of both must be equal. Random weights,
 float32, one thread, least process CPU time, taken in turns.
 """
 

@@ -3,7 +3,7 @@
 Ground truth and predictions are drawn by a seed: objects, noisy copies of most of them, and clutter. Each side gets the
 predictions in memory and returns its figures. The script stops with an error when a backend's figures differ from
 those of pycocotools by more than 1e-12 (mmdet's, which it rounds, by more than 6e-4), or when the ratio of ``auto`` to
-mmdet is below the bar. Needs the ``train`` extra.
+mmdet is below the bar. Needs the ``mmdet`` extra.
 """
 
 import argparse

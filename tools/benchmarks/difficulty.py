@@ -3,7 +3,7 @@
 The clock is user and system CPU time over two cores. The schedule is fixed in iterations: a short calibration, which is
 not counted, finds how many fit the budget; the true clock is reported. With ``--select`` the learning rate is first
 chosen on the last images of the training set, which are left out meanwhile; the final run trains on all of it. Data
-options, flips, precision, averaging of weights and evaluation are those of a Lumen run. Needs the ``train`` extra.
+options, flips, precision, averaging of weights and evaluation are those of a Lumen run. Needs the ``mmdet`` extra.
 """
 
 import argparse

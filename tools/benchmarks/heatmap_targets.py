@@ -2,7 +2,7 @@
 
 All paint the same boxes; the script stops with an error when they differ by more than 1e-6, or when the ratio to
 mmdet's own loop is below the bar. A loop over the same functions that avoids tensors of one number is timed too, for
-information. Needs the ``train`` extra.
+information. Needs the ``mmdet`` extra.
 """
 
 import argparse
@@ -23,6 +23,10 @@ BOXES_PER_IMAGE = 12
 SIDE = 112
 STRIDE = 4
 MIN_OVERLAP = 0.3
+EXAMPLES = """examples:
+  OMP_NUM_THREADS=1 python tools/benchmarks/heatmap_targets.py
+  OMP_NUM_THREADS=1 python tools/benchmarks/heatmap_targets.py --images 16 --rounds 9
+"""
 
 
 def main() -> None:
@@ -55,9 +59,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: OMP_NUM_THREADS=1 python tools/benchmarks/heatmap_targets.py --rounds 9",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=64, help="maps in the batch (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, taken in turns (default: %(default)s)")

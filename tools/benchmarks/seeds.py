@@ -1,7 +1,7 @@
 """Train and test one config under several seeds, one after the other; print each figure with mean and spread.
 
 Every seed has its own nano weights, order of data and augmentation. Training runs through tools/train.py, evaluation
-through tools/test.py, each in a process of its own. The clock is user + system CPU time of training, divided by two.
+through tools/test.py, each in a process of its own. ``cpu_seconds`` is the user and system CPU time of training.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def run_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, float]:
-    """Train and test one seed; return its figures and its clock."""
+    """Train and test one seed; return its figures and its CPU seconds."""
     from lumen.lmm.nano.model import make_nano
     from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint
 
