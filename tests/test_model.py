@@ -114,7 +114,8 @@ def test_micro_batches_step_as_the_whole_batch(make, num_micro_batches):
     images, samples = make_images(3), some_samples()
     after = []
     for pieces in (1, num_micro_batches):
-        model = make(num_micro_batches=pieces, lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1})
+        model = make(lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1})
+        model.num_micro_batches = pieces
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         seen = {}
 

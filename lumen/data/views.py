@@ -7,6 +7,7 @@ from typing import Any
 from mmengine import Config
 
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
+from lumen.data.pipelines import ModelInputs, fill_pipelines
 from lumen.data.transforms import ResizeToInput
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
@@ -29,7 +30,7 @@ class Views:
     ask: AskKeypoints
 
 
-def find_views(config: Config) -> Views:
+def find_views(config: Config, inputs: ModelInputs) -> Views:
     """Return the views of a config's test pipeline; what that lacks comes from validation, then from training.
 
     Sizes, modes and paddings are taken over, augmentation is not.
@@ -37,10 +38,15 @@ def find_views(config: Config) -> Views:
     A config with one of the two views gets the other at the same input size; keypoints are worded as
     ``AskKeypoints`` does by itself where no pipeline asks for any.
 
+    Args:
+        config: The config.
+        inputs: ``Lumen.inputs`` of its model; gives the sizes that the pipelines leave out.
+
     Raises:
         ConfigError: There is neither ``ResizeToInput`` nor ``CropInstance``.
     """
-    steps = [step for name in _LOADERS for step in _steps((config.get(name) or {}).get("dataset"))]
+    loaders = [fill_pipelines(config.get(name) or {}, inputs) for name in _LOADERS]
+    steps = [step for loader in loaders for step in _steps(loader.get("dataset"))]
     whole, crop, ask = (_first(steps, kind) for kind in (ResizeToInput, CropInstance, AskKeypoints))
     if whole is None and crop is None:
         raise ConfigError(

@@ -60,7 +60,10 @@ def test_a_factor_on_the_learning_rate_holds_for_muon_too():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"lr_mult": {"nothing*": 1.0}}, "match no trainable"), ({"norm_decay": 0}, "takes lr_mult")],
+    [
+        ({"lr_mult": {"nothing*": 1.0}}, r"paramwise_cfg\.lr_mult: \['nothing\*'\] match no parameter"),
+        ({"norm_decay": 0}, "takes lr_mult"),
+    ],
 )
 def test_patterns_that_match_nothing_and_unknown_settings_are_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
