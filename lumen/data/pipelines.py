@@ -22,6 +22,9 @@ class ModelInputs:
     task: str | None = None
 
 
+NO_INPUTS = ModelInputs()
+
+
 def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
     """Return the config of a loader or data set with the size and the task that its pipelines leave out.
 
@@ -38,12 +41,13 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
     if isinstance(node, Mapping):
         filled = {key: fill_pipelines(value, inputs) for key, value in node.items() if key != "pipeline"}
         if "pipeline" in node:
-            filled["pipeline"] = [_filled(step, inputs) for step in node["pipeline"]]
+            filled["pipeline"] = [fill_step(step, inputs) for step in node["pipeline"]]
         return filled
     return type(node)(fill_pipelines(item, inputs) for item in node) if isinstance(node, list | tuple) else node
 
 
-def _filled(step: Any, inputs: ModelInputs) -> Any:
+def fill_step(step: Any, inputs: ModelInputs) -> Any:
+    """Return one transform of a pipeline as ``fill_pipelines`` does; a built one stays as it is."""
     if not isinstance(step, Mapping):
         return step
     accepted = inspect.signature(_class_of(step)).parameters
