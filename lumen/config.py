@@ -21,6 +21,7 @@ from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
 from lumen.errors import ConfigError
+from lumen.paths import find_path
 
 
 class SharedDict(ConfigDict):
@@ -41,7 +42,7 @@ def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) ->
     are named by text, at once.
 
     Args:
-        path: A pure-Python config.
+        path: A pure-Python config, looked for in the current folder and then in the checkout.
         import_roots: Folders that imports of the config start from, besides its nearest ancestor without
             ``__init__.py``; put at the end of ``sys.path``.
 
@@ -61,7 +62,7 @@ def read_names(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> 
     Raises:
         ConfigError: See ``read_config``.
     """
-    path = Path(path).resolve()
+    path = Path(find_path(path)).resolve()
     tree = _parsed(path)
     for folder in (*import_roots, plugin_folder(path)):
         add_import_path(Path(folder).resolve())
@@ -85,7 +86,7 @@ def settings_of(names: SharedDict, path: Path | str) -> Config:
     Overrides of one setting then leave the others alone, also where two were one object.
     """
     kept = {name: value for name, value in dict.items(names) if not is_helper(name)}
-    return Config(_converted(kept, ConfigDict), filename=str(Path(path).resolve()))
+    return Config(_converted(kept, ConfigDict), filename=str(Path(find_path(path)).resolve()))
 
 
 def is_helper(name: str) -> bool:

@@ -23,6 +23,7 @@ from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
 from lumen.engine.schedule import placed_schedulers
 from lumen.errors import CheckpointError, ConfigError
 from lumen.model import Lumen
+from lumen.paths import find_path
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
 from lumen.serialization.checkpoint import (
     absent_names,
@@ -196,10 +197,10 @@ class LumenRunner(Runner):
         """Load weights only.
 
         Args:
-            filename: Path of the checkpoint.
+            filename: Path of the checkpoint, looked for in the current folder and then in the checkout.
             fresh: Glob patterns of names that may differ, see ``load_trained_state``.
         """
-        checkpoint = load_checkpoint(filename)
+        checkpoint = load_checkpoint(find_path(filename))
         self._load_weights({"state_dict": checkpoint["state_dict"], "meta": checkpoint["meta"]}, fresh)
         self._has_loaded = True
         self.logger.info(f"loaded weights from {filename}")
@@ -210,7 +211,7 @@ class LumenRunner(Runner):
         Raises:
             CheckpointError: The checkpoint does not fit the model, or its run had another seed.
         """
-        checkpoint = load_checkpoint(filename)
+        checkpoint = load_checkpoint(find_path(filename))
         meta = checkpoint["meta"]
         lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
         if lacking:
