@@ -158,7 +158,7 @@ def _idle_helpers(tree: ast.Module) -> dict[str, int]:
         parts = [part for part in ast.iter_child_nodes(statement) if not isinstance(part, ast.stmt)]
         for node in (node for part in parts for node in ast.walk(part)):
             if isinstance(node, ast.Name) and is_helper(node.id):
-                if node in roots:
+                if isinstance(node.ctx, ast.Store) or node in roots:
                     changed[node.id] = (time, node.lineno)
                 else:
                     read[node.id] = time

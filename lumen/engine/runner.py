@@ -137,7 +137,7 @@ class LumenRunner(Runner):
         """
         wrapper, loader, model = self.optim_wrapper, self._train_dataloader, _unwrapped(self.model)
         counts = (wrapper if isinstance(wrapper, dict) else vars(wrapper)).get("accumulative_counts", 1)
-        if counts == 1:
+        if counts <= 1:  # below 1 is refused where the wrapper is built
             return
         if (
             not isinstance(model, Lumen)

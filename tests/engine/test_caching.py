@@ -88,7 +88,7 @@ def make_config(data, nano, **pipeline):
     }
     loader = {"batch_size": 2, "num_workers": 0, "collate_fn": {"type": pseudo_collate}}
     every = copy.deepcopy(dataset)
-    every["pipeline"][2] = {"type": AskClasses, "num_prompts": None, "shuffle": False}
+    every["pipeline"][2] = {"type": AskClasses, "num_prompts": None, "shuffle": False, "task": "detection"}
     return Config(
         {
             "model": {
