@@ -10,7 +10,9 @@ from lumen.decoders.text import CaptionDecoder
 with read_base():
     from .nano import _aligner, _lmm, _model
 
-_lmm.update(name_or_path="data/nano4", generation=dict(max_new_tokens=96))  # captions take up to 72 of nano's small tokens
+_lmm.update(
+    name_or_path="data/nano4", generation=dict(max_new_tokens=96)
+)  # captions take up to 72 of nano's small tokens
 _aligner["heat"]["point_sigma"] = 1.5  # of 40 x 40 cells; the paper's 2 is for its grid
 
 model = dict(
