@@ -35,6 +35,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
+from lumen.data.pipelines import ModelInputs
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.ops.masks import masks_to_original
@@ -47,6 +48,9 @@ from lumen.structures import (
     pairs_of_task,
     select_pairs,
 )
+
+MAX_PIXELS = 448 * 448
+"""Pixels of the images where neither the config nor the LMM says how large they are."""
 
 ImageBatch = Sequence[Tensor | BaseDataElement] | Tensor
 _MODES = ("loss", "predict", "tensor")
@@ -61,13 +65,16 @@ class Lumen(BaseModel):
         aligner: Config of the aligner, or the aligner; its ``widths`` are filled in from the adapter.
         decoders: Configs of the decoders, or decoders, at most one per task; ``channels`` is filled in.
         loss_weights: Weight by name, such as ``{"detection/loss_box": 2.0}``; 1 where none is given.
-        num_micro_batches: Pieces that a training batch is computed in to save memory; the result is that of the whole
-            batch, apart from batch normalisation.
+        input_hw: Height and width of the images, for an LMM that takes several sizes; see ``inputs``.
+        max_pixels: Where ``input_hw`` is left out and any size goes: bound on the pixels of the square that is used.
         data_preprocessor: MMEngine's; moves a batch to the device when left out.
 
     Raises:
-        ConfigError: If two decoders share a task, or a loss weight names no loss.
+        ConfigError: If two decoders share a task, a loss weight names no loss, or the LMM does not take ``input_hw``.
     """
+
+    num_micro_batches: int = 1
+    """Pieces that ``train_step`` computes a batch in; ``LumenRunner`` sets it to ``accumulative_counts``."""
 
     def __init__(
         self,
@@ -76,7 +83,8 @@ class Lumen(BaseModel):
         decoders: Sequence[dict | Decoder],
         *,
         loss_weights: Mapping[str, float] | None = None,
-        num_micro_batches: int = 1,
+        input_hw: Sequence[int] | None = None,
+        max_pixels: int = MAX_PIXELS,
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
@@ -98,11 +106,9 @@ class Lumen(BaseModel):
         unknown = sorted(set(self.loss_weights) - set(self.loss_counts))
         if unknown:
             raise ConfigError(f"loss_weights name unknown losses {unknown}; known are {sorted(self.loss_counts)}")
-        if num_micro_batches < 1:
-            raise ConfigError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
-        if num_micro_batches > 1 and dist.get_world_size() > 1:
-            raise ConfigError("num_micro_batches works in a single process; with several, lower batch_size instead")
-        self.num_micro_batches = num_micro_batches
+        self._input_hw = None if input_hw is None else (int(input_hw[0]), int(input_hw[1]))
+        if self.lmm.input_spec is not None:
+            self._input_hw = self.lmm.input_spec.chosen_hw(input_hw, max_pixels)
 
     def add_decoder(self, decoder: Decoder) -> None:
         """Add a task; the answers of the others stay as they are, to the last bit.
@@ -123,6 +129,14 @@ class Lumen(BaseModel):
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with; see ``HFAdapter.describe``."""
         return {**self.lmm.describe(), "tasks": " ".join(self.decoders)}
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What pipelines of the model's data take from it where they do not say: size of images, its only task.
+
+        The size is ``input_hw``, or else the only one that the LMM takes, or else a square of ``max_pixels`` at most.
+        """
+        return ModelInputs(self._input_hw, next(iter(self.decoders)) if len(self.decoders) == 1 else None)
 
     @property
     def written_fields(self) -> frozenset[str]:
@@ -173,7 +187,8 @@ class Lumen(BaseModel):
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """Do one optimizer step over the whole batch, in ``num_micro_batches`` pieces.
 
-        Every loss is a sum divided by one count of the global batch, so the pieces add up to the whole.
+        Every loss is a sum divided by one count of the global batch, so the pieces add up to the whole, apart from
+        batch normalisation.
         """
         data = self.data_preprocessor(data, True)
         inputs, samples = data["inputs"], data["data_samples"]

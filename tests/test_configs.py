@@ -1,6 +1,7 @@
 """Every leaf config loads, survives a dump, builds on a tiny nano and takes a training step."""
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from mmengine.registry import DefaultScope
 from real_layouts import make_all
 
 from lumen.config import read_config
+from lumen.data.pipelines import fill_pipelines
 from lumen.engine.check_config import load_config
+from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.cached import CachedAdapter
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from lumen.structures import Prompt
@@ -131,29 +134,38 @@ def test_a_leaf_reads_the_layout_that_it_names(path, real_root, monkeypatch):
     monkeypatch.setenv("LUMEN_DATA", str(real_root))
     config = load(path)
     tasks = {decoder.type.spec.name for decoder in config.model.decoders}
+    inputs = inputs_of_config(config)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if config.get(name) is None:
             continue
         with DefaultScope.overwrite_default_scope("lumen"):
-            dataset = DATASETS.build(config[name].dataset)
+            dataset = DATASETS.build(fill_pipelines(config[name].dataset, inputs))
         for index in range(len(dataset)):
             sample = dataset[index]["data_samples"]
             assert sample.prompts, f"{name}, sample {index}"
             assert {prompt.task for prompt in sample.prompts} <= tasks
 
 
-def test_three_lines_are_enough_for_a_data_set_of_ones_own(tmp_path):
+def test_four_lines_are_enough_for_a_data_set_of_ones_own(tmp_path):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    own = tmp_path / "configs" / "detection" / "mine.py"
-    own.write_text(
+    mine = tmp_path / "configs" / "detection" / "mine.py"
+    mine.write_text(
         "from mmengine.config import read_base\n"
         "with read_base():\n"
         "    from .detection_nano_coco import *\n"
         'train_dataloader["dataset"].update(data_root="d", ann_file="train.json", data_prefix=dict(img="images"))\n'
         'val_dataloader["dataset"].update(data_root="d", ann_file="val.json", data_prefix=dict(img="images"))\n'
-        "test_dataloader = val_dataloader\n"
     )
-    config = load(own)
+    config = load(mine)
     assert config.train_dataloader.dataset.ann_file == "train.json"
     assert config.val_dataloader.dataset.ann_file == config.test_dataloader.dataset.ann_file == "val.json"
     assert config.test_dataloader.dataset.data_prefix.img == "images"
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+def test_a_leaf_names_no_step_by_its_place_and_no_size_in_its_pipelines(path):
+    text = path.read_text()
+    assert re.search(r"pipeline\"\]\[\d", text) is None
+    settings = load(path)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert "input_hw" not in str(settings.get(name))

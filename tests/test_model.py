@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from lumen.aligners.dense import DenseAligner
+from lumen.data.pipelines import ModelInputs
 from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
@@ -114,7 +115,8 @@ def test_micro_batches_step_as_the_whole_batch(make, num_micro_batches):
     images, samples = make_images(3), some_samples()
     after = []
     for pieces in (1, num_micro_batches):
-        model = make(num_micro_batches=pieces, lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1})
+        model = make(lmm={"phrase_reconstruction": True}, aligner={"fine_levels": 1})
+        model.num_micro_batches = pieces
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         seen = {}
 
@@ -183,9 +185,18 @@ def test_two_decoders_of_one_task_are_refused(make):
         make((DetectionDecoder, PaperDetectionDecoder))
 
 
-def test_less_than_one_micro_batch_is_refused(make):
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        make(num_micro_batches=0)
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({}, (448, 448)), ({"max_pixels": 100 * 100}, (96, 96)), ({"input_hw": (32, 64)}, (32, 64))],
+)
+def test_a_model_says_what_its_data_should_be(make, options, size):
+    model = make(**options)
+    assert model.inputs == ModelInputs(size, "detection" if len(model.decoders) == 1 else None)
+
+
+def test_a_size_that_the_lmm_does_not_take_is_refused(make):
+    with pytest.raises(ConfigError, match="takes images of multiples of"):
+        make(input_hw=(33, 64))
 
 
 @pytest.mark.parametrize("mode", ["loss", "predict", "tensor"])

@@ -44,13 +44,15 @@ def build_dataset(config: Any, split: str) -> Any:
     Raises:
         ConfigError: The config has no such loader.
     """
+    from lumen.data.pipelines import fill_pipelines
+    from lumen.engine.model_inputs import inputs_of_config
     from lumen.errors import ConfigError
     from lumen.registry import DATASETS
 
     loader = config.get(f"{split}_dataloader")
     if not loader:
         raise ConfigError(f"the config defines no {split}_dataloader")
-    return DATASETS.build(loader["dataset"])
+    return DATASETS.build(fill_pipelines(loader["dataset"], inputs_of_config(config)))
 
 
 def target_heat(sample: Any, target: str, stride: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
             model,
             options.out,
             config=config.model,
-            views=find_views(config),
+            views=find_views(config, model.inputs),
             names=names,
             classes=options.classes,
             description=about,

@@ -224,6 +224,7 @@ def run(args: argparse.Namespace) -> str:
         ConfigError: The config has no such loader, or the model no decoder of boxes.
     """
     from lumen.config import read_config
+    from lumen.data.pipelines import fill_pipelines
     from lumen.errors import ConfigError
     from lumen.inference.predictor import LumenPredictor
     from lumen.registry import DATASETS
@@ -232,8 +233,8 @@ def run(args: argparse.Namespace) -> str:
     loader = config.get(f"{args.split}_dataloader")
     if not loader:
         raise ConfigError(f"the config defines no {args.split}_dataloader")
-    dataset = DATASETS.build(loader["dataset"])
     model = LumenPredictor.from_checkpoint(args.config, args.checkpoint, dtype=torch.float32).model
+    dataset = DATASETS.build(fill_pipelines(loader["dataset"], model.inputs))
     decoder, limits = box_decoder(model), {"threshold": args.threshold, "min_iou": args.iou}
     indices = chosen_indices(dataset, args.img_id, args.limit)
     misses, num_objects = find_misses(model, decoder, dataset, indices, **limits)

@@ -19,7 +19,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "nano", help="folder to write [data/nano]")
+    parser.add_argument("--out", type=Path, default=Path("data/nano"), help="folder to write [data/nano]")
     parser.add_argument("--width", type=int, default=128, help="hidden size of the LLM [%(default)s]")
     parser.add_argument("--llm-layers", type=int, default=2, help="layers of the LLM [%(default)s]")
     parser.add_argument("--vision-layers", type=int, default=2, help="transformer layers of the tower [%(default)s]")

@@ -13,6 +13,7 @@ from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # 
 EXAMPLES = """examples:
   python tools/test.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes
   python tools/test.py configs/detection/detection_nano_shapes.py best.pth --out results.json
+  python tools/test.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes --show-dir out/answers
 """
 
 
@@ -24,6 +25,7 @@ def parse_options() -> argparse.Namespace:
     add_common_options(parser)
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work dir for its newest one")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--show-dir", type=Path, help="folder for a picture of each sample: targets beside the answer")
     return parser.parse_args()
 
 
@@ -33,8 +35,10 @@ def main(options: argparse.Namespace) -> None:
     from lumen.serialization.atomic import write_text
     from lumen.serialization.checkpoint import named_checkpoint
 
-    checkpoint = named_checkpoint(options.checkpoint)
-    config.load_from, config.resume = str(checkpoint), False
+    config.load_from, config.resume = str(named_checkpoint(options.checkpoint)), False
+    if options.show_dir is not None:
+        show = {"type": "ShowHook", "folder": str(options.show_dir)}
+        config.custom_hooks = [*(config.get("custom_hooks") or ()), show]
     from lumen.engine.runner import LumenRunner
 
     figures = LumenRunner.from_cfg(config).test()

@@ -1,4 +1,8 @@
-"""Box detection on any COCO-format data set. A leaf names the folder and the files; class names come from the files."""
+"""Loaders of a small data set in COCO's format, shapes, whose images are kept in memory. Names come from the files.
+
+A pipeline is ``[_load, _resize, _ask, _pack]``, that of evaluation ``[_val_load, _val_resize, _val_ask, _pack]``. A
+leaf changes a step by its name: ``_ask["num_prompts"] = 4``. Size and task come from the model.
+"""
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 
@@ -6,7 +10,13 @@ from lumen.data.coco import CocoDataset
 from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.metrics.coco.metric import CocoMetric
 
-_input_hw = (160, 160)
+_load = dict(type=LoadImage, cache_mb=600)
+_resize = dict(type=ResizeToInput, flip_probability=0.5)
+_ask = dict(type=AskClasses, num_prompts=8)
+_pack = dict(type=PackSample)
+_val_load = dict(type=LoadImage)
+_val_resize = dict(type=ResizeToInput)
+_val_ask = dict(type=AskClasses, num_prompts=None, shuffle=False)
 
 train_dataloader = dict(
     batch_size=8,
@@ -18,12 +28,7 @@ train_dataloader = dict(
         data_root="data/shapes",
         ann_file="annotations/instances_train.json",
         data_prefix=dict(img="train"),
-        pipeline=[
-            dict(type=LoadImage, cache_mb=600),
-            dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5),
-            dict(type=AskClasses, num_prompts=8),
-            dict(type=PackSample),
-        ],
+        pipeline=[_load, _resize, _ask, _pack],
     ),
 )
 val_dataloader = dict(
@@ -37,12 +42,7 @@ val_dataloader = dict(
         ann_file="annotations/instances_val.json",
         data_prefix=dict(img="val"),
         test_mode=True,
-        pipeline=[
-            dict(type=LoadImage),
-            dict(type=ResizeToInput, input_hw=_input_hw),
-            dict(type=AskClasses, num_prompts=None, shuffle=False),
-            dict(type=PackSample),
-        ],
+        pipeline=[_val_load, _val_resize, _val_ask, _pack],
     ),
 )
 test_dataloader = val_dataloader

@@ -10,6 +10,7 @@ from torch.optim import AdamW
 from lumen.aligners.dense import DenseAligner
 from lumen.engine.hooks import FreezeHook
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
+from lumen.engine.schedule import WarmUpThenDecay
 from lumen.lmm.adapter import HFAdapter
 
 _lmm = dict(
@@ -60,15 +61,14 @@ optim_wrapper = dict(
     constructor=GroupedConstructor,
     clip_grad=dict(max_norm=1.0),
 )
-# SURE: LoRA and aligner learn, everything else rests. In stage 1 no decoder learns: nothing but the heatmap is shared.
+# SURE: LoRA and aligner learn, everything else is frozen. In stage 1 no decoder learns: only the heatmap is shared.
 _freeze_alignment = [
     dict(type=FreezeHook, freeze=["lmm.*vision_tower.*", "lmm.*multi_modal_projector.*", "decoders.*"])
 ]
-# UNKNOWN: what rests while [H] and [W] learn; here everything but the decoders.
+# UNKNOWN: what is frozen while [H] and [W] learn; here everything but the decoders.
 _freeze_decoding = [dict(type=FreezeHook, freeze=["lmm.*", "aligner.*"])]
 
-# INFERRED from LISA: 100 steps of warm-up, then linearly to 0; a leaf gives the second part its length.
-_warm_up = dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=100)
-_decay = dict(type=LinearLR, start_factor=1.0, end_factor=0.0, by_epoch=False, begin=100)
+# INFERRED from LISA: 100 steps of warm-up, then linearly to 0 at the end of the run.
+param_scheduler = dict(type=WarmUpThenDecay, warm_up=100, decay=dict(type=LinearLR, start_factor=1.0, end_factor=0.0))
 val_cfg = dict(dtype="bfloat16")
 test_cfg = dict(dtype="bfloat16")

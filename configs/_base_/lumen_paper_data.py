@@ -21,12 +21,12 @@ from lumen.data.refer import AskSentences, ReferDataset
 from lumen.data.text import AskQuestions, LoadImageOrBlank, QuestionsDataset
 from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 
-_hw = (448, 448)  # SURE
-_frame = dict(type=ResizeToInput, input_hw=_hw)
+_load = dict(type=LoadImage)
+_resize = dict(type=ResizeToInput)  # SURE: to 448 pixels, the model's dense_hw
+_ask = dict(type=AskClasses, num_prompts=1, max_absent=0)
 _pack = dict(type=PackSample)
-_class = dict(type=AskClasses, num_prompts=1, max_absent=0)
 
-_detection = dict(type=CocoDataset, filter_empty=True, pipeline=[dict(type=LoadImage), _frame, _class, _pack])
+_detection = dict(type=CocoDataset, filter_empty=True, pipeline=[_load, _resize, _ask, _pack])
 _coco = dict(
     _detection,
     data_root="data/coco",
@@ -50,7 +50,7 @@ _sentences = dict(
     split="train",
     data_root="data/refer",
     data_prefix=dict(img="images/mscoco/images/train2014"),
-    pipeline=[dict(type=LoadImage), _frame, dict(type=AskSentences, num_prompts=1), _pack],
+    pipeline=[_load, _resize, dict(type=AskSentences, num_prompts=1), _pack],
 )
 _refcoco = dict(_sentences, ann_file="refcoco/refs(unc).p", instances_file="refcoco/instances.json")
 _refcocoplus = dict(_sentences, ann_file="refcoco+/refs(unc).p", instances_file="refcoco+/instances.json")
@@ -58,12 +58,7 @@ _refcocog = dict(_sentences, ann_file="refcocog/refs(umd).p", instances_file="re
 
 _keypoints = dict(
     type=CocoKeypointsDataset,
-    pipeline=[
-        dict(type=LoadImage),
-        dict(type=CropInstance, input_hw=_hw),
-        dict(type=AskKeypoints, num_prompts=1),
-        _pack,
-    ],
+    pipeline=[_load, dict(type=CropInstance), dict(type=AskKeypoints, num_prompts=1), _pack],
 )
 _coco_keypoints = dict(
     _keypoints,
@@ -80,12 +75,7 @@ _vqa = dict(
     # SURE: a subset of 665K samples. INFERRED: that it is this file.
     ann_file="sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json",
     data_prefix=dict(img="images"),
-    pipeline=[
-        dict(type=LoadImageOrBlank),
-        _frame,
-        dict(type=AskQuestions, num_prompts=1, task="chat"),
-        _pack,
-    ],
+    pipeline=[dict(type=LoadImageOrBlank), _resize, dict(type=AskQuestions, num_prompts=1, task="chat"), _pack],
 )
 
 _located = [_coco, _objects365, _openimages, _refcoco, _refcocoplus, _refcocog, _coco_keypoints, _aic]
@@ -117,6 +107,6 @@ val_dataloader = dict(
         ann_file="annotations/instances_val2017.json",
         data_prefix=dict(img="val2017"),
         test_mode=True,
-        pipeline=[dict(type=LoadImage), _frame, dict(type=AskClasses, num_prompts=None, shuffle=False), _pack],
+        pipeline=[_load, _resize, dict(type=AskClasses, num_prompts=None, shuffle=False), _pack],
     ),
 )

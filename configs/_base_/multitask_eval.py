@@ -3,19 +3,21 @@
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, pseudo_collate
 
-from lumen.data.transforms import LoadImage, ResizeToInput
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 
 with read_base():
     from .multitask_nano import *
     from .runtime import *
     from .schedule_nano import *
 
-_root = "data/shapes"
-_hw = (160, 160)
 _instances = "annotations/instances_val.json"
-_view = [dict(type=LoadImage), dict(type=ResizeToInput, input_hw=_hw)]
-_images = dict(data_root=_root, data_prefix=dict(img="val"), test_mode=True)
+_images = dict(data_root="data/shapes", data_prefix=dict(img="val"), test_mode=True)
 _refs = dict(ann_file="annotations/refs_val.json", layout="shapes", instances_file=_instances)
+
+_load = dict(type=LoadImage)
+_resize = dict(type=ResizeToInput)
+_ask = dict(type=AskClasses, num_prompts=None, shuffle=False)
+_pack = dict(type=PackSample)
 
 test_dataloader = dict(
     batch_size=16,
@@ -24,5 +26,6 @@ test_dataloader = dict(
     sampler=dict(type=DefaultSampler, shuffle=False),
 )
 optim_wrapper = None
+param_scheduler = None
 custom_hooks = None
 val_cfg = None

@@ -9,15 +9,17 @@ from lumen.decoders.pose import PoseDecoder
 from lumen.decoders.referring_segmentation import ReferringSegmentationDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.decoders.text import CaptionDecoder, VqaDecoder
-from lumen.model import Lumen
 
 with read_base():
-    from .nano import _aligner, _lmm
+    from .nano import _aligner, _lmm, _model
+
+_lmm["name_or_path"] = "data/nano4"
+_lmm["readout"]["name_tokens"] = 3
+_aligner["heat"]["point_sigma"] = 1.0
 
 model = dict(
-    type=Lumen,
-    lmm=dict(_lmm, name_or_path="data/nano4", readout=dict(_lmm["readout"], name_tokens=3)),
-    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.0)),
+    _model,
+    input_hw=(160, 160),
     decoders=[
         dict(type=DetectionDecoder),
         dict(type=SegmentationDecoder),

@@ -6,17 +6,18 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.pose import PoseDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.decoders.text import CaptionDecoder
-from lumen.model import Lumen
 
 with read_base():
-    from .nano import _aligner, _lmm
+    from .nano import _aligner, _lmm, _model
+
+_lmm.update(
+    name_or_path="data/nano4", generation=dict(max_new_tokens=96)
+)  # captions take up to 72 of nano's small tokens
+_aligner["heat"]["point_sigma"] = 1.5  # of 40 x 40 cells; the paper's 2 is for its grid
 
 model = dict(
-    type=Lumen,
-    # Captions take up to 72 of nano's small tokens.
-    lmm=dict(_lmm, name_or_path="data/nano4", generation=dict(max_new_tokens=96)),
-    # Of 40 x 40 cells; the paper's 2 is for its grid.
-    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.5)),
+    _model,
+    input_hw=(320, 320),
     decoders=[
         dict(type=DetectionDecoder),
         dict(type=SegmentationDecoder),

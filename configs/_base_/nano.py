@@ -1,10 +1,12 @@
 """The nano model: a LLaVA small enough to train from scratch on a CPU, with the aligner that goes with it.
 
-``data/nano`` is made by ``python tools/make_nano.py``.
+``data/nano`` is made by ``python tools/make_nano.py``. A leaf writes ``model = dict(_model, decoders=[...])``; images
+of any multiple of 16 pixels are taken, and ``input_hw`` chooses the size once for all loaders.
 """
 
 from lumen.aligners.dense import DenseAligner
 from lumen.lmm.adapter import HFAdapter
+from lumen.model import Lumen
 
 _lmm = dict(
     type=HFAdapter,
@@ -24,9 +26,5 @@ _aligner = dict(
     fine_levels=1,  # stride 8
     heat=dict(target="ttfnet"),
 )
-_loss_weights = {
-    "lmm/loss_phrase_reconstruction": 0.5,
-    "aligner/loss_heat": 1.0,
-    "aligner/loss_presence": 0.5,
-    "detection/loss_box": 2.0,
-}
+_model = dict(type=Lumen, lmm=_lmm, aligner=_aligner)
+_loss_weights = {"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5}

@@ -1,15 +1,31 @@
-"""Nano on real photographs at 320 pixels: loaders and schedule. A leaf adds data sets, decoder and metric.
+"""Nano on real photographs at 320 pixels: model, loaders, schedule. A leaf adds data sets, decoder and metric.
 
-Steps, batch and augmentation are a guess; nothing that uses this file was measured.
+A pipeline is ``[_load, _resize, _colour, _ask, _pack]``, that of evaluation ``[_load, _val_resize, _val_ask, _pack]``.
+A leaf changes a step by its name (``_resize["scale_range"] = None``), or makes its own list of steps. Steps, batch and
+augmentation are a guess; nothing that uses this file was measured.
 """
 
+from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
-from mmengine.optim import CosineAnnealingLR, LinearLR
 
-from lumen.data.transforms import LoadImage, PackSample, Photometric, ResizeToInput
+from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric, ResizeToInput
 
-_input_hw = (320, 320)
-_num_iters = 36000
+with read_base():
+    from .nano import *
+    from .runtime import *
+    from .schedule_nano import *
+
+_model["input_hw"] = (320, 320)
+
+_load = dict(type=LoadImage)
+_resize = dict(type=ResizeToInput, flip_probability=0.5, scale_range=(0.5, 1.6))
+_colour = dict(type=Photometric)
+_ask = dict(type=AskClasses, num_prompts=8)
+_pack = dict(type=PackSample)
+_val_resize = dict(type=ResizeToInput)
+_val_ask = dict(type=AskClasses, num_prompts=None, shuffle=False)
+_pipeline = [_load, _resize, _colour, _ask, _pack]
+_val_pipeline = [_load, _val_resize, _val_ask, _pack]
 
 _train_loader = dict(
     batch_size=16,
@@ -24,17 +40,6 @@ _val_loader = dict(
     collate_fn=dict(type=pseudo_collate),
     sampler=dict(type=DefaultSampler, shuffle=False),
 )
-# A pipeline is a view, what is asked, and packing. Sentences and questions name sides and whole scenes: no zoom there.
-_train_view = [
-    dict(type=LoadImage),
-    dict(type=ResizeToInput, input_hw=_input_hw, flip_probability=0.5, scale_range=(0.5, 1.6)),
-    dict(type=Photometric),
-]
-_plain_view = [dict(type=LoadImage), dict(type=ResizeToInput, input_hw=_input_hw)]
-_pack = [dict(type=PackSample)]
 
-train_cfg = dict(max_iters=_num_iters, val_interval=6000)
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=1000),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=1000, end=_num_iters, T_max=_num_iters - 1000, eta_min=3e-5),
-]
+train_cfg = dict(max_iters=36000, val_interval=6000)
+param_scheduler["warm_up"] = 1000

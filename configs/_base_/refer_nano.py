@@ -3,10 +3,12 @@
 The files of lichengunc/refer lie in ``data/refer``, the photographs (COCO's train2014) where its README puts them.
 """
 
+from mmengine.config import read_base
+
 from lumen.data.refer import AskSentences, ReferDataset
-from lumen.decoders.grounding import GroundingDecoder
-from lumen.decoders.referring_segmentation import ReferringSegmentationDecoder
-from lumen.metrics.refer import GroundingMetric, ReferringMaskMetric
+
+with read_base():
+    from .real_nano import *
 
 _data = dict(
     type=ReferDataset,
@@ -15,10 +17,6 @@ _data = dict(
     data_prefix=dict(img="images/mscoco/images/train2014"),
 )
 # A mirrored view says "left" for "right". No view zooms: that could cut off what "the leftmost" means.
-_ask = dict(type=AskSentences, num_prompts=8, exchange_sides=True)
-_ask_all = dict(type=AskSentences, num_prompts=None, shuffle=False)
-_boxes = dict(type=GroundingDecoder)
-_masks = dict(type=ReferringSegmentationDecoder)
-_box_metric = dict(type=GroundingMetric)
-_mask_metric = dict(type=ReferringMaskMetric)
-_refer_weights = {"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5}
+_resize["scale_range"] = None
+_pipeline = [_load, _resize, _colour, dict(type=AskSentences, num_prompts=8, exchange_sides=True), _pack]
+_val_pipeline = [_load, _val_resize, dict(type=AskSentences, num_prompts=None, shuffle=False), _pack]

@@ -1,4 +1,4 @@
-"""What every run has in common: hooks, logging, environment. Leaves import by name and say again what they change."""
+"""What every run has in common: hooks, logging, environment. A leaf changes what it needs by name."""
 
 from mmengine.hooks import IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.visualization import LocalVisBackend, Visualizer

@@ -1,8 +1,15 @@
-"""How nano is trained from nothing: Muon for matrices, AdamW for the rest, bfloat16, averaged weights."""
+"""How nano is trained from scratch: Muon for matrices, AdamW for the rest, bfloat16, averaged weights.
+
+The rate rises for 200 iterations, or an eighth of a shorter run, and falls to the end: ``train_cfg.max_iters`` is all
+that a leaf says.
+"""
+
+from mmengine.optim import CosineAnnealingLR
 
 from lumen.engine.hooks import EmaHook
 from lumen.engine.muon import MuonAdamW
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
+from lumen.engine.schedule import WarmUpThenDecay
 
 # Muon's steps make the sublayers of the two-way layers outgrow the tokens that they add to; see docs/decisions.md, 14.
 _tokens = [
@@ -25,6 +32,7 @@ optim_wrapper = dict(
     ),
     clip_grad=dict(max_norm=5.0),
 )
+param_scheduler = dict(type=WarmUpThenDecay, warm_up=200, decay=dict(type=CosineAnnealingLR, eta_min=3e-5))
 custom_hooks = [dict(type=EmaHook, decay=0.998)]
 val_cfg = dict(dtype="bfloat16")
 test_cfg = dict(dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Nano from nothing on BCCD's training and val splits, tested on its test split. Nothing is chosen here.
+"""Nano from scratch on BCCD's training and val splits, tested on its test split. Nothing is chosen here.
 
 Run it with:
 

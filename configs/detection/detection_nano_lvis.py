@@ -12,43 +12,28 @@ Not measured.
 from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses
 from lumen.decoders.detection import DetectionDecoder
 from lumen.metrics.coco.metric import CocoMetric
-from lumen.model import Lumen
 
 with read_base():
-    from .._base_.nano import _aligner, _lmm, _loss_weights
     from .._base_.real_nano import *
-    from .._base_.runtime import *
-    from .._base_.schedule_nano import *
 
 # File names come from `coco_url`, which holds the folder of the split.
 _data = dict(type=CocoDataset, data_root="data/coco", data_prefix=dict(img=""), federated=True)
+_ask["num_prompts"] = 16
+_val_ask["num_prompts"] = 1203
 
 model = dict(
-    type=Lumen,
-    lmm=_lmm,
-    aligner=_aligner,
+    _model,
     decoders=[dict(type=DetectionDecoder, max_per_image=300)],
-    loss_weights=_loss_weights,
+    loss_weights={**_loss_weights, "detection/loss_box": 2.0},
 )
 train_dataloader = dict(
-    _train_loader,
-    dataset=dict(
-        _data,
-        ann_file="annotations/lvis_v1_train.json",
-        pipeline=[*_train_view, dict(type=AskClasses, num_prompts=16), *_pack],
-    ),
+    _train_loader, dataset=dict(_data, ann_file="annotations/lvis_v1_train.json", pipeline=_pipeline)
 )
 val_dataloader = dict(
     _val_loader,
-    dataset=dict(
-        _data,
-        ann_file="annotations/lvis_v1_val.json",
-        test_mode=True,
-        pipeline=[*_plain_view, dict(type=AskClasses, num_prompts=1203, shuffle=False), *_pack],
-    ),
+    dataset=dict(_data, ann_file="annotations/lvis_v1_val.json", test_mode=True, pipeline=_val_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type=CocoMetric, max_dets=300)

@@ -20,9 +20,8 @@ with read_base():
     from .._base_.lumen_paper_data import *
     from .._base_.runtime import *
 
-_num_iters = 50000  # SURE
-
-# The decoders name the tasks and rest: their losses count nothing, and they lend no query. [H] and [W] come in stage 2.
+# The decoders name the tasks and are frozen: their losses have weight 0, and they provide no map query. [H] and [W]
+# come in stage 2.
 model = dict(
     type=Lumen,
     lmm=_lmm,
@@ -35,8 +34,7 @@ model = dict(
     loss_weights=dict(_loss_weights, **{"detection/loss_box": 0.0, "grounding/loss_box": 0.0}),
 )
 custom_hooks = _freeze_alignment
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [_warm_up, dict(_decay, end=_num_iters)]
+train_cfg = dict(max_iters=50000)  # SURE
 default_hooks["checkpoint"].update(interval=2500)
 val_dataloader = None  # nothing to judge before stage 2
 val_evaluator = None

@@ -13,5 +13,3 @@ with read_base():
 model["lmm"]["name_or_path"] = "HuggingFaceTB/SmolVLM-Instruct"
 model["lmm"]["readout"]["dense_hw"] = None
 custom_hooks[0]["freeze"] = ["lmm.*vision_model.*", "lmm.*connector.*", "decoders.*"]
-for _set in train_dataloader["dataset"]["datasets"]:
-    _set["pipeline"][1]["input_hw"] = (378, 378)

@@ -14,8 +14,6 @@ from lumen.decoders.text import ChatDecoder
 with read_base():
     from .alignment_llava7b_paper_50k import *
 
-_num_iters = 10000  # SURE
-
 load_from = dict(checkpoint="work_dirs/alignment_llava7b_paper_50k/iter_50000.pth", fresh=["decoders.*"])
 model["decoders"].append(dict(type=ChatDecoder))
 model["loss_weights"]["lmm/loss_text"] = 1.0  # SURE
@@ -24,5 +22,4 @@ train_dataloader["dataset"].update(
     datasets=[*_located, _vqa],
     weights=[0.23 / 3, 0.23 / 3, 0.23 / 3, 0.07 / 3, 0.07 / 3, 0.07 / 3, 0.03 / 2, 0.03 / 2, 0.67],
 )
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [_warm_up, dict(_decay, end=_num_iters)]
+train_cfg = dict(max_iters=10000)  # SURE

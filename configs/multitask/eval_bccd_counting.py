@@ -15,16 +15,11 @@ from lumen.metrics.counting import CountingMetric
 with read_base():
     from .multitask_nano_bccd import *
 
-test_dataloader["dataset"]["pipeline"] = [
-    dict(type=LoadImage),
-    dict(type=ResizeToInput, input_hw=_input_hw),
-    dict(type=AskClasses, num_prompts=None, shuffle=False, task="counting"),
-    dict(type=PackSample),
-]
-# What a model without eyes would say: the mean counts of the training and val splits.
+_val_ask["task"] = "counting"
+# What a model without eyes would answer: the mean counts of the training and val splits.
 test_evaluator = dict(type=CountingMetric, baseline=dict(RBC=11.47, WBC=1.03, Platelets=1.0))
 optim_wrapper = None
+param_scheduler = None
 custom_hooks = None
 train_dataloader = None
 train_cfg = None
-param_scheduler = None

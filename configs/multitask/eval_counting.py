@@ -6,14 +6,13 @@ python tools/test.py configs/multitask/eval_counting.py work_dirs/multitask_nano
 from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, PackSample
 from lumen.metrics.counting import CountingMetric
 
 with read_base():
     from .._base_.multitask_eval import *
 
-_ask = dict(type=AskClasses, num_prompts=None, shuffle=False, task="counting")
+_ask["task"] = "counting"
 test_dataloader["dataset"] = dict(
-    _images, type=CocoDataset, ann_file=_instances, pipeline=[*_view, _ask, dict(type=PackSample)]
+    _images, type=CocoDataset, ann_file=_instances, pipeline=[_load, _resize, _ask, _pack]
 )
 test_evaluator = dict(type=CountingMetric, baseline=0.49)  # the mean count of a class in the training images

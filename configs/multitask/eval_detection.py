@@ -6,7 +6,6 @@ python tools/test.py configs/multitask/eval_detection.py work_dirs/multitask_nan
 from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, PackSample
 from lumen.metrics.calibration import CalibrationMetric
 from lumen.metrics.coco.metric import CocoMetric
 
@@ -14,9 +13,6 @@ with read_base():
     from .._base_.multitask_eval import *
 
 test_dataloader["dataset"] = dict(
-    _images,
-    type=CocoDataset,
-    ann_file=_instances,
-    pipeline=[*_view, dict(type=AskClasses, num_prompts=None, shuffle=False), dict(type=PackSample)],
+    _images, type=CocoDataset, ann_file=_instances, pipeline=[_load, _resize, _ask, _pack]
 )
 test_evaluator = [dict(type=CocoMetric), dict(type=CalibrationMetric)]

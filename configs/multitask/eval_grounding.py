@@ -10,17 +10,17 @@ The blind baseline asks each image sentences of other images:
 from mmengine.config import read_base
 
 from lumen.data.refer import AskSentences, ReferDataset
-from lumen.data.transforms import PackSample
 from lumen.metrics.refer import GroundingMetric
 
 with read_base():
     from .._base_.multitask_eval import *
 
+_ask_sentences = dict(type=AskSentences, num_prompts=None, shuffle=False)
 test_dataloader["dataset"] = dict(
     _images,
     **_refs,
     type=ReferDataset,
     shuffle_sentences=None,
-    pipeline=[*_view, dict(type=AskSentences, num_prompts=None, shuffle=False), dict(type=PackSample)],
+    pipeline=[_load, _resize, _ask_sentences, _pack],
 )
 test_evaluator = dict(type=GroundingMetric)

@@ -6,14 +6,13 @@ python tools/test.py configs/multitask/eval_referring_segmentation.py work_dirs/
 from mmengine.config import read_base
 
 from lumen.data.refer import AskSentences, ReferDataset
-from lumen.data.transforms import PackSample
 from lumen.metrics.refer import ReferringMaskMetric
 
 with read_base():
     from .._base_.multitask_eval import *
 
-_ask = dict(type=AskSentences, num_prompts=None, shuffle=False, no_target=False, task="referring_segmentation")
+_ask_masks = dict(type=AskSentences, num_prompts=None, shuffle=False, no_target=False, task="referring_segmentation")
 test_dataloader["dataset"] = dict(
-    _images, **_refs, type=ReferDataset, with_masks=True, pipeline=[*_view, _ask, dict(type=PackSample)]
+    _images, **_refs, type=ReferDataset, with_masks=True, pipeline=[_load, _resize, _ask_masks, _pack]
 )
 test_evaluator = dict(type=ReferringMaskMetric)

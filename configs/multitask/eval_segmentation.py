@@ -6,14 +6,13 @@ python tools/test.py configs/multitask/eval_segmentation.py work_dirs/multitask_
 from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, PackSample
 from lumen.metrics.coco.metric import CocoMetric
 
 with read_base():
     from .._base_.multitask_eval import *
 
-_ask = dict(type=AskClasses, num_prompts=None, shuffle=False, task="segmentation")
+_ask["task"] = "segmentation"
 test_dataloader["dataset"] = dict(
-    _images, type=CocoDataset, ann_file=_instances, with_masks=True, pipeline=[*_view, _ask, dict(type=PackSample)]
+    _images, type=CocoDataset, ann_file=_instances, with_masks=True, pipeline=[_load, _resize, _ask, _pack]
 )
 test_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))

@@ -11,7 +11,6 @@ Images that it was not trained on:
 from mmengine.config import read_base
 
 from lumen.data.text import AskQuestions, QuestionsDataset
-from lumen.data.transforms import PackSample
 from lumen.metrics.text import CaptionMetric
 
 with read_base():
@@ -22,6 +21,6 @@ test_dataloader["dataset"] = dict(
     type=QuestionsDataset,
     layout="captions",
     ann_file="annotations/captions_train2017.json",
-    pipeline=[*_view, dict(type=AskQuestions, task="caption", shuffle=False), dict(type=PackSample)],
+    pipeline=[_load, _resize, dict(type=AskQuestions, task="caption", shuffle=False), _pack],
 )
 test_evaluator = dict(type=CaptionMetric, with_cider=None)

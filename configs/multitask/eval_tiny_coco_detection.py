@@ -11,16 +11,12 @@ Images that it was not trained on:
 from mmengine.config import read_base
 
 from lumen.data.coco import CocoDataset
-from lumen.data.transforms import AskClasses, PackSample
 from lumen.metrics.coco.metric import CocoMetric
 
 with read_base():
     from .._base_.tiny_coco_eval import *
 
 test_dataloader["dataset"] = dict(
-    _images,
-    type=CocoDataset,
-    ann_file=_instances,
-    pipeline=[*_view, dict(type=AskClasses, num_prompts=None, shuffle=False), dict(type=PackSample)],
+    _images, type=CocoDataset, ann_file=_instances, pipeline=[_load, _resize, _ask, _pack]
 )
 test_evaluator = dict(type=CocoMetric)

@@ -12,21 +12,16 @@ from mmengine.config import read_base
 
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import CocoKeypointsDataset
-from lumen.data.transforms import LoadImage, PackSample
 from lumen.metrics.pose import PCK, KeypointAP
 
 with read_base():
     from .._base_.tiny_coco_eval import *
 
+_load["cache_mb"] = 100  # an image is read once for each object in it
 test_dataloader["dataset"] = dict(
     _images,
     type=CocoKeypointsDataset,
     ann_file="annotations/person_keypoints_train2017.json",
-    pipeline=[
-        dict(type=LoadImage, cache_mb=100),
-        dict(type=CropInstance, input_hw=_hw),
-        dict(type=AskKeypoints),
-        dict(type=PackSample),
-    ],
+    pipeline=[_load, dict(type=CropInstance), dict(type=AskKeypoints), _pack],
 )
 test_evaluator = [dict(type=KeypointAP), dict(type=PCK, per_keypoint=False)]

@@ -4,27 +4,23 @@
 
 Blind, on black images:
 
-    ... --cfg-options test_dataloader.dataset.pipeline.2.share=1.0
+    ... --cfg-options _blacken.share=1.0
 """
 
 from mmengine.config import read_base
 
 from lumen.data.text import AskQuestions, QuestionsDataset
-from lumen.data.transforms import BlackenImage, PackSample
+from lumen.data.transforms import BlackenImage
 from lumen.metrics.text import VqaMetric, YesNoMetric
 
 with read_base():
     from .._base_.multitask_eval import *
 
+_blacken = dict(type=BlackenImage, share=0.0)
 test_dataloader["dataset"] = dict(
     _images,
     type=QuestionsDataset,
     ann_file="annotations/questions_val.json",
-    pipeline=[
-        *_view,
-        dict(type=BlackenImage, share=0.0),
-        dict(type=AskQuestions, shuffle=False),
-        dict(type=PackSample),
-    ],
+    pipeline=[_load, _resize, _blacken, dict(type=AskQuestions, shuffle=False), _pack],
 )
 test_evaluator = [dict(type=VqaMetric), dict(type=YesNoMetric)]

@@ -1,4 +1,4 @@
-"""Nano from nothing on BCCD: boxes and counts of three kinds of blood cells from one model.
+"""Nano from scratch on BCCD: boxes and counts of three kinds of blood cells from one model.
 
 Trained on the training and val splits exactly as ``detection_nano_bccd_final.py``. A count is the number of peaks of
 the same heatmap, and both tasks are worded alike, so that counting adds a decoder without weights, and no training.

@@ -1,4 +1,4 @@
-r"""One nano, trained from nothing on COCO 2017 for boxes, instance masks, keypoints of persons and captions together.
+r"""One nano, trained from scratch on COCO 2017 for boxes, instance masks, keypoints of persons and captions together.
 
 Four fifths of the samples ask an image for some of the 80 names and for its caption; the rest are crops of one person,
 asked for the keypoints. Not measured: 36,000 steps are days on a CPU; ``multitask_nano_tiny_coco.py`` is for trying.
@@ -16,7 +16,6 @@ Each task is tested by a config of its own, such as ``eval_tiny_coco_detection.p
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
-from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
@@ -30,46 +29,30 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 36000
-_hw = (320, 320)
 _files = dict(data_root="data/coco", data_prefix=dict(img="train2017"))
-
 _images = dict(_files, type=CocoDataset, ann_file="annotations/instances_train2017.json", with_masks=True)
 _captions = dict(_files, type=QuestionsDataset, layout="captions", ann_file="annotations/captions_train2017.json")
-_texts = dict(captions=dict(dataset=_captions, key="questions"))
+_joined = dict(type=JoinedDataset, base=_images, further=dict(captions=dict(dataset=_captions, key="questions")))
+
+_load = dict(type=LoadImage)
 # A caption tells of the whole scene: no zoom here, and "left" becomes "right" in a mirrored view.
-_view = [
-    dict(type=LoadImage),
-    dict(type=ResizeToInput, input_hw=_hw, flip_probability=0.5),
-    dict(type=Photometric),
-]
-_words = [
-    dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random", exchange_sides=True),
-    dict(type=PackSample),
-]
-_boxes = dict(
-    type=JoinedDataset,
-    base=_images,
-    further=_texts,
-    pipeline=[*_view, dict(type=AskClasses, num_prompts=12), *_words],
+_resize = dict(type=ResizeToInput, flip_probability=0.5)
+_crop = dict(type=CropInstance, scale_range=(0.75, 1.3), max_shift=0.08, flip_probability=0.5)
+_colour = dict(type=Photometric)
+_ask_boxes = dict(type=AskClasses, num_prompts=12)
+_ask_masks = dict(type=AskClasses, num_prompts=12, task="segmentation")
+_ask_caption = dict(
+    type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random", exchange_sides=True
 )
-_masks = dict(
-    type=JoinedDataset,
-    base=_images,
-    further=_texts,
-    pipeline=[*_view, dict(type=AskClasses, num_prompts=12, task="segmentation"), *_words],
-)
+_pack = dict(type=PackSample)
+
+_boxes = dict(_joined, pipeline=[_load, _resize, _colour, _ask_boxes, _ask_caption, _pack])
+_masks = dict(_joined, pipeline=[_load, _resize, _colour, _ask_masks, _ask_caption, _pack])
 _pose = dict(
     _files,
     type=CocoKeypointsDataset,
     ann_file="annotations/person_keypoints_train2017.json",
-    pipeline=[
-        dict(type=LoadImage),
-        dict(type=CropInstance, input_hw=_hw, scale_range=(0.75, 1.3), max_shift=0.08, flip_probability=0.5),
-        dict(type=Photometric),
-        dict(type=AskKeypoints),
-        dict(type=PackSample),
-    ],
+    pipeline=[_load, _crop, _colour, dict(type=AskKeypoints), _pack],
 )
 train_dataloader = dict(
     batch_size=16,
@@ -79,11 +62,8 @@ train_dataloader = dict(
     sampler=dict(type=MixtureSampler),
     dataset=dict(type=MixedDataset, datasets=[_boxes, _masks, _pose], weights=[0.4, 0.4, 0.2]),
 )
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=1000),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=1000, end=_num_iters, T_max=_num_iters - 1000, eta_min=3e-5),
-]
+train_cfg = dict(max_iters=36000)
+param_scheduler["warm_up"] = 1000
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -1,4 +1,4 @@
-"""One nano, trained once from nothing on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
+"""One nano, trained once from scratch on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
 
 Four fifths of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption. The rest
 are crops of one shape, asked for its keypoints.
@@ -11,7 +11,6 @@ are crops of one shape, asked for its keypoints.
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
-from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import CocoKeypointsDataset
@@ -25,75 +24,58 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 3500
-_root = "data/shapes"
-_hw = (160, 160)
-
-
+_files = dict(data_root="data/shapes", data_prefix=dict(img="train"))
 _images = dict(
+    _files,
     type=ReferDataset,
     ann_file="annotations/refs_train.json",
     layout="shapes",
     split="groups",
     instances_file="annotations/instances_train.json",
-    data_root=_root,
-    data_prefix=dict(img="train"),
     with_masks=True,
 )
-_questions = dict(
-    type=QuestionsDataset, ann_file="annotations/questions_train.json", data_root=_root, data_prefix=dict(img="train")
-)
+_questions = dict(_files, type=QuestionsDataset, ann_file="annotations/questions_train.json")
 _captions = dict(_questions, layout="captions", ann_file="annotations/captions_train.json")
 _texts = dict(
     questions=dict(dataset=_questions, key="questions"),
     captions=dict(dataset=_captions, key="questions"),
 )
-_view = [
-    dict(type=LoadImage, cache_mb=600),
-    dict(type=ResizeToInput, input_hw=_hw, flip_probability=0.5),
-]
-_sentences = dict(type=AskSentences, num_prompts=8, kinds=("attribute", "relation"), exchange_sides=True)
-_groups = dict(type=AskSentences, num_prompts=4, kinds=("group",))
-_questions_asked = dict(type=AskQuestions, num_prompts=20, exchange_sides=True)
-_caption_asked = dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random")
+
+_load = dict(type=LoadImage, cache_mb=600)
+_resize = dict(type=ResizeToInput, flip_probability=0.5)
+_crop = dict(type=CropInstance, scale_range=(0.85, 1.2), max_shift=0.05)
+_ask = dict(type=AskClasses, num_prompts=8)
+_ask_sentences = dict(type=AskSentences, num_prompts=8, kinds=("attribute", "relation"), exchange_sides=True)
+_ask_groups = dict(type=AskSentences, num_prompts=4, kinds=("group",))
+_ask_questions = dict(type=AskQuestions, num_prompts=20, exchange_sides=True)
+_ask_caption = dict(type=AskQuestions, num_prompts=1, key="captions", task="caption", answer="random")
+_pack = dict(type=PackSample)
+
 _boxes = dict(
     type=JoinedDataset,
     base=_images,
     further=_texts,
-    pipeline=[
-        *_view,
-        dict(type=AskClasses, num_prompts=8),
-        _sentences,
-        _groups,
-        _questions_asked,
-        _caption_asked,
-        dict(type=PackSample),
-    ],
+    pipeline=[_load, _resize, _ask, _ask_sentences, _ask_groups, _ask_questions, _ask_caption, _pack],
 )
 _masks = dict(
     type=JoinedDataset,
     base=_images,
     further=_texts,
     pipeline=[
-        *_view,
-        dict(type=AskClasses, num_prompts=8, task="segmentation"),
-        dict(_sentences, task="referring_segmentation"),
-        dict(_groups, task="referring_segmentation"),
-        _questions_asked,
-        dict(type=PackSample),
+        _load,
+        _resize,
+        dict(_ask, task="segmentation"),
+        dict(_ask_sentences, task="referring_segmentation"),
+        dict(_ask_groups, task="referring_segmentation"),
+        _ask_questions,
+        _pack,
     ],
 )
 _pose = dict(
+    _files,
     type=CocoKeypointsDataset,
     ann_file="annotations/instances_train.json",
-    data_root=_root,
-    data_prefix=dict(img="train"),
-    pipeline=[
-        dict(type=LoadImage, cache_mb=300),
-        dict(type=CropInstance, input_hw=_hw, scale_range=(0.85, 1.2), max_shift=0.05),
-        dict(type=AskKeypoints),
-        dict(type=PackSample),
-    ],
+    pipeline=[dict(_load, cache_mb=300), _crop, dict(type=AskKeypoints), _pack],
 )
 train_dataloader = dict(
     batch_size=8,
@@ -106,11 +88,7 @@ train_dataloader = dict(
         weights=[0.4, 0.4, 0.2],
     ),
 )
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=200, end=_num_iters, T_max=_num_iters - 200, eta_min=3e-5),
-]
+train_cfg = dict(max_iters=3500)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -14,4 +14,3 @@ with read_base():
 val_dataloader["dataset"]["detections"] = (
     "data/coco/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 )
-test_dataloader = val_dataloader

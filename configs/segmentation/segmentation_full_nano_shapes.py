@@ -2,36 +2,28 @@
 
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
-from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from lumen.data.coco import CocoDataset
 from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.metrics.coco.metric import CocoMetric
-from lumen.model import Lumen
 
 with read_base():
-    from .._base_.nano import _aligner, _lmm
+    from .._base_.nano import _aligner, _lmm, _model
     from .._base_.runtime import *
     from .._base_.schedule_nano import *
 
-_num_iters = 5000
-_data = dict(
-    type=CocoDataset,
-    data_root="data/shapes",
-    with_masks=True,
-    pipeline=[
-        dict(type=LoadImage),
-        dict(type=ResizeToInput, input_hw=(160, 160)),
-        dict(type=AskClasses, num_prompts=None, shuffle=False, task="segmentation"),
-        dict(type=PackSample),
-    ],
-)
+_load = dict(type=LoadImage)
+_resize = dict(type=ResizeToInput)
+_ask = dict(type=AskClasses, num_prompts=None, shuffle=False)
+_pack = dict(type=PackSample)
+_data = dict(type=CocoDataset, data_root="data/shapes", with_masks=True, pipeline=[_load, _resize, _ask, _pack])
+_lmm["name_or_path"] = "data/nano4"
+_aligner["heat"]["point_sigma"] = 1.0
 
 model = dict(
-    type=Lumen,
-    lmm=dict(_lmm, name_or_path="data/nano4"),
-    aligner=dict(_aligner, heat=dict(_aligner["heat"], point_sigma=1.0)),
+    _model,
+    input_hw=(160, 160),
     decoders=[dict(type=SegmentationDecoder)],
     loss_weights={"segmentation/loss_box": 2.0},
 )
@@ -53,8 +45,4 @@ test_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=200, end=_num_iters, T_max=_num_iters - 200, eta_min=3e-5),
-]
+train_cfg = dict(max_iters=5000)

@@ -9,17 +9,12 @@ Not measured.
 from mmengine.config import read_base
 
 from lumen.data.semantic import SemanticDataset
-from lumen.data.transforms import AskClasses
 from lumen.decoders.semantic_segmentation import SemanticSegmentationDecoder
 from lumen.metrics.semantic import SemanticMetric
-from lumen.model import Lumen
 
 with read_base():
     from .._base_.classes_ade20k import _ade20k
-    from .._base_.nano import _aligner, _lmm
     from .._base_.real_nano import *
-    from .._base_.runtime import *
-    from .._base_.schedule_nano import *
 
 _data = dict(
     type=SemanticDataset,
@@ -27,24 +22,17 @@ _data = dict(
     classes=_ade20k,
     reduce_zero_label=True,
 )
-_ask = dict(type=AskClasses, task="semantic_segmentation")
-# A class is no object that can be hidden, so that its smallest rest counts.
-_train_view[1]["min_visible"] = 0.0
-_plain_view[1]["min_visible"] = 0.0
+_ask["num_prompts"] = 16
+# A class is not an object that can be hidden, so that its smallest visible part counts.
+_resize["min_visible"] = _val_resize["min_visible"] = 0.0
 
-model = dict(
-    type=Lumen,
-    lmm=_lmm,
-    aligner=_aligner,
-    decoders=[dict(type=SemanticSegmentationDecoder)],
-    loss_weights={"lmm/loss_phrase_reconstruction": 0.5, "aligner/loss_presence": 0.5},
-)
+model = dict(_model, decoders=[dict(type=SemanticSegmentationDecoder)], loss_weights=_loss_weights)
 train_dataloader = dict(
     _train_loader,
     dataset=dict(
         _data,
         data_prefix=dict(img="images/training", seg="annotations/training"),
-        pipeline=[*_train_view, dict(_ask, num_prompts=16), *_pack],
+        pipeline=_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -53,7 +41,7 @@ val_dataloader = dict(
         _data,
         data_prefix=dict(img="images/validation", seg="annotations/validation"),
         test_mode=True,
-        pipeline=[*_plain_view, dict(_ask, num_prompts=None, shuffle=False), *_pack],
+        pipeline=_val_pipeline,
     ),
 )
 test_dataloader = val_dataloader

@@ -11,25 +11,20 @@ from mmengine.config import read_base
 from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.decoders.text import CaptionDecoder
 from lumen.metrics.text import CaptionMetric
-from lumen.model import Lumen
 
 with read_base():
-    from .._base_.nano import _aligner, _lmm
     from .._base_.real_nano import *
-    from .._base_.runtime import *
-    from .._base_.schedule_nano import *
 
 _data = dict(type=QuestionsDataset, layout="captions", data_root="data/coco")
-_ask = dict(type=AskQuestions, task="caption")
 
-model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=CaptionDecoder)])
+model = dict(_model, decoders=[dict(type=CaptionDecoder)])
 train_dataloader = dict(
     _train_loader,
     dataset=dict(
         _data,
         ann_file="annotations/captions_train2017.json",
         data_prefix=dict(img="train2017"),
-        pipeline=[*_plain_view, dict(_ask, num_prompts=1, answer="random"), *_pack],
+        pipeline=[_load, _val_resize, dict(type=AskQuestions, num_prompts=1, answer="random"), _pack],
     ),
 )
 val_dataloader = dict(
@@ -39,7 +34,7 @@ val_dataloader = dict(
         ann_file="annotations/captions_val2017.json",
         data_prefix=dict(img="val2017"),
         test_mode=True,
-        pipeline=[*_plain_view, _ask, *_pack],
+        pipeline=[_load, _val_resize, dict(type=AskQuestions), _pack],
     ),
 )
 test_dataloader = val_dataloader

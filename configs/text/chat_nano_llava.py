@@ -11,15 +11,11 @@ from mmengine.config import read_base
 
 from lumen.data.text import AskQuestions, LoadImageOrBlank, QuestionsDataset
 from lumen.decoders.text import ChatDecoder
-from lumen.model import Lumen
 
 with read_base():
-    from .._base_.nano import _aligner, _lmm
     from .._base_.real_nano import *
-    from .._base_.runtime import *
-    from .._base_.schedule_nano import *
 
-model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=ChatDecoder)])
+model = dict(_model, decoders=[dict(type=ChatDecoder)])
 train_dataloader = dict(
     _train_loader,
     dataset=dict(
@@ -28,15 +24,10 @@ train_dataloader = dict(
         ann_file="llava_v1_5_mix665k.json",
         data_root="data/llava",
         data_prefix=dict(img="images"),
-        pipeline=[
-            dict(type=LoadImageOrBlank),
-            dict(type=ResizeToInput, input_hw=_input_hw),
-            dict(type=AskQuestions, num_prompts=2, task="chat"),
-            *_pack,
-        ],
+        pipeline=[dict(type=LoadImageOrBlank), _val_resize, dict(type=AskQuestions, num_prompts=2), _pack],
     ),
 )
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
+train_cfg["val_interval"] = None
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -3,11 +3,12 @@
 import math
 import os
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from lumen.errors import DataError
+from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -28,6 +29,20 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+def size_of(input_hw: Sequence[int] | None, owner: str) -> tuple[int, int]:
+    """Return height and width of the network input as whole numbers.
+
+    Raises:
+        ConfigError: They are missing or not positive.
+    """
+    if input_hw is None or len(input_hw) != 2 or min(input_hw) < 1:
+        raise ConfigError(
+            f"{owner} needs input_hw=(height, width) in pixels, got {input_hw}; the loaders of a runner take it from "
+            "the model, see lumen.data.pipelines.fill_pipelines"
+        )
+    return int(input_hw[0]), int(input_hw[1])
 
 
 def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> np.ndarray:

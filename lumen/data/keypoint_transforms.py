@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lumen.data.image import PAD_VALUE, render_image
+from lumen.data.image import PAD_VALUE, render_image, size_of
 from lumen.errors import ConfigError
 from lumen.ops.geometry import InputTransform, clip_boxes
 from lumen.registry import TRANSFORMS
@@ -31,7 +31,7 @@ class CropInstance:
     mirror image. Partners are the names that differ in "left" and "right" alone, unless ``flip_pairs`` names them.
 
     Args:
-        input_hw: Height and width of the network input.
+        input_hw: Height and width of the network input. A config may leave it out: the runner takes it from the model.
         padding: Sides of the crop over sides of the box.
         scale_range: Smallest and largest random factor on the sides of the crop, drawn log-uniformly.
         max_shift: Largest random shift of the crop, along each axis, as a share of the box; at most a half.
@@ -46,7 +46,7 @@ class CropInstance:
     def __init__(
         self,
         *,
-        input_hw: Sequence[int],
+        input_hw: Sequence[int] | None = None,
         padding: float = 1.25,
         scale_range: Sequence[float | int] = (1.0, 1.0),
         max_shift: float = 0.0,
@@ -59,7 +59,7 @@ class CropInstance:
                 "padding and scale_range must be positive, scale_range in order, max_shift within 0 ... 0.5, got "
                 f"padding={padding}, scale_range={tuple(scale_range)}, max_shift={max_shift}"
             )
-        self.input_hw = (int(input_hw[0]), int(input_hw[1]))
+        self.input_hw = size_of(input_hw, type(self).__name__)
         self.padding = padding
         self.scale_range = scale_range
         self.max_shift = max_shift

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
-from lumen.data.image import PAD_VALUE, read_image, render_image
+from lumen.data.image import PAD_VALUE, read_image, render_image, size_of
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform, box_area, clip_boxes
 from lumen.ops.masks import decode_masks, masks_to_input
@@ -72,7 +72,7 @@ class ResizeToInput:
     ignored. ``unlabelled``, where a data set gives it, becomes such a mask (1, height, width) too.
 
     Args:
-        input_hw: Height and width of the network input.
+        input_hw: Height and width of the network input. A config may leave it out: the runner takes it from the model.
         mode: ``letterbox`` keeps the ratio, ``stretch`` fills the input.
         flip_probability: How often left and right are swapped. Leave at 0 where a phrase may name a side.
         vertical_flip_probability: How often top and bottom are swapped; for images without an upside, such as cells.
@@ -86,7 +86,7 @@ class ResizeToInput:
     def __init__(
         self,
         *,
-        input_hw: Sequence[int],
+        input_hw: Sequence[int] | None = None,
         mode: str = "letterbox",
         flip_probability: float = 0.0,
         vertical_flip_probability: float = 0.0,
@@ -100,7 +100,7 @@ class ResizeToInput:
         for name, (low, high) in {"scale_range": scale_range or (1, 1), "aspect_range": aspect_range}.items():
             if not 0 < low <= high:
                 raise ConfigError(f"{name} must be two positive numbers in order, got {(low, high)}")
-        self.input_hw = (int(input_hw[0]), int(input_hw[1]))
+        self.input_hw = size_of(input_hw, type(self).__name__)
         self.mode = mode
         self.flip_probability = flip_probability
         self.vertical_flip_probability = vertical_flip_probability
@@ -213,7 +213,7 @@ class AskClasses:
 
     Args:
         num_prompts: Number of classes to ask for at most; ``None`` asks for all.
-        task: Task of the prompts.
+        task: Task of the prompts. A config may leave it out where the model has one decoder: the runner takes its task.
         wording: Phrases for a class name; a class that is not listed is called by its name.
         every_wording: Ask all phrases of a class, each as its own prompt; otherwise one, the first or a random one.
         shuffle: Ask in random order, with random wording; otherwise in class order.

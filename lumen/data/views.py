@@ -7,6 +7,7 @@ from typing import Any
 from mmengine import Config
 
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
+from lumen.data.pipelines import NO_INPUTS, ModelInputs, fill_step
 from lumen.data.transforms import ResizeToInput
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
@@ -29,7 +30,7 @@ class Views:
     ask: AskKeypoints
 
 
-def find_views(config: Config) -> Views:
+def find_views(config: Config, inputs: ModelInputs = NO_INPUTS) -> Views:
     """Return the views of a config's test pipeline; what that lacks comes from validation, then from training.
 
     Sizes, modes and paddings are taken over, augmentation is not.
@@ -37,11 +38,15 @@ def find_views(config: Config) -> Views:
     A config with one of the two views gets the other at the same input size; keypoints are worded as
     ``AskKeypoints`` does by itself where no pipeline asks for any.
 
+    Args:
+        config: The config.
+        inputs: ``Lumen.inputs`` of its model; gives the sizes that the pipelines leave out.
+
     Raises:
         ConfigError: There is neither ``ResizeToInput`` nor ``CropInstance``.
     """
     steps = [step for name in _LOADERS for step in _steps((config.get(name) or {}).get("dataset"))]
-    whole, crop, ask = (_first(steps, kind) for kind in (ResizeToInput, CropInstance, AskKeypoints))
+    whole, crop, ask = (_first(steps, kind, inputs) for kind in (ResizeToInput, CropInstance, AskKeypoints))
     if whole is None and crop is None:
         raise ConfigError(
             f"{config.filename}: no dataset of {_LOADERS} has ResizeToInput or CropInstance in its pipeline: add one "
@@ -69,12 +74,12 @@ def _steps(dataset: Any) -> Iterator[Any]:
         yield from _steps(inner)
 
 
-def _first(steps: list[Any], kind: type) -> Any:
+def _first(steps: list[Any], kind: type, inputs: ModelInputs) -> Any:
     for step in steps:
         if isinstance(step, kind):
             return step
         if isinstance(step, Mapping) and _names(step["type"], kind):
-            return TRANSFORMS.build(step)
+            return TRANSFORMS.build(fill_step(step, inputs))
     return None
 
 

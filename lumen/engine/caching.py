@@ -14,6 +14,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lumen.data.pipelines import fill_pipelines
+from lumen.engine.model_inputs import inputs_of_config
 from lumen.engine.reproducible import seeded_cpu_rng
 from lumen.errors import ConfigError, DataError
 from lumen.registry import DATASETS, MODELS
@@ -75,16 +77,17 @@ def write_cache(config: Config, checkpoint: Path, split: str, out: Path, options
     loader = config.get(f"{split}_dataloader")
     if loader is None:
         raise ConfigError(f"the config has no {split}_dataloader")
-    refuse_augmentation(loader["dataset"])
-    data = {"dataset": describe_settings(loader["dataset"])}
+    settings = fill_pipelines(loader["dataset"], inputs_of_config(config))
+    refuse_augmentation(settings)
+    data = {"dataset": describe_settings(settings)}
     with DefaultScope.overwrite_default_scope("lumen"):
         adapter = MODELS.build(config["model"]["lmm"]).to(options.device).eval()
-        dataset = DATASETS.build(loader["dataset"])
+        dataset = DATASETS.build(settings)
     weights, absent = load_adapter(adapter, checkpoint)
     refuse_chance(dataset, options.seed)
     bytes_per_image, stride = _measure(adapter, dataset, options)
     require_room(out.parent, len(dataset) * bytes_per_image + sum(tensor.nbytes for tensor in weights.values()))
-    settings = {"settings": describe_settings(config["model"]["lmm"]), "weights": digest_tensors(adapter.state_dict())}
+    model = {"settings": describe_settings(config["model"]["lmm"]), "weights": digest_tensors(adapter.state_dict())}
     with CacheWriter(out, images_per_shard=max(1, _SHARD_BYTES // bytes_per_image)) as writer:
         for start in track(range(0, len(dataset), options.batch_size), description="caching"):
             indices = range(start, min(start + options.batch_size, len(dataset)))
@@ -94,7 +97,7 @@ def write_cache(config: Config, checkpoint: Path, split: str, out: Path, options
         writer.finish(
             weights=weights,
             data=data,
-            model={**adapter.describe(), **settings},
+            model={**adapter.describe(), **model},
             describe=adapter.describe(),
             absent=absent,
             metainfo=dict(dataset.metainfo),

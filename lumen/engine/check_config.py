@@ -5,6 +5,7 @@ errors, as is a keyword that the class of a ``dict(type=...)`` does not take.
 """
 
 import ast
+import csv
 import difflib
 import inspect
 import types
@@ -24,7 +25,7 @@ from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from lumen import registry as lumen_registry
-from lumen.config import read_config
+from lumen.config import is_held, is_helper, read_names, settings_of
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.errors import ConfigError
 from lumen.options import group_of
@@ -57,22 +58,28 @@ _WORDS = {"true": True, "false": False, "none": None}
 def load_config(
     path: Path | str, overrides: Mapping[str, Any] | None = None, *, tool_root: Path, plugin_dir: Path | None = None
 ) -> Config:
-    """Read a config, change what ``overrides`` says, and check every name in it.
+    """Read a config, apply ``overrides``, and check every name in it.
 
     Args:
         path: A pure-Python config.
-        overrides: New values by key path, such as ``{"optim_wrapper.dtype": "bfloat16", "custom_hooks.0.decay": 0.9}``.
+        overrides: New values by key path, such as ``{"optim_wrapper.dtype": "bfloat16", "custom_hooks.0.decay": 0.9}``;
+            a dict is merged into one that is there.
+            A path may start at a helper of the config (``{"_ask.num_prompts": 4}``): all settings that hold it change.
         tool_root: Root of the repository that the calling tool belongs to; put on ``sys.path``.
         plugin_dir: Folder that imports of the config start from; None for its nearest ancestor without ``__init__.py``.
 
     Raises:
-        ConfigError: The file is missing, not pure Python, or holds an unknown name.
+        ConfigError: The file is missing, not pure Python, or holds an unknown name; or an override changes nothing.
     """
-    path = Path(path)
-    config = read_config(path, import_roots=[tool_root, *([plugin_dir] if plugin_dir else [])])
+    path, overrides = Path(path), overrides or {}
+    names = read_names(path, import_roots=[tool_root, *([plugin_dir] if plugin_dir else [])])
     try:
-        for key, value in (overrides or {}).items():
-            _override(config, key, value)
+        for key in filter(is_helper, overrides):
+            _override(names, key, overrides[key])
+        config = settings_of(names, path)
+        for key in overrides:
+            if not is_helper(key):
+                _override(config._cfg_dict, key, overrides[key])
         check_config(config)
     except (SyntaxError, NameError, ImportError, ConfigParsingError, AttributeError) as error:
         raise ConfigError(f"{path.name}: {error}") from error
@@ -80,7 +87,14 @@ def load_config(
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Turn ``key.path=value`` texts into values by key path; a value is a Python literal, else the text itself."""
+    """Turn ``key.path=value`` texts into values by key path, as MMEngine's ``--cfg-options`` does.
+
+    A value is a Python literal (``1e-3``, ``[1,2]``, ``{'a':1}``, ``'text'``), ``true``, ``false`` or ``none``, a list
+    of these or of bare words (``[a,b]``, ``a,b``), else the text itself. Quotes keep a text with commas as it is.
+
+    Raises:
+        ConfigError: There is no ``=``, or a list of bare words holds brackets.
+    """
     overrides = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -96,8 +110,7 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: Names the place, the nearest known name, and what is known.
     """
-    imported = getattr(config, "_imported_names", ())
-    settings = {key: value for key, value in config.items() if not key.startswith("_") and key not in imported}
+    settings = {key: value for key, value in config.items() if not is_helper(key)}
     for key in settings:
         _require(key, RUNNER_SETTINGS, f"the config has no setting {key!r}", "; names of helpers start with '_'")
     if "model" not in settings:
@@ -153,16 +166,25 @@ def _check(value: Any, place: str, group: type | None = None) -> None:
         raise ConfigError(f"{place} is a {type(value).__name__}; a config holds plain values and classes only")
 
 
-def _override(config: Config, path: str, value: Any) -> None:
+def _override(names: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
-    node, place, group = config._cfg_dict, "", None
+    node, place, group = names, "", None
     for key in parents:
         inner = _group_at(node, key, place, group) if isinstance(node, Mapping) else None
         if inner is not None:
             node.setdefault(key, {})  # a group of options may be left out of a config
         node = node[_existing_key(node, key, place)]
         place, group = f"{place}.{key}".lstrip("."), inner
-    node[_existing_key(node, last, place, group, settable=True)] = value
+    key = _existing_key(node, last, place, group, settable=True)
+    if is_helper(path) and not is_held(node, names):
+        raise ConfigError(
+            f"{path} is a helper that no setting holds: the config reads it while it is executed. Override the setting "
+            "that comes of it; tools/print_config.py shows all"
+        )
+    if isinstance(value, Mapping) and isinstance(node, Mapping) and isinstance(node.get(key), dict):
+        node[key].update(value)  # ConfigDict merges all the way down
+    else:
+        node[key] = value
 
 
 def _existing_key(node: Any, key: str, place: str, group: type | None = None, *, settable: bool = False) -> str | int:
@@ -256,7 +278,14 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        pass
+    bracketed = text[:1] + text[-1:] in ("[]", "()")
+    if not bracketed and ("," not in text or set(text) & set("{}()[]'\"")):
         return text
+    words = next(csv.reader([text[1:-1] if bracketed else text], quotechar="'", skipinitialspace=True))
+    if any(set(word) & set("{}()[]") for word in words):
+        raise ConfigError(f"brackets within a list hold Python literals, with texts in quotes, got {text!r}")
+    return [_literal(word) for word in words]
 
 
 def _name(target: Any) -> str:

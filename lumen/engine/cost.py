@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumen.data.pipelines import fill_pipelines
 from lumen.engine.hooks import EmaHook, FreezeHook, freeze_parameters
 from lumen.errors import ConfigError
 from lumen.lmm.adapter import HFAdapter
@@ -130,15 +131,15 @@ def make_plan(
     loader = config.get("train_dataloader")
     if loader is None or config.get("train_cfg") is None:
         raise ConfigError("the config has no train_dataloader and train_cfg: there is no training to plan")
-    pieces = config["model"].get("num_micro_batches", 1)
+    pieces = config["optim_wrapper"].get("accumulative_counts", 1)
     costs: dict[str, Cost] = {}
     known: dict[tuple[str | int, ...], Cost] = {}
     tokens = 0.0
-    for load in find_workloads(loader["dataset"], all_prompts=all_prompts):
+    for load in find_workloads(fill_pipelines(loader["dataset"], model.inputs), all_prompts=all_prompts):
         of_sample, length = _sample_costs(model, laid_out, load, text_tokens, known)
         costs = {part: costs.get(part, Cost()) + cost * load.share for part, cost in of_sample.items()}
         tokens += length * load.share
-    batch = loader["batch_size"]
+    batch = loader["batch_size"] * pieces
     memory = _memory(model, laid_out, config) | {"frozen SAM": sam_parameters * _MASTER_BYTES}
     memory["activations"] = sum(cost.activations for cost in costs.values()) * batch / pieces
     parameters = {part: _count(found) for part, found in laid_out.parts().items()}

@@ -1,5 +1,6 @@
 """Loops: training by iteration that continues exactly, evaluation in the asked precision that disturbs nothing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,30 @@ from lumen.registry import LOOPS
 
 @LOOPS.register_module()
 class LumenTrainLoop(IterBasedTrainLoop):
-    """MMEngine's loop by iteration; after a resume the generators continue where the checkpoint left them."""
+    """MMEngine's loop by iteration; after a resume the generators continue where the checkpoint left them.
+
+    Args:
+        runner: The runner.
+        dataloader: Training data.
+        max_iters: Iterations of the run.
+        val_begin: First iteration that may be followed by validation.
+        val_interval: Iterations between validations; None for one at the end alone. There is always one at the end.
+        dynamic_intervals: Pairs of an iteration and the interval from there on.
+    """
 
     _pending_rng: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: DataLoader | dict,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int | None = None,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        interval = max_iters if val_interval is None else val_interval
+        super().__init__(runner, dataloader, max_iters, val_begin, interval, dynamic_intervals)
 
     def resume(self, *, num_iters: int, rng: dict[str, Any] | None) -> None:
         """Continue after ``num_iters`` iterations; ``rng`` is put back just before the next one.
@@ -63,26 +85,17 @@ class LumenValLoop(ValLoop):
         self, runner: Any, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list, dtype: str = "float32"
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
-        self._dtype = check_dtype(dtype)
-        check_needs(self.evaluator, runner.model)
+        self._evaluation = Evaluation(self, "val", dtype)
 
     def run(self) -> dict[str, float]:
         """Evaluate, write the protocol card and return the metrics."""
-        self._meter = EvaluationMeter(self.runner.model)
         with kept_rng():
-            figures = super().run()
-        _write_card(self, figures, "val")
-        return figures
+            return self._evaluation.run(super().run)
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Answer one batch and hand the answers to the metrics."""
-        self.runner.call_hook("before_val_iter", batch_idx=idx, data_batch=data_batch)
-        with autocast(self._dtype, self.runner.model), self._meter.timed():
-            outputs = self.runner.model.val_step(data_batch)
-        self._meter.count(outputs)
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook("after_val_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._evaluation.run_iter(idx, data_batch)
 
 
 @LOOPS.register_module()
@@ -100,30 +113,55 @@ class LumenTestLoop(TestLoop):
         self, runner: Any, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list, dtype: str = "float32"
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
-        self._dtype = check_dtype(dtype)
-        check_needs(self.evaluator, runner.model)
+        self._evaluation = Evaluation(self, "test", dtype)
 
     def run(self) -> dict[str, float]:
         """Test, write the protocol card and return the metrics."""
-        self._meter = EvaluationMeter(self.runner.model)
-        figures = super().run()
-        _write_card(self, figures, "test")
-        return figures
+        return self._evaluation.run(super().run)
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Answer one batch and hand the answers to the metrics."""
-        self.runner.call_hook("before_test_iter", batch_idx=idx, data_batch=data_batch)
-        with autocast(self._dtype, self.runner.model), self._meter.timed():
-            outputs = self.runner.model.test_step(data_batch)
+        self._evaluation.run_iter(idx, data_batch)
+
+
+class Evaluation:
+    """What validation and test do alike: answer each batch in the asked precision, measure, write the protocol card.
+
+    Args:
+        loop: The loop, with its data and its metrics.
+        mode: ``val`` or ``test``: names the hooks, the step of the model and the card.
+        dtype: ``float32``, or ``bfloat16`` for mixed precision.
+
+    Raises:
+        ConfigError: ``dtype`` is not accepted, or a metric needs what no decoder writes.
+    """
+
+    def __init__(self, loop: ValLoop | TestLoop, mode: str, dtype: str) -> None:
+        self._loop = loop
+        self._mode = mode
+        self._dtype = check_dtype(dtype)
+        check_needs(loop.evaluator, loop.runner.model)
+
+    def run(self, run_loop: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Run MMEngine's loop, write the protocol card and return the metrics."""
+        loop = self._loop
+        self._meter = EvaluationMeter(loop.runner.model)
+        figures = run_loop()
+        parts = {"dataset": loop.dataloader.dataset, "evaluator": loop.evaluator, "dtype": self._dtype}
+        self._meter.write(loop.runner, **parts, figures=figures, mode=self._mode)
+        return figures
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Answer one batch and hand the answers to the metrics, with the hooks around it."""
+        runner, mode = self._loop.runner, self._mode
+        runner.call_hook(f"before_{mode}_iter", batch_idx=idx, data_batch=data_batch)
+        step = runner.model.val_step if mode == "val" else runner.model.test_step
+        with autocast(self._dtype, runner.model), self._meter.timed():
+            outputs = step(data_batch)
         self._meter.count(outputs)
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook("after_test_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
-
-
-def _write_card(loop: LumenValLoop | LumenTestLoop, figures: dict[str, float], mode: str) -> None:
-    parts = {"dataset": loop.dataloader.dataset, "evaluator": loop.evaluator, "dtype": loop._dtype}
-    loop._meter.write(loop.runner, **parts, figures=figures, mode=mode)
+        self._loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
 
 def check_needs(evaluator: Evaluator, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """The optimizer wrapper: bfloat16 on any device, clipping, and no step on a loss or gradient that is not finite."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
@@ -40,16 +40,20 @@ def autocast(dtype: str, model: nn.Module) -> AbstractContextManager:
 
 @OPTIM_WRAPPERS.register_module()
 class LumenOptimWrapper(OptimWrapper):
-    """Steps an optimizer. A step whose loss or gradient is not finite is skipped and leaves the weights untouched.
-
-    It does not accumulate over iterations, which would average pieces that were normalised alone: see
-    ``Lumen(num_micro_batches=...)``.
+    """Steps an optimizer. A step whose loss or gradient is not finite is skipped and leaves the weights unchanged.
 
     Args:
         optimizer: The optimizer.
         clip_grad: ``dict(max_norm=..., norm_type=2)``, or None.
         dtype: ``float32``, or ``bfloat16`` for mixed precision; weights and optimizer stay in float32.
         max_skips: Skipped steps among the last 100 that are still tolerated.
+        accumulative_counts: Gradient accumulation: ``LumenRunner`` loads so many times ``batch_size`` samples for each
+            step and computes them in so many pieces. The step equals that of the whole batch, since each loss is
+            divided by a count of all pieces. An iteration is a step: ``max_iters``, schedules and hooks count steps,
+            where MMEngine counts pieces.
+
+    Raises:
+        ConfigError: A setting is not accepted.
     """
 
     def __init__(
@@ -58,11 +62,15 @@ class LumenOptimWrapper(OptimWrapper):
         clip_grad: dict[str, Any] | None = None,
         dtype: str = "float32",
         max_skips: int = 5,
+        accumulative_counts: int = 1,
     ) -> None:
         unknown = set(clip_grad or ()) - {"max_norm", "norm_type"}
         if unknown or (clip_grad is not None and "max_norm" not in clip_grad):
             raise ConfigError(f"clip_grad takes max_norm and, optionally, norm_type, got {clip_grad}")
-        super().__init__(optimizer)
+        if accumulative_counts < 1:
+            raise ConfigError(f"accumulative_counts must be at least 1, got {accumulative_counts}")
+        super().__init__(optimizer)  # without accumulative_counts: MMEngine would average pieces normalised alone
+        self.accumulative_counts = accumulative_counts
         self._clip_grad_to = clip_grad
         self._dtype = check_dtype(dtype)
         self._max_skips = max_skips
@@ -117,6 +125,11 @@ class LumenOptimWrapper(OptimWrapper):
             )
 
 
+def part_patterns(names: Sequence[str]) -> list[str]:
+    """Return a pattern for each part of a model whose parameters have these names, two levels deep."""
+    return sorted({".".join(name.split(".")[:2][: name.count(".")]) + ".*" for name in names if "." in name})
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class GroupedConstructor:
     """Sort the trainable parameters into few groups, so that a fused optimizer steps them in few calls.
@@ -130,7 +143,7 @@ class GroupedConstructor:
             kernels there; tables of tokens (``TABLES``) never. ``adamw``: glob patterns of what else stays out.
 
     Raises:
-        ConfigError: If a pattern matches no trainable parameter, or ``paramwise_cfg`` holds anything else.
+        ConfigError: If a pattern matches no parameter, or ``paramwise_cfg`` holds anything else.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -152,20 +165,29 @@ class GroupedConstructor:
 
     def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         groups: dict[tuple[float, str], list[nn.Parameter]] = {}
-        used: set[str] = set()
+        self._require_matches([name for name, _ in model.named_parameters()])
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matching = [pattern for pattern in self._lr_mult if fnmatchcase(name, pattern)]
-                kept_out = [pattern for pattern in self._adamw if fnmatchcase(name, pattern)]
-                used.update(matching, kept_out)
                 factor = self._lr_mult[matching[-1]] if matching else 1.0
-                is_kept_out = bool(kept_out) or any(fnmatchcase(name, pattern) for pattern in TABLES)
+                is_kept_out = any(fnmatchcase(name, pattern) for pattern in (*self._adamw, *TABLES))
                 groups.setdefault((factor, self._kind(parameter, is_kept_out)), []).append(parameter)
-        unused = sorted({*self._lr_mult, *self._adamw} - used)
-        if unused:
-            raise ConfigError(f"patterns {unused} match no trainable parameter")
         settings = {"vector": {"weight_decay": 0.0}, "matrix": {}, "muon": {"muon": True}}
         return [{"params": params, "lr": lr * factor, **settings[kind]} for (factor, kind), params in groups.items()]
+
+    def _require_matches(self, names: Sequence[str]) -> None:
+        """Refuse patterns without any parameter. Those of frozen parameters are fine: a stage may freeze what it likes.
+
+        Raises:
+            ConfigError: Names the setting and what the model has.
+        """
+        for key, patterns in (("lr_mult", self._lr_mult), ("adamw", self._adamw)):
+            idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+            if idle:
+                raise ConfigError(
+                    f"optim_wrapper.paramwise_cfg.{key}: {idle} match no parameter of the model, whose parts are "
+                    f"{part_patterns(names)}. Correct the patterns, or take them out of {key}"
+                )
 
     def _kind(self, parameter: nn.Parameter, is_kept_out: bool) -> str:
         if parameter.ndim < 2:

@@ -1,6 +1,5 @@
 """The runner: MMEngine's, with checkpoints that are data, exact resumes, and freezing before wrapping."""
 
-import copy
 import difflib
 import time
 from collections.abc import Collection, Mapping
@@ -13,13 +12,18 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lumen import __version__
+from lumen.data.pipelines import fill_pipelines
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
+from lumen.engine.schedule import placed_schedulers
 from lumen.errors import CheckpointError, ConfigError
+from lumen.model import Lumen
+from lumen.paths import find_path
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
 from lumen.serialization.checkpoint import (
     absent_names,
@@ -44,6 +48,10 @@ class LumenRunner(Runner):
       holds everything that differs from the base model, also what an earlier stage trained.
     - ``env_cfg``: takes ``num_threads``, the threads of torch; on a machine without GPU the default is 1.
     - ``train_cfg``, ``val_cfg``, ``test_cfg``: loops of ``lumen.engine.loops``; training counts iterations.
+    - ``param_scheduler``: also ``dict(type=WarmUpThenDecay, ...)`` of ``lumen.engine.schedule``.
+    - ``optim_wrapper.accumulative_counts``: see ``LumenOptimWrapper``.
+    - Loaders: transforms without ``input_hw`` or ``task`` get what the model wants, see
+      ``lumen.data.pipelines.fill_pipelines``.
     - ``model_wrapper_cfg``: also ``dict(type=FSDP2, ...)`` of ``lumen.engine.fsdp``.
     - Hooks may have ``after_build_model(runner)``, called before the model is moved and wrapped.
     """
@@ -97,16 +105,52 @@ class LumenRunner(Runner):
             raise ConfigError("train_cfg.by_epoch must not be True: Lumen trains by iteration; give max_iters")
         settings = {"type": LumenTrainLoop, **{key: value for key, value in loop.items() if key != "by_epoch"}}
         if isinstance(self._train_dataloader, dict):
-            self._train_dataloader = _reproducible(self._train_dataloader, self.seed)
+            self._train_dataloader = _reproducible(self._filled(self._train_dataloader), self.seed)
+        self._accumulate()
         return super().build_train_loop(settings)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers; ``WarmUpThenDecay`` takes its place from the length of the run."""
+        return super().build_param_scheduler(placed_schedulers(scheduler, self.max_iters))
 
     def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build ``LumenValLoop``, unless the config names another."""
+        self._val_dataloader = self._filled(self._val_dataloader)
         return super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
 
     def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build ``LumenTestLoop``, unless the config names another."""
+        self._test_dataloader = self._filled(self._test_dataloader)
         return super().build_test_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenTestLoop, **loop})
+
+    def _filled(self, dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
+        """Return a loader whose transforms know what the model wants."""
+        model = _unwrapped(self.model)
+        fills = isinstance(dataloader, dict) and isinstance(model, Lumen)
+        return fill_pipelines(dataloader, model.inputs) if fills else dataloader
+
+    def _accumulate(self) -> None:
+        """Load ``accumulative_counts`` batches as one, which the model computes in so many pieces.
+
+        Raises:
+            ConfigError: They could not be computed as one batch.
+        """
+        wrapper, loader, model = self.optim_wrapper, self._train_dataloader, _unwrapped(self.model)
+        counts = (wrapper if isinstance(wrapper, dict) else vars(wrapper)).get("accumulative_counts", 1)
+        if counts <= 1:  # below 1 is refused where the wrapper is built
+            return
+        if (
+            not isinstance(model, Lumen)
+            or self.distributed
+            or not isinstance(loader, dict)
+            or "batch_size" not in loader
+        ):
+            raise ConfigError(
+                f"accumulative_counts={counts} works for a Lumen in a single process whose train_dataloader is a dict "
+                "with a batch_size; with several processes, use more of them or a smaller batch_size"
+            )
+        model.num_micro_batches = counts
+        loader["batch_size"] *= counts
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *, num_iters: int, metrics: Mapping[str, Any] | None = None
@@ -153,10 +197,10 @@ class LumenRunner(Runner):
         """Load weights only.
 
         Args:
-            filename: Path of the checkpoint.
+            filename: Path of the checkpoint, looked for in the current folder and then in the checkout.
             fresh: Glob patterns of names that may differ, see ``load_trained_state``.
         """
-        checkpoint = load_checkpoint(filename)
+        checkpoint = load_checkpoint(find_path(filename))
         self._load_weights({"state_dict": checkpoint["state_dict"], "meta": checkpoint["meta"]}, fresh)
         self._has_loaded = True
         self.logger.info(f"loaded weights from {filename}")
@@ -167,7 +211,7 @@ class LumenRunner(Runner):
         Raises:
             CheckpointError: The checkpoint does not fit the model, or its run had another seed.
         """
-        checkpoint = load_checkpoint(filename)
+        checkpoint = load_checkpoint(find_path(filename))
         meta = checkpoint["meta"]
         lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
         if lacking:
@@ -226,7 +270,7 @@ class LumenRunner(Runner):
 
 def _reproducible(dataloader: dict[str, Any], seed: int) -> dict[str, Any]:
     """Number the samples of a loader and seed each by its number."""
-    settings = copy.copy(dataloader)
+    settings = dict(dataloader)
     settings["dataset"] = {"type": SeededSamples, "dataset": dataloader["dataset"], "seed": seed}
     settings["sampler"] = {"type": NumberedSampler, "sampler": dataloader["sampler"]}
     return settings

@@ -17,7 +17,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool which runs a config has."""
     parser.add_argument("config", type=Path, help="pure-Python config")
     parser.add_argument("--work-dir", type=Path, help="folder for logs and checkpoints [work_dirs/<config name>]")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, a.b.0=c")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings, as in a.b=1 a.0.c=[1,2], or helpers of the config with all that uses them, as in _a.b=1",
+    )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="how the processes were started")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16, in training and evaluation")
     parser.add_argument("--plugin-dir", type=Path, help="folder that imports of the config start from")
@@ -27,7 +33,9 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
-    """Load the config that the options name, changed as they say.
+    """Load the config that the options name, with their changes.
+
+    Paths are looked for in the current folder, then in the checkout; the work folder is made in the current folder.
 
     Raises:
         ConfigError: See ``lumen.engine.check_config.load_config``.

@@ -43,7 +43,7 @@ class LumenPredictor:
 
     Args:
         model: Put in evaluation mode and moved to ``device``.
-        input_hw: Height and width of the network input, as in training.
+        input_hw: Height and width of the network input, as in training; the model's own when left out.
         mode: ``letterbox`` or ``stretch``, as in training.
         pad_value: Grey value beside the image, as in training.
         views: How images and objects are seen, in place of the three before; made from them when left out.
@@ -53,7 +53,7 @@ class LumenPredictor:
         description: What is known of the model, for reports.
 
     Raises:
-        ConfigError: If ``mode`` or ``dtype`` is not an accepted value, or neither ``input_hw`` nor ``views`` is given.
+        ConfigError: If ``mode`` or ``dtype`` is not an accepted value, or ``input_hw`` and ``views`` are both given.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class LumenPredictor:
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {DTYPES}, got {dtype!r}")
-        if (input_hw is None) == (views is None):
-            raise ConfigError(f"give input_hw or views, got input_hw={input_hw} and views={views}")
+        if input_hw is not None and views is not None:
+            raise ConfigError(f"give input_hw or views, not both, got input_hw={input_hw} and views={views}")
+        input_hw = model.inputs.input_hw if input_hw is None else input_hw
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.dtype = dtype

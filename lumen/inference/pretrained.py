@@ -332,9 +332,9 @@ def load_trained(config_path: str | PathLike[str], checkpoint_path: str | PathLi
         CheckpointError: The checkpoint, or the base model that it builds on, cannot be loaded.
     """
     config = read_config(config_path, import_roots=[CHECKOUT])
-    views = find_views(config)
     checkpoint = load_checkpoint(checkpoint_path)
     model = _build_model(config)
+    views = find_views(config, model.inputs)
     load_trained_state(model, checkpoint)
     known = {"config": str(config_path), "checkpoint": str(checkpoint_path)}
     return TrainedModel(model, views, {**model.describe(), "iter": str(checkpoint["meta"].get("iter", "?")), **known})

@@ -48,6 +48,10 @@ class CachedAdapter(nn.Module):
         self.answer_report = AnswerReport()
 
     @property
+    def input_spec(self) -> None:
+        """None: a cache holds images of one size, and says nothing of others."""
+
+    @property
     def dim(self) -> int:
         """Width of ``LocFeatures.query``."""
         return self._cache.manifest["dim"]

@@ -59,11 +59,7 @@ class FeatureSource:
         Raises:
             ConfigError: If they are of such a size.
         """
-        spec = self.input_spec
-        wrong = size_hw != spec.fixed_hw if spec.fixed_hw else any(side % spec.multiple for side in size_hw)
-        if wrong:
-            wanted = f"{spec.fixed_hw}" if spec.fixed_hw else f"multiples of {spec.multiple}"
-            raise ConfigError(f"this LMM takes images of {wanted} pixels, got {size_hw}: set the pipeline's input_hw")
+        self.input_spec.check(size_hw)
 
     @property
     def dim(self) -> int:

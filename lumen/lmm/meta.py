@@ -17,10 +17,11 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextTo
 from lumen.errors import ConfigError
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.encoded import EncodedImages
-from lumen.lmm.families import family_of
-from lumen.lmm.loading import LoadedBase
+from lumen.lmm.families import InputSpec, family_of
+from lumen.lmm.features import FeatureSource
+from lumen.lmm.loading import LoadedBase, read_config
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
-from lumen.lmm.options import BaseOptions
+from lumen.lmm.options import BaseOptions, ReadoutOptions
 from lumen.lmm.readout import forced_pairs
 from lumen.lmm.tokens.phrases import ImageStatistics, load_tokenizer
 from lumen.options import read_options
@@ -141,6 +142,24 @@ def outline_config(name_or_path: str, model_config: Path | None = None) -> Pretr
             f"{sorted(KNOWN)}: give --model-config the folder or the config.json of the model"
         )
     return AutoConfig.for_model(**fields)
+
+
+def input_spec_of(settings: Mapping[str, Any]) -> InputSpec:
+    """Return which image sizes the adapter of a config takes, from the LMM's config alone; weights are not read.
+
+    Args:
+        settings: Config of an ``HFAdapter``, or of a ``CachedAdapter`` with the adapter that made the cache.
+
+    Raises:
+        CheckpointError: There is no LMM of that name.
+        ConfigError: Its family is unknown.
+    """
+    if "name_or_path" not in settings and settings.get("lmm"):
+        return input_spec_of(settings["lmm"])
+    name = settings["name_or_path"]
+    config = outline_config(name) if name in KNOWN else read_config(find_path(name), None)
+    readout = read_options(ReadoutOptions, settings.get("readout"), "readout")
+    return FeatureSource(family_of(config), config, dense_hw=readout.dense_size_hw).input_spec
 
 
 class MetaWins(TorchDispatchMode):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError
+from lumen.paths import find_path
 from lumen.serialization.atomic import atomic_file, write_text
 from lumen.serialization.sharding import shard_like
 
@@ -130,9 +131,12 @@ def find_checkpoint(folder: Path | str) -> Path | None:
 def named_checkpoint(path: Path) -> Path:
     """Return the checkpoint that a user names: a file, or the work folder of a run for its newest one.
 
+    The path is looked for in the current folder, then in the checkout; see ``find_path``.
+
     Raises:
         CheckpointError: The folder holds none.
     """
+    path = Path(find_path(path))
     found = find_checkpoint(path) if path.is_dir() else path
     if found is None:
         raise CheckpointError(f"{path} holds no checkpoint: train first, or name a file")

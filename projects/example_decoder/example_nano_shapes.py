@@ -7,22 +7,15 @@ python tools/test.py projects/example_decoder/example_nano_shapes.py work_dirs/e
 from example_decoder import PointingAccuracy, PointingDecoder
 from mmengine.config import read_base
 
-from lumen.model import Lumen
-
 with read_base():
     from ...configs._base_.detection_coco import *
-    from ...configs._base_.nano import _aligner, _lmm
+    from ...configs._base_.nano import _lmm, _model
     from ...configs._base_.runtime import *
     from ...configs._base_.schedule_nano import *
 
 # How the task is asked for: the words of its answer and the token that ends it.
 _lmm["tasks"] = [dict(name="pointing", answer_format="points", routing_token="[PTG]")]
-model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=PointingDecoder)])
-
-train_dataloader["dataset"]["pipeline"][2]["task"] = "pointing"
-val_dataloader["dataset"]["pipeline"][2]["task"] = "pointing"
-test_dataloader = val_dataloader
+model = dict(_model, input_hw=(160, 160), decoders=[dict(type=PointingDecoder)])
 val_evaluator = dict(type=PointingAccuracy)
 test_evaluator = val_evaluator
-
-train_cfg = dict(max_iters=1000, val_interval=1000)
+train_cfg = dict(max_iters=1000)

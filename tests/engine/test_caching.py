@@ -20,7 +20,7 @@ from lumen.data.transforms import AskClasses, LoadImage, PackSample, Photometric
 from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.caching import CacheOptions, refuse_augmentation, refuse_chance, require_room, write_cache
-from lumen.engine.hooks import EmaHook, FreezeHook, freeze_parameters, rest_frozen_modules
+from lumen.engine.hooks import EmaHook, FreezeHook, eval_frozen_modules, freeze_parameters
 from lumen.engine.optim import LumenOptimWrapper
 from lumen.engine.runner import LumenRunner
 from lumen.errors import CheckpointError, ConfigError, DataError
@@ -88,7 +88,7 @@ def make_config(data, nano, **pipeline):
     }
     loader = {"batch_size": 2, "num_workers": 0, "collate_fn": {"type": pseudo_collate}}
     every = copy.deepcopy(dataset)
-    every["pipeline"][2] = {"type": AskClasses, "num_prompts": None, "shuffle": False}
+    every["pipeline"][2] = {"type": AskClasses, "num_prompts": None, "shuffle": False, "task": "detection"}
     return Config(
         {
             "model": {
@@ -210,7 +210,7 @@ def test_a_frozen_step_is_the_same_with_and_without_the_lmm(config, made, full, 
     losses, gradients, buffers = {}, {}, {}
     for name, model in (("full", full), ("light", light)):
         freeze_parameters(model, ["lmm.*", "aligner.*"] if name == "full" else ["aligner.*"])
-        rest_frozen_modules(model.train())
+        eval_frozen_modules(model.train())
         assert not any(m.training for m in model.aligner.modules() if isinstance(m, nn.BatchNorm2d))
         before = {key: value.clone() for key, value in model.aligner.named_buffers()}
         losses[name] = model(*inputs[name], mode="loss")

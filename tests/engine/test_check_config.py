@@ -108,7 +108,7 @@ def test_an_override_of_something_unknown_is_refused(folder, path, message):
         ("max_iters", "max_itres", r"train_cfg: LumenTrainLoop takes no 'max_itres'"),
         ("noisy", "nosiy", r"test_dataloader.dataset: ToyData takes no 'nosiy'"),
         ("custom_hooks", "custom_hoks", r"no setting 'custom_hoks'; did you mean 'custom_hooks'\?"),
-        ("model =", "_model =", "defines no model"),
+        ("model =", "_model =", r"line 17: nothing reads _model after this line"),
         ("width=8", "width=lambda: 8", r"model\.width is a function"),
         ("import AdamW", "import AdmW as AdamW", "Failed to import AdmW"),
         ("from .base", "from .bsae", "bsae.py not found"),
@@ -161,11 +161,41 @@ def test_a_plug_in_in_a_package_is_imported_from_above_it(folder):
 
 
 def test_overrides_are_read_as_literals_and_else_as_text():
-    texts = ["a=1e-3", "b.0=[1, 2]", "c=true", "d=some/path.pth", "e=None", "f=x=y"]
-    expected = {"a": 1e-3, "b.0": [1, 2], "c": True, "d": "some/path.pth", "e": None, "f": "x=y"}
-    assert parse_overrides(texts) == expected
+    expected = {
+        "a=1e-3": 1e-3, "a=true": True, "a=None": None, "a=some path/x.pth": "some path/x.pth", "a=x=y": "x=y",
+        "a=[1, 2]": [1, 2], "a=[red,stop sign]": ["red", "stop sign"], "a=red,2": ["red", 2], "a=[]": [],
+        "a='red,2'": "red,2", "a={'b': [1]}": {"b": [1]}, "a=[{'type': 'B'}]": [{"type": "B"}], "a=f(1,2)": "f(1,2)",
+    }  # fmt: skip
+    assert {text: parse_overrides([text])["a"] for text in expected} == expected
+    with pytest.raises(ConfigError, match="within a list hold Python literals"):
+        parse_overrides(["a=[[b,c],d]"])
     with pytest.raises(ConfigError, match=r"looks like key\.path=value, got 'abc'"):
         parse_overrides(["abc"])
+
+
+def test_an_override_merges_dicts_and_replaces_lists(folder):
+    config = load_config(folder / "config.py", {"model": {"width": 5}, "custom_hooks": []}, tool_root=ROOT)
+    assert config.model["type"].__name__ == "ToyModel"
+    assert (config.model.width, config.custom_hooks) == (5, [])
+
+
+def test_an_override_of_a_helper_reaches_all_that_hold_it_and_nothing_in_vain(folder):
+    text = CONFIG.replace("model = dict(", "_adam = dict(type=AdamW, lr=1e-3)\n_unused = 3\nmodel = dict(").replace(
+        "optimizer=dict(type=AdamW, lr=1e-3, weight_decay=0.0)", "optimizer=_adam"
+    )
+    text = text.replace("max_iters=3", "max_iters=_unused")
+    assert _load(folder, text, _adam__lr=0.5).optim_wrapper.optimizer.lr == 0.5
+    for path in ("_adam", "_unused"):
+        with pytest.raises(ConfigError, match=f"{path} is a helper that no setting holds"):
+            load_config(folder / "config.py", {path: 4}, tool_root=ROOT)
+    with pytest.raises(ConfigError, match="_adam has no key 'lrr'; did you mean 'lr'"):
+        _load(folder, _adam__lrr=1)
+
+
+def test_settings_that_were_one_object_are_overridden_apart(folder):
+    text = CONFIG + "val_dataloader = test_dataloader\nval_cfg = dict()\nval_evaluator = test_evaluator\n"
+    config = _load(folder, text, val_dataloader__batch_size=1)
+    assert (config.val_dataloader.batch_size, config.test_dataloader.batch_size) == (1, 4)
 
 
 def test_the_shared_runtime_config_holds_settings_only():
@@ -188,6 +218,15 @@ def test_tools_train_resume_and_test_from_any_folder(folder, run_tool):
     assert tested.returncode == 0, tested.stderr[-2000:]
     assert "toy/mean" in (folder / "figures.json").read_text()
     assert (folder / "work_dirs" / "config").is_dir()
+
+
+def test_a_config_is_printed_as_the_runner_gets_it(folder, run_tool):
+    done = run_tool("print_config.py", "config.py", "--cfg-options", "train_cfg.max_iters=9", cwd=folder)
+    assert "train_cfg = dict(max_iters=9)" in done.stdout
+    assert "_loader" not in done.stdout
+    done = run_tool("print_config.py", "configs/detection/detection_nano_shapes.py", "--filled", cwd=folder)
+    assert "task='detection'" in done.stdout
+    assert "T_max=2100" in done.stdout
 
 
 def test_a_tool_tells_a_mistake_in_one_line(folder, run_tool):

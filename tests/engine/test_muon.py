@@ -60,7 +60,10 @@ def test_a_factor_on_the_learning_rate_holds_for_muon_too():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"lr_mult": {"nothing*": 1.0}}, "match no trainable"), ({"norm_decay": 0}, "takes lr_mult")],
+    [
+        ({"lr_mult": {"nothing*": 1.0}}, r"paramwise_cfg\.lr_mult: \['nothing\*'\] match no parameter"),
+        ({"norm_decay": 0}, "takes lr_mult"),
+    ],
 )
 def test_patterns_that_match_nothing_and_unknown_settings_are_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -114,3 +117,11 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     restored.load_state_dict(optimizer.state_dict())
     run((2, 4), second, restored)
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
+
+
+def test_patterns_of_frozen_parameters_are_no_mistake():
+    model = Net()
+    model.conv.requires_grad_(False)
+    wrapper = build(model, {"type": AdamW, "lr": 1e-3}, lr_mult={"conv*": 0.5}, adamw=["conv*"])
+    held = {name for group in wrapper.optimizer.param_groups for name in names_of(model, group["params"])}
+    assert held and not any(name.startswith("conv") for name in held)

@@ -12,7 +12,7 @@ from toy import make_runner
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.engine.hooks.visual import VisualHook, draw_samples, undisturbed
+from lumen.engine.hooks.visual import ShowHook, VisualHook, draw_samples, undisturbed
 from lumen.engine.optim import LumenOptimWrapper
 from lumen.errors import ConfigError
 from lumen.lmm.adapter import HFAdapter
@@ -57,6 +57,16 @@ class Losses(Hook):
         self.values.append(float(outputs["loss"]))
 
 
+def model_config(nano):
+    """Return the config of a tiny model that finds boxes."""
+    return {
+        "type": Lumen,
+        "lmm": {"type": HFAdapter, "name_or_path": str(nano), "base": {"attention": "eager"}},
+        "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
+        "decoders": [{"type": DetectionDecoder}],
+    }
+
+
 def train(folder, nano, *hooks):
     """Train three steps; return the losses and torch's generator."""
     losses = Losses()
@@ -64,12 +74,7 @@ def train(folder, nano, *hooks):
     runner = make_runner(
         folder,
         max_iters=3,
-        model={
-            "type": Lumen,
-            "lmm": {"type": HFAdapter, "name_or_path": str(nano), "base": {"attention": "eager"}},
-            "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
-            "decoders": [{"type": DetectionDecoder}],
-        },
+        model=model_config(nano),
         train_dataloader={**loader, "sampler": {"type": InfiniteSampler}},
         val_dataloader={**loader, "sampler": {"type": DefaultSampler, "shuffle": False}},
         val_cfg={},
@@ -133,3 +138,26 @@ def test_a_run_without_validation_data_is_refused(tmp_path):
 def test_wrong_settings_are_told(options):
     with pytest.raises(ConfigError, match="must be at least 1"):
         VisualHook(**options)
+
+
+def test_every_tested_sample_gets_a_picture(tmp_path, tiny_nano):
+    loader = {"dataset": {"type": Boxes}, "batch_size": 2, "num_workers": 0}
+    runner = make_runner(
+        tmp_path / "run",
+        model=model_config(tiny_nano),
+        train_dataloader=None,
+        train_cfg=None,
+        optim_wrapper=None,
+        param_scheduler=None,
+        test_dataloader={**loader, "sampler": {"type": DefaultSampler, "shuffle": False}},
+        test_cfg={},
+        test_evaluator=[{"type": Nothing}],
+        custom_hooks=[{"type": ShowHook, "folder": tmp_path / "seen", "min_score": 0.0}],
+    )
+    runner.test()
+    names = [f"{number:06d}.png" for number in range(3)]
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == names
+    with Image.open(tmp_path / "seen" / names[0]) as picture:
+        assert picture.width > picture.height  # two pictures side by side
+    runner.test()
+    assert len(list((tmp_path / "seen").iterdir())) == 3

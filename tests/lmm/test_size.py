@@ -9,7 +9,7 @@ from helpers import make_images, relative_difference
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.engine.hooks import freeze_parameters, rest_frozen_modules
+from lumen.engine.hooks import eval_frozen_modules, freeze_parameters
 from lumen.errors import ConfigError
 from lumen.lmm import loading
 from lumen.lmm.adapter import HFAdapter
@@ -100,7 +100,7 @@ def test_recomputed_layers_give_equal_gradients_frozen_or_not(make_adapter):
     again = make_adapter(gradient_checkpointing=True)
     calls = []
     again.base_model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    rest_frozen_modules(again.requires_grad_(False))
+    eval_frozen_modules(again.requires_grad_(False))
     again.requires_grad_(True)
     found = gradients(again)
     assert len(calls) == 2  # once forward, once again for the backward pass

@@ -19,24 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = """
 from mmengine.config import read_base
-from lumen.model import Lumen
 {imports}
 with read_base():
     from ._base_.detection_coco import *
-    from ._base_.nano import _aligner, _lmm
+    from ._base_.nano import _lmm, _model
     from ._base_.runtime import *
     from ._base_.schedule_nano import *
 
 {decoder}
 _lmm["tasks"] = [dict(name="pointing", answer_format="points", routing_token="[PTG]")]
-model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, decoders=[dict(type=_decoder)])
+model = dict(_model, input_hw=(160, 160), decoders=[dict(type=_decoder)])
 train_dataloader["batch_size"] = 2
-for _loader in (train_dataloader, val_dataloader):
-    _loader["dataset"]["pipeline"][2]["task"] = "pointing"
-test_dataloader = val_dataloader
 val_evaluator = dict(type=_metric)
 test_evaluator = val_evaluator
-train_cfg = dict(max_iters=3, val_interval=3)
+train_cfg = dict(max_iters=3)
 default_hooks["checkpoint"]["interval"] = 3
 """
 BY_CLASS = SHARED.format(

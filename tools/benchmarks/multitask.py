@@ -21,6 +21,8 @@ from _timing import print_table
 from mmengine.structures import InstanceData
 
 from lumen.config import read_config
+from lumen.data.pipelines import fill_pipelines
+from lumen.engine.model_inputs import inputs_of_config
 from lumen.paths import find_path
 from lumen.registry import DATASETS, METRICS
 from lumen.serialization.atomic import write_text
@@ -120,7 +122,7 @@ def guess_mean_places() -> dict[str, float]:
         places[label_of_id[entry["category_id"]]].append((points - (x, y)) / (width, height))
     means = {label: torch.tensor(np.mean(points, 0), dtype=torch.float32) for label, points in places.items()}
     config = read_config(CONFIGS / "eval_pose.py", import_roots=[ROOT])
-    dataset = DATASETS.build(config.test_dataloader["dataset"])
+    dataset = DATASETS.build(fill_pipelines(config.test_dataloader["dataset"], inputs_of_config(config)))
     samples = [_guess(dataset[index]["data_samples"], means).to_dict() for index in range(len(dataset))]
     figures: dict[str, float] = {}
     for item in config.test_evaluator:

@@ -7,7 +7,7 @@ A hook keeps what it needs for an exact resume in ``checkpoint['hooks'][<its nam
 from lumen.engine.hooks.checkpoint import SafeCheckpointHook
 from lumen.engine.hooks.cpu_clock import CpuClockHook
 from lumen.engine.hooks.ema import EmaHook
-from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, parameter_table, rest_frozen_modules
+from lumen.engine.hooks.freeze import FreezeHook, eval_frozen_modules, freeze_parameters, parameter_table
 
 __all__ = [
     "CpuClockHook",
@@ -16,5 +16,5 @@ __all__ = [
     "SafeCheckpointHook",
     "freeze_parameters",
     "parameter_table",
-    "rest_frozen_modules",
+    "eval_frozen_modules",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import nn
 
+from lumen.engine.optim import part_patterns
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
 
@@ -15,7 +16,7 @@ from lumen.registry import HOOKS
 class FreezeHook(Hook):
     """Freezes parameters by name, before the model is wrapped and the optimizer is built.
 
-    Modules that are frozen as a whole stay in evaluation mode, so that dropout and running statistics rest as well.
+    Modules that are frozen as a whole stay in evaluation mode: no dropout, and running statistics stay unchanged.
 
     Args:
         freeze: Glob patterns of parameter names; ``*`` matches dots too, as in ``adapter.*``.
@@ -33,7 +34,7 @@ class FreezeHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Put frozen modules back into evaluation mode; the loop has just set everything to training."""
-        rest_frozen_modules(runner.model)
+        eval_frozen_modules(runner.model)
 
 
 def freeze_parameters(model: nn.Module, patterns: Collection[str], trainable: Collection[str] = ()) -> None:
@@ -45,22 +46,24 @@ def freeze_parameters(model: nn.Module, patterns: Collection[str], trainable: Co
     names = [name for name, _ in model.named_parameters()]
     idle = [p for p in (*patterns, *trainable) if not any(fnmatchcase(name, p) for name in names)]
     if idle:
-        parts = sorted({name.split(".")[0] + ".*" for name in names})
-        raise ConfigError(f"patterns {idle} match no parameter; the model has {parts}")
+        raise ConfigError(
+            f"FreezeHook: patterns {idle} match no parameter of the model, whose parts are {part_patterns(names)}. "
+            "Correct them in custom_hooks, or take them out"
+        )
     for name, parameter in model.named_parameters():
         matches = any(fnmatchcase(name, pattern) for pattern in patterns)
         if matches and not any(fnmatchcase(name, pattern) for pattern in trainable):
             parameter.requires_grad_(False)
 
 
-def rest_frozen_modules(model: nn.Module) -> None:
+def eval_frozen_modules(model: nn.Module) -> None:
     """Set the modules whose parameters are all frozen to evaluation mode; modules without parameters stay."""
     flags = [parameter.requires_grad for parameter in model.parameters()]
     if flags and not any(flags):
         model.eval()
         return
     for child in model.children():
-        rest_frozen_modules(child)
+        eval_frozen_modules(child)
 
 
 def parameter_table(model: nn.Module) -> str:

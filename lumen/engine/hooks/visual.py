@@ -1,4 +1,4 @@
-"""Pictures of what the model answers while it is trained."""
+"""Pictures of what the model answers, while it is trained and when it is tested."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from torch import nn
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lumen.engine.optim import autocast, check_dtype
@@ -50,7 +51,7 @@ class VisualHook(Hook):
         dtype: ``float32``, or ``bfloat16`` for mixed precision.
 
     Raises:
-        ConfigError: A number is below 1, or ``dtype`` is no such value.
+        ConfigError: A number is below 1, or ``dtype`` is not accepted.
     """
 
     priority = "LOW"  # behind the averaged weights
@@ -112,6 +113,44 @@ class VisualHook(Hook):
         runner.visualizer.add_image("answers", sheet, step=num_iters)
 
 
+@HOOKS.register_module()
+class ShowHook(Hook):
+    """Writes a picture of every tested sample: the targets, and beside them the answer.
+
+    Pictures are named after the number of the sample and its image. With several ranks each writes its own samples.
+
+    Args:
+        folder: Where to write.
+        min_score: Boxes and masks below this score are left out.
+    """
+
+    def __init__(self, folder: str | Path, *, min_score: float = 0.3) -> None:
+        self._folder = Path(folder)
+        self._min_score = min_score
+        self._num_drawn = 0
+
+    def before_test(self, runner: Any) -> None:
+        """Start with the first sample."""
+        self._num_drawn = 0
+
+    def after_test_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Mapping[str, Any],
+        outputs: Sequence[PerceptionSample] | None = None,
+    ) -> None:
+        """Draw a batch."""
+        dataset = runner.test_loop.dataloader.dataset
+        for image, sample in zip(data_batch["inputs"], outputs or (), strict=True):
+            number = self._num_drawn * get_world_size() + get_rank()
+            pair = draw_pair(image, sample, sample.pred_instances, dataset=dataset, min_score=self._min_score)
+            pictures, titles = zip(*pair, strict=True)
+            name = f"{number:06d}_{Path(sample.get('img_path') or '').stem}".rstrip("_")
+            save_png(self._folder / f"{name}.png", contact_sheet(pictures, titles, columns=2, cell_wh=_CELL_WH))
+            self._num_drawn += 1
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate without gradients; random numbers and the mode of each module are afterwards as before."""
@@ -141,7 +180,7 @@ def draw_samples(
     for index in np.unique(np.linspace(0, len(dataset) - 1, num_samples).astype(int)).tolist():
         with seeded_cpu_rng(0, index):
             packed = dataset[index]
-        row = _draw_row(model, packed, edges_of(dataset, packed["data_samples"]), num_heatmaps, min_score)
+        row = _draw_row(model, packed, dataset, num_heatmaps, min_score)
         cells += row + [(np.zeros((8, 8, 3), np.uint8), "")] * (2 + num_heatmaps - len(row))
     pictures, titles = zip(*cells, strict=True)
     return contact_sheet(pictures, titles, columns=2 + num_heatmaps, cell_wh=_CELL_WH)
@@ -153,8 +192,29 @@ def edges_of(dataset: Dataset, sample: PerceptionSample) -> Sequence[Sequence[in
     return skeletons[sample.box_label] if skeletons else ()
 
 
+def draw_pair(
+    image: Tensor, sample: PerceptionSample, answer: InstanceData, *, dataset: Dataset, min_score: float
+) -> list[tuple[RgbImage, str]]:
+    """Return two pictures with their titles: the targets of a sample, and an answer to it.
+
+    Args:
+        image: uint8 RGB (3, height, width), in input pixels.
+        sample: The sample; its targets are in input pixels.
+        answer: In original pixels.
+        dataset: Where the sample comes from; knows the bones between keypoints.
+        min_score: See ``VisualHook``.
+    """
+    pixels, prompts = image.permute(1, 2, 0).cpu().numpy(), sample.prompts
+    drawn = answer_in_input(answer, sample.frame)
+    edges = edges_of(dataset, sample)
+    return [
+        (draw_truth(pixels, prompts, sample.gt_instances.cpu()), f"{sample.get('img_id', '?')}: targets"),
+        (draw_answer(pixels, prompts, drawn, edges=edges, min_score=min_score), "answers"),
+    ]
+
+
 def _draw_row(
-    model: nn.Module, packed: dict[str, Any], edges: Sequence[Sequence[int]], num_heatmaps: int, min_score: float
+    model: nn.Module, packed: dict[str, Any], dataset: Dataset, num_heatmaps: int, min_score: float
 ) -> list[tuple[RgbImage, str]]:
     """Return pictures with their titles."""
     sample: PerceptionSample = packed["data_samples"]
@@ -162,11 +222,8 @@ def _draw_row(
     prompts, targets = sample.prompts, sample.gt_instances
     batch = model.data_preprocessor(pseudo_collate([packed]), False)
     shared = model(**batch, mode="tensor")
-    answer = answer_in_input(model(**batch, mode="predict")[0].pred_instances, sample.frame)
-    row = [
-        (draw_truth(image, prompts, targets), f"{sample.img_id}: targets"),
-        (draw_answer(image, prompts, answer, edges=edges, min_score=min_score), "answers"),
-    ]
+    answer = model(**batch, mode="predict")[0].pred_instances
+    row = draw_pair(packed["inputs"], sample, answer, dataset=dataset, min_score=min_score)
     heat = shared.heat_logits[:, 0].float().sigmoid().cpu().numpy()
     presence = shared.presence_logits.float().sigmoid().tolist()
     asked, wanted = shared.prompt_index.tolist(), set(targets.prompt_index.tolist())

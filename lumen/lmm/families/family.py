@@ -4,6 +4,7 @@ Legend: I images, T image tokens of one image, L tokens of the prefix. ``lmm_hw`
 ``token_hw`` the grid of its image tokens: ``lmm_hw`` over ``InputSpec.multiple``.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lumen.errors import ConfigError
 
 Size = tuple[int, int]
 
@@ -27,6 +30,37 @@ class InputSpec:
 
     multiple: int
     fixed_hw: Size | None
+
+    def chosen_hw(self, input_hw: Sequence[int] | None, max_pixels: int) -> Size:
+        """Return the size of images to use: the one asked for, else the only one, else a square within a budget.
+
+        Args:
+            input_hw: Height and width asked for, if any.
+            max_pixels: Bound on height times width where any multiple will do.
+
+        Raises:
+            ConfigError: The size asked for is not taken, or the budget is below one cell.
+        """
+        side = math.isqrt(max_pixels) // self.multiple * self.multiple
+        size = self.fixed_hw or (side, side) if input_hw is None else (int(input_hw[0]), int(input_hw[1]))
+        self.check(size)
+        return size
+
+    def check(self, size_hw: Size) -> None:
+        """Refuse images of a size that is not taken.
+
+        Raises:
+            ConfigError: They are of such a size.
+        """
+        if self.fixed_hw:
+            is_taken = size_hw == self.fixed_hw
+        else:
+            is_taken = min(size_hw) > 0 and not any(side % self.multiple for side in size_hw)
+        if not is_taken:
+            wanted = f"{self.fixed_hw}" if self.fixed_hw else f"multiples of {self.multiple}"
+            raise ConfigError(
+                f"this LMM takes images of {wanted} pixels, got {size_hw}: set model.input_hw, or leave it out"
+            )
 
 
 def encode_plainly(model: nn.Module, pixels: Float[Tensor, "images 3 height width"]) -> BaseModelOutputWithPooling:

@@ -1,0 +1,71 @@
+"""What a model decides about the pipelines of its data, filled in where a config leaves it out."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lumen.errors import ConfigError
+from lumen.registry import TRANSFORMS
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """What a model wants to be given.
+
+    Args:
+        input_hw: Height and width of its images; None where the model does not say.
+        task: Task of its only decoder; None where it has several.
+    """
+
+    input_hw: tuple[int, int] | None = None
+    task: str | None = None
+
+
+NO_INPUTS = ModelInputs()
+
+
+def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
+    """Return the config of a loader or data set with the size and the task that its pipelines leave out.
+
+    Every transform that takes ``input_hw`` gets that of the model, every one that takes ``task`` the task of the
+    model's only decoder. What the config names stays, and the config that was given stays as it is.
+
+    Args:
+        node: A config; data sets inside data sets are filled too, built ones are not.
+        inputs: What the model wants.
+
+    Raises:
+        ConfigError: A size is missing and the model names none.
+    """
+    if isinstance(node, Mapping):
+        filled = {key: fill_pipelines(value, inputs) for key, value in node.items() if key != "pipeline"}
+        if "pipeline" in node:
+            filled["pipeline"] = [fill_step(step, inputs) for step in node["pipeline"]]
+        return filled
+    return type(node)(fill_pipelines(item, inputs) for item in node) if isinstance(node, list | tuple) else node
+
+
+def fill_step(step: Any, inputs: ModelInputs) -> Any:
+    """Return one transform of a pipeline as ``fill_pipelines`` does; a built one stays as it is."""
+    if not isinstance(step, Mapping):
+        return step
+    accepted = inspect.signature(_class_of(step)).parameters
+    filled = dict(step)
+    if "input_hw" in accepted and step.get("input_hw") is None:
+        if inputs.input_hw is None:
+            raise ConfigError(
+                f"{_class_of(step).__name__} has no input_hw, and the model names none: set model.input_hw"
+            )
+        filled["input_hw"] = inputs.input_hw
+    if "task" in accepted and step.get("task") is None and inputs.task is not None:
+        filled["task"] = inputs.task
+    return filled
+
+
+def _class_of(step: Mapping[str, Any]) -> Callable:
+    kind = step["type"]
+    found = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    if found is None:
+        raise ConfigError(f"there is no transform {kind!r}; import its module, or give the class itself")
+    return found
