@@ -17,9 +17,10 @@ from mmengine.registry import DefaultScope
 from real_layouts import CLASSES, coco_file, picture, write
 
 from lumen.cli import app
+from lumen.data.pipelines import fill_pipelines
 from lumen.engine.check_config import load_config
+from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.families import FAMILIES
-from lumen.lmm.meta import outline_config
 from lumen.model import Lumen
 from lumen.prompts import KNOWN_TASKS
 from lumen.registry import DATASETS, DECODERS, MODELS
@@ -104,7 +105,7 @@ def test_the_config_of_own_data_reads_them(bases, monkeypatch):
     monkeypatch.chdir(bases)
     config = load_config(path, {}, tool_root=bases)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        dataset = DATASETS.build(config[name].dataset)
+        dataset = DATASETS.build(fill_pipelines(config[name].dataset, inputs_of_config(config)))
         assert list(dataset.metainfo["classes"]) == CLASSES
         assert {prompt.text for prompt in dataset[0]["data_samples"].prompts} <= set(CLASSES)
 
@@ -117,14 +118,12 @@ def test_the_snippet_that_brings_an_lmm_builds_and_learns(bases):
     lines = snippet("Your data") + snippet("Your LMM")
     path.write_text(lines.replace("HuggingFaceTB/SmolVLM-Instruct", str(folder)))
     config = load_config(path, {}, tool_root=bases)
-    frames = [config[name].dataset.pipeline[1] for name in ("train_dataloader", "val_dataloader", "test_dataloader")]
-    assert [tuple(frame["input_hw"]) for frame in frames] == [(378, 378)] * 3
-    assert outline_config("HuggingFaceTB/SmolVLM-Instruct").vision_config.image_size // 42 * 42 == 378
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model)
     size_hw = model.lmm.input_spec.fixed_hw  # the tiny one takes smaller pictures
     images, sample = make_images(1, size_hw), make_sample([Prompt("cat"), Prompt("dog")], [[2, 2, 12, 12]], [0])
+    assert inputs_of_config(config).input_hw == size_hw
     losses = model(images, [sample], mode="loss")
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
