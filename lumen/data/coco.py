@@ -1,7 +1,8 @@
 """Data sets in COCO format."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -10,6 +11,7 @@ from lumen.data.annotations import format_report, read_coco
 from lumen.errors import DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS
+from lumen.structures import Field
 
 UNREADABLE = "image cannot be used"
 
@@ -21,6 +23,8 @@ class CocoDataset(BaseDataset):
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
     ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, in test mode also ``ann_file``. ``report`` maps
     the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in its own copy.
+
+    A subclass that adds arrays to ``instances`` declares them in ``fields``, so that they move with the image.
 
     Args:
         ann_file: COCO-format json, relative to ``data_root``.
@@ -41,6 +45,8 @@ class CocoDataset(BaseDataset):
     Raises:
         DataError: The file is no COCO file, lacks a class, holds no usable image, or the budget is exceeded.
     """
+
+    fields: ClassVar[Mapping[str, Field]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class CocoDataset(BaseDataset):
         record = self.get_data_info(index)
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
+        record["fields"] = self.fields
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:

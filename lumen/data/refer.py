@@ -1,7 +1,7 @@
 """Referring expressions: a data set whose samples are images with all their sentences, and the transform that asks."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lumen.data.annotations import format_report
 from lumen.data.coco import take_usable
+from lumen.data.fields import field_rows
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.refer_files import read_refer
 from lumen.errors import ConfigError, DataError
@@ -194,7 +195,7 @@ class AskSentences:
         others = len(earlier)
         is_answer = np.array([np.isin(instances["ann_ids"], ref["ann_ids"]) for ref in refs], dtype=bool)
         is_answer = is_answer.reshape(len(refs), len(instances["ann_ids"]))
-        rows = _target_rows(is_answer, instances, others)
+        rows = _target_rows(is_answer, instances, others, results.get("fields", {}))
         is_exchanged = results["frame"].is_flipped and self.exchange_sides
         texts = [exchange_sides(ref["sentence"]) if is_exchanged else ref["sentence"] for ref in refs]
         results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task) for text in texts))
@@ -236,7 +237,9 @@ def _check_view(refs: Sequence[dict], results: Mapping[str, Any]) -> None:
         )
 
 
-def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int) -> dict[str, Tensor]:
+def _target_rows(
+    is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int, fields: Iterable[str]
+) -> dict[str, Tensor]:
     """Return a row per true (sentence, object), ordered by sentence."""
     sentences, objects = map(torch.from_numpy, np.nonzero(is_answer))
     rows = {
@@ -244,7 +247,8 @@ def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prom
         "labels": torch.full_like(sentences, NO_LABEL),
         "prompt_index": sentences + first_prompt,
     }
-    return rows | ({"masks": instances["masks"][objects]} if "masks" in instances else {})
+    masks = {"masks": instances["masks"][objects]} if "masks" in instances else {}
+    return rows | masks | field_rows(instances, objects, fields)
 
 
 def _append(earlier: Mapping[str, Tensor] | None, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

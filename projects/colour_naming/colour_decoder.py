@@ -17,14 +17,17 @@ from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
 from lumen.decoders.peaks import best_boxes, pick_peaks
 from lumen.ops.geometry import box_iou
 from lumen.registry import DATASETS, DECODERS, METRICS
-from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
+from lumen.structures import Field, PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+FIELDS = {"colours": Field("classes")}
 
 
 @DATASETS.register_module()
 class ColourDataset(CocoDataset):
     """A COCO file whose annotations have a ``colour``; ``instances`` get ``colours``, an index into ``COLOURS``."""
+
+    fields = FIELDS
 
     def load_data_list(self) -> list[dict]:
         """Add the colours to the checked records, by annotation id."""
@@ -46,6 +49,7 @@ class ColourNamingDecoder(Decoder):
         predictions=frozenset({"bboxes", "colours", "scores", "labels", "prompt_index"}),
         headline="colour_naming/accuracy",
         losses={"loss_box": "objects", "loss_colour": "objects"},
+        fields=FIELDS,
     )
 
     def __init__(self, channels: int) -> None:
@@ -61,13 +65,12 @@ class ColourNamingDecoder(Decoder):
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of boxes and colours, summed over objects."""
-        targets = targets_per_pair(samples, shared)
+        targets = targets_per_pair(samples, shared, fields=FIELDS)
         centres = (targets.bboxes[:, :2] + targets.bboxes[:, 2:]) / (2 * shared.stride)
         logits = self(shared, targets.pair_index, centres.long())
-        colours = targets.get("colours", targets.labels)  # a table without rows may lack fields of ours
         return {
             "loss_box": box_loss(self.head(shared), targets, shared),
-            "loss_colour": functional.cross_entropy(logits, colours, reduction="sum"),
+            "loss_colour": functional.cross_entropy(logits, targets.colours, reduction="sum"),
         }
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
@@ -104,7 +107,7 @@ class ColourAccuracy(BaseMetric):
 
     def compute_metrics(self, results: list[list[tuple[int, int]]]) -> dict[str, float]:
         """Return the shares, -1 where there is no object."""
-        rows = [row for own in results for row in own]
+        rows = [row for of_sample in results for row in of_sample]
         if not rows:
             return {"accuracy": -1.0, "found": -1.0, "blind": -1.0}
         true, said = np.array(rows).T
