@@ -155,6 +155,33 @@ def check_data(
     raise typer.Exit(1)
 
 
+@app.command(
+    "check-decoder",
+    epilog="Examples: lumen check-decoder projects/example_decoder | "
+    "lumen check-decoder mine/my_decoder.py --option num_parts=3",
+)
+def check_decoders(
+    path: Annotated[Path, typer.Argument(help="File of a decoder, or a folder with such files.", show_default=False)],
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the constructor; give it once per name.")
+    ] = None,
+) -> None:
+    """Check that decoders keep to the contract: losses, predictions, declared fields, bfloat16, saved weights.
+
+    Exit code 0: they do; 1: there are problems; 2: there is no decoder to check.
+    """
+    from lumen.decoders.contract import check_decoder, find_decoders, format_findings
+    from lumen.engine.check_config import parse_overrides
+
+    options, failed = parse_overrides(option or ()), False
+    for kind in find_decoders(path):
+        findings = check_decoder(kind, options)
+        failed |= any(finding.problem for finding in findings)
+        print(format_findings(kind, findings))
+    if failed:
+        raise typer.Exit(1)
+
+
 def predict_with(
     files: ModelFiles, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
 ) -> int:
