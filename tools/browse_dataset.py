@@ -1,4 +1,4 @@
-"""Draw samples as the network sees them: boxes, masks, points, texts per prompt, and the heatmap to be learned."""
+"""Draw samples as the network sees them: objects with their declared fields, prompts, and the heatmap to be learned."""
 
 import argparse
 import sys
@@ -77,7 +77,7 @@ def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
     sample, image = packed["data_samples"], packed["inputs"].permute(1, 2, 0).numpy()
     prompts, found = sample.prompts, sample.gt_instances
     is_text = [prompt.task in {task.name for task in TEXT_TASKS} for prompt in prompts]
-    panels = [vis.draw_truth(image, prompts, found)]
+    panels = [vis.draw_truth(image, prompts, found, sample.get("fields"))]
     titles = [f"{sample.img_id}: {Path(sample.img_path).name}"]
     if not prompts or not all(is_text):
         heat = target_heat(sample, target, stride)
@@ -118,7 +118,7 @@ def chosen_indices(length: int, num: int, index: Sequence[int] | None) -> list[i
     """
     from lumen.errors import DataError
 
-    outside = [at for at in index or () if not 0 <= at < length]
+    outside = [number for number in index or () if not 0 <= number < length]
     if outside:
         raise DataError(f"the data set has {length} samples; there is no sample {outside[0]}")
     return list(index) if index else np.unique(np.linspace(0, length - 1, min(num, length)).astype(int)).tolist()
