@@ -312,8 +312,8 @@ def check_budget(report: Mapping[str, Sequence[Any]], num_entries: int, skip_bud
     num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
     if num_skipped > skip_budget * num_entries:
         raise DataError(
-            f"{what}: {num_skipped} of {num_entries} would be skipped, the budget is {skip_budget:.3%}; mend the file "
-            f"or raise skip_budget\n{format_report(report)}"
+            f"{what}: {num_skipped} of {num_entries} would be skipped, the budget is {skip_budget:.3%}; correct the "
+            f"file or raise skip_budget\n{format_report(report)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Data sets in COCO format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from lumen.registry import DATASETS
 from lumen.structures import Field
 
 UNREADABLE = "image cannot be used"
+_CHECK = "lumen check-data"
 
 
 @DATASETS.register_module()
@@ -80,6 +82,11 @@ class CocoDataset(BaseDataset):
             lazy_init=lazy_init,
         )
 
+    def full_init(self) -> None:
+        """Read the files, once; an error names the command that lists everything that is wrong with them."""
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            super().full_init()
+
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; MMEngine calls this once."""
         content = read_coco(
@@ -115,11 +122,24 @@ class CocoDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample; when training, the next usable one, within ``skip_budget``."""
-        return take_usable(self, index)
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            return take_usable(self, index)
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Return the labels of one image, for MMEngine's ``ClassBalancedDataset``."""
         return self.get_data_info(index)["instances"]["labels"].tolist()
+
+
+@contextmanager
+def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
+    """Add to a ``DataError`` the command that lists everything that is wrong with a data set in COCO format."""
+    try:
+        yield
+    except DataError as error:
+        if _CHECK in str(error):
+            raise
+        images = f" --images {image_root}" if image_root else ""
+        raise DataError(f"{error}. Everything that is wrong: {_CHECK} {ann_file}{images}") from error
 
 
 def take_usable(dataset: BaseDataset, index: int) -> Any:

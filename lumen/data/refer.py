@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from lumen.data.annotations import format_report
-from lumen.data.coco import take_usable
+from lumen.data.coco import naming_check_data, take_usable
 from lumen.data.fields import field_rows
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.refer_files import read_refer
@@ -84,6 +84,14 @@ class ReferDataset(BaseDataset):
             indices=indices,
             lazy_init=lazy_init,
         )
+
+    def full_init(self) -> None:
+        """Read the files, once; where one of them is in COCO format, an error names the command that checks it."""
+        if self.instances_file is None:
+            super().full_init()
+            return
+        with naming_check_data(self.instances_file, self.data_prefix["img"]):
+            super().full_init()
 
     def load_data_list(self) -> list[dict]:
         """Read and check the files; MMEngine calls this once."""
