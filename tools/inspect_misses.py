@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -108,7 +107,7 @@ def candidates_of(decoder: Any, shared: Any, sample: Any) -> tuple[InstanceData,
             points=(answer.bboxes[:, :2] + answer.bboxes[:, 2:]) / 2, is_kept=torch.ones_like(answer_pair).bool(),
         )  # fmt: skip
         return table, len(answer)
-    pair, cells_xy, scores, heights = pick_peaks(shared, num_peaks=getattr(decoder, "num_peaks", 100), min_score=0.0)
+    pair, cells_xy, scores, heights = pick_peaks(shared, num_peaks=_limits(decoder).num_peaks, min_score=0.0)
     boxes = boxes_at(head(shared), shared.image_index[pair], cells_xy, shared.stride)
     is_answer = (boxes[:, None] == answer.bboxes).all(-1) & (pair[:, None] == answer_pair)
     table = InstanceData(
@@ -116,6 +115,14 @@ def candidates_of(decoder: Any, shared: Any, sample: Any) -> tuple[InstanceData,
         points=(cells_xy + 0.5) * shared.stride, is_kept=is_answer.any(1),
     )  # fmt: skip
     return table, len(answer)
+
+
+def _limits(decoder: Any) -> Any:
+    """Return the limits of a decoder; the usual ones where it has none of its own."""
+    from lumen.decoders.peaks import BoxLimits
+
+    limits = getattr(decoder, "limits", None)
+    return limits if isinstance(limits, BoxLimits) else BoxLimits()
 
 
 def pairs_of(model: Any, decoder: Any, shared: Any, sample: Any) -> Any:
@@ -150,7 +157,7 @@ def phrases_of(model: Any, decoder: Any, packed: dict[str, Any]) -> Iterator[Phr
                 shared.heat_logits[pair, 0].float().sigmoid().cpu(),
                 shared.stride,
                 float(shared.presence_logits[pair].float().sigmoid()),
-                num_answers >= getattr(decoder, "max_per_image", math.inf),
+                num_answers >= _limits(decoder).max_per_image,
             )
 
 

@@ -14,7 +14,7 @@ from lumen.data.annotations import load_json
 from lumen.data.coco import CocoDataset
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks
 from lumen.ops.geometry import box_iou
 from lumen.registry import DATASETS, DECODERS, METRICS
 from lumen.structures import Field, PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
@@ -79,7 +79,7 @@ class ColourNamingDecoder(Decoder):
         boxes = boxes_at(self.head(shared), shared.image_index[pair], cells_xy, shared.stride)
         colours = self(shared, pair, cells_xy).argmax(1)
         table = InstanceData(bboxes=boxes, colours=colours, scores=scores, pair_index=pair)
-        return best_boxes(table, samples, shared, iou_threshold=0.6, max_per_image=100)
+        return best_boxes(table, samples, shared, BoxLimits())
 
 
 @METRICS.register_module()

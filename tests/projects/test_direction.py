@@ -18,7 +18,7 @@ from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInp
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
 from lumen.decoders.contract import check_decoder
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks
 from lumen.errors import ConfigError
 from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
@@ -81,7 +81,7 @@ class HeadingDecoder(Decoder):
         boxes = boxes_at(self.head(shared), shared.image_index[pair], cells_xy, shared.stride)
         heading = self(shared, pair, cells_xy)
         table = InstanceData(bboxes=boxes, heading=heading, scores=scores, pair_index=pair)
-        return best_boxes(table, samples, shared, iou_threshold=0.6, max_per_image=10)
+        return best_boxes(table, samples, shared, BoxLimits(max_per_image=10))
 
 
 @pytest.fixture(scope="module")
