@@ -5,7 +5,7 @@ read samples. A *pair* is one image with one prompt: only the aligner and the de
 ``image_index[p]`` names the sample of pair ``p`` in its batch, ``prompt_index[p]`` the prompt within that sample.
 
 Axis names: pairs, images, dim (width of the LMM), channels (width of the aligner), height, width, queries,
-n (instances), keypoints. Pixels are pixels of the network input, unless a name says otherwise.
+n (instances), keypoints. Pixels are pixels of the network input, unless a name states otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,11 +76,11 @@ class Field:
 
     - ``points``: (x, y) in pixels; they move with the image, also out of the view.
     - ``directions``: vectors (x, y); they turn under a flip and under unequal scales, and keep their length. A distance
-      in pixels is no direction: declare its two ends as points.
+      in pixels is not a direction: declare its two ends as points.
     - ``angles``: radians from the x axis towards the y axis, which points down; they turn as directions do and come
       back in (-pi, pi].
     - ``classes``: integers; they stay.
-    - ``numbers``: whatever else does not depend on the view; they stay. Rows of left and right are not swapped.
+    - ``numbers``: anything else that does not depend on the view; they stay. Rows of left and right are not swapped.
 
     Args:
         kind: One of ``FIELD_KINDS``.
@@ -108,7 +108,7 @@ class Field:
         object.__setattr__(self, "dtype", dtype)
 
     def example(self, num_objects: int) -> Tensor:
-        """Return values for objects that nobody has annotated: zeros, and directions along x."""
+        """Return values for objects without annotations: zeros, and directions along x."""
         values = torch.zeros(num_objects, *self.shape, dtype=self.dtype)
         if self.kind == "directions":
             values[..., 0] = 1
@@ -120,7 +120,7 @@ class PerceptionSample(BaseDataElement):
 
     Data fields (all ``InstanceData`` in input pixels until ``Lumen`` restores predictions to original pixels):
         gt_instances: ``bboxes`` (n, 4) xyxy, ``labels`` (n), ``prompt_index`` (n). One row per object *and* prompt
-            that asks for it: two prompts for one class give two rows, objects nobody asked for give none. A box
+            that asks for it: two prompts for one class give two rows, objects that no prompt asks for give none. A box
             without extent is a point, such as a keypoint. Where a task needs them: ``masks`` (n, height, width) bool,
             and the fields that the data set declares.
         ignored_instances: The same fields for crowd and ignored regions.
@@ -265,8 +265,8 @@ class TaskSpec:
         if undeclared:
             line = ", ".join(f"{name!r}: Field('numbers')" for name in undeclared)
             raise ValueError(
-                f"task {self.name!r}: nothing says what {undeclared} are. Add to its TaskSpec fields={{{line}}}, each "
-                f"with the kind that it has: one of {FIELD_KINDS}"
+                f"task {self.name!r}: no kind is declared for {undeclared}. Add to its TaskSpec fields={{{line}}}, "
+                f"each with the kind that it has: one of {FIELD_KINDS}"
             )
         surplus = sorted((self.fields.keys() - used) | (self.fields.keys() & STANDARD_KINDS.keys()))
         if surplus:

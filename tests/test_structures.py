@@ -28,9 +28,9 @@ def test_a_spec_divides_losses_by_pairs_or_objects():
 
 
 def test_a_field_that_nobody_knows_must_be_declared():
-    with pytest.raises(ValueError, match=r"nothing says what \['heading'\] are.*fields=\{'heading': Field"):
+    with pytest.raises(ValueError, match=r"no kind is declared for \['heading'\].*fields=\{'heading': Field"):
         spec(targets=frozenset({"bboxes", "heading"}))
-    with pytest.raises(ValueError, match="what \\['speed'\\] are"):
+    with pytest.raises(ValueError, match="declared for \\['speed'\\]"):
         spec(predictions=frozenset({"scores", "speed"}))
     declared = spec(targets=frozenset({"heading"}), fields={"heading": Field("directions")})
     assert declared.kinds == {"heading": "directions"}

@@ -87,8 +87,8 @@ def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
     counts = torch.bincount(found.prompt_index, minlength=len(phrases)).tolist()
     ignored = torch.bincount(sample.ignored_instances.prompt_index, minlength=len(phrases)).tolist()
     notes = [
-        f"-> {prompt.answer or '?'}" if said else _note(*numbers)
-        for prompt, said, *numbers in zip(prompts, is_text, counts, ignored, strict=True)
+        f"-> {prompt.answer or '?'}" if answered else _note(*numbers)
+        for prompt, answered, *numbers in zip(prompts, is_text, counts, ignored, strict=True)
     ]
     tasks = ", ".join(dict.fromkeys(prompt.task for prompt in prompts))
     panels.append(vis.legend(phrases, notes, width=480))
@@ -130,7 +130,7 @@ def _note(num_objects: int, num_ignored: int) -> str:
 
 
 def main() -> None:
-    """Draw the samples, or say in one line why not."""
+    """Draw the samples, or print in one line why not."""
     args = parse_args()
     with one_line_errors():
         from lumen.config import read_config

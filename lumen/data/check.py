@@ -24,8 +24,8 @@ def check_coco(
     """Return reason -> ids of the images, annotations or categories that it concerns; empty for a sound data set.
 
     An entry is reported by the first thing that makes it unusable; masks, keypoints and image files are checked for
-    all entries that are usable otherwise. The position in the list stands for an id that is missing. Files that say
-    which classes are absent from an image are read as LVIS is.
+    all entries that are usable otherwise. The position in the list stands for an id that is missing. Files that state
+    which classes are absent from an image are read like LVIS.
 
     Args:
         ann_file: Instances, person keypoints, or both.
@@ -33,7 +33,7 @@ def check_coco(
         progress: Wraps the list of images, to show how far the check is.
 
     Raises:
-        DataError: The file is no COCO file at all, or has no usable category.
+        DataError: The file is not a COCO file at all, or has no usable category.
     """
     content = load_json(ann_file)
     report: defaultdict[str, list[Any]] = defaultdict(list)

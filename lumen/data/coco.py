@@ -24,7 +24,7 @@ class CocoDataset(BaseDataset):
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
     ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, in test mode also ``ann_file``. ``report`` maps
-    the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in its own copy.
+    the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in a copy of it.
 
     A subclass that adds arrays to ``instances`` declares them in ``fields``, so that they move with the image.
 
@@ -35,17 +35,15 @@ class CocoDataset(BaseDataset):
         pipeline: Transforms applied to each record.
         classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
         with_masks: Read ``segmentation`` too; an annotation without a sound one is skipped.
-        federated: The file says per image which classes were verified, as LVIS does: only classes that are verified
+        federated: The file states per image which classes were verified, as LVIS does: only classes that are verified
             absent count as absent, and incompletely annotated ones have no background. ``AskClasses`` must be given
             ``num_prompts`` in training, since asking for all asks for unverified classes as well.
         filter_empty: Leave out images without any kept annotation.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
         test_mode: Raise at once for an unusable image instead of taking the next one.
-        indices: Keep only the first so many records, or these.
-        lazy_init: Read the file at the first use; ``metainfo`` is empty until then.
 
     Raises:
-        DataError: The file is no COCO file, lacks a class, holds no usable image, or the budget is exceeded.
+        DataError: The file is not a COCO file, lacks a class, holds no usable image, or the budget is exceeded.
     """
 
     fields: ClassVar[Mapping[str, Field]] = MappingProxyType({})
@@ -63,8 +61,6 @@ class CocoDataset(BaseDataset):
         filter_empty: bool = False,
         skip_budget: float = 0.001,
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         self._asked_classes = None if classes is None else tuple(classes)
         self.with_masks = with_masks
@@ -78,8 +74,6 @@ class CocoDataset(BaseDataset):
             data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
             pipeline=list(pipeline),
             test_mode=test_mode,
-            indices=indices,
-            lazy_init=lazy_init,
         )
 
     def full_init(self) -> None:

@@ -31,9 +31,9 @@ def fields_to_input(instances: dict[str, Any], frame: InputTransform, fields: Ma
     undeclared = sorted(instances.keys() - _STANDARD - fields.keys())
     if undeclared:
         raise ConfigError(
-            f"instances hold {undeclared}, and nothing says what resizing, flips and crops should do to them. Declare "
-            f"each in the class of the data set, such as {declaration(undeclared[0], 'numbers')}; kinds are "
-            f"{FIELD_KINDS}"
+            f"instances hold {undeclared}, of which no kind is declared: it decides what resizing, flips and crops do "
+            f"to them. Declare each in the class of the data set, such as {declaration(undeclared[0], 'numbers')}; "
+            f"kinds are {FIELD_KINDS}"
         )
     lacking = sorted(fields.keys() - instances.keys())
     if lacking:

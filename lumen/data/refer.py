@@ -38,12 +38,8 @@ class ReferDataset(BaseDataset):
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
         with_masks: Read masks too; an annotation without a sound one is skipped, and its sentences.
-        shuffle_sentences: A seed. Every image is then asked sentences of other images, against the targets of its own:
-            a model that reads the sentences must fail. What remains is what the images alone give away.
         skip_budget: Share of the images, annotations and sentences, each, that may be skipped before it is an error.
         test_mode: Raise at once for an unusable image instead of taking the next one.
-        indices: Keep only the first so many records, or these.
-        lazy_init: Read the files at the first use; ``metainfo`` is empty until then.
 
     Raises:
         ConfigError: The layout is unknown, or an argument is missing or does not belong to it.
@@ -61,18 +57,14 @@ class ReferDataset(BaseDataset):
         data_prefix: Mapping[str, str] | None = None,
         pipeline: Sequence[dict | Callable[[dict], dict]] = (),
         with_masks: bool = False,
-        shuffle_sentences: int | None = None,
         skip_budget: float = 0.001,
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         root = find_path(data_root) if data_root else ""
         self.layout = layout
         self.instances_file = None if instances_file is None else os.path.join(root, instances_file)
         self.split = split
         self.with_masks = with_masks
-        self.shuffle_sentences = shuffle_sentences
         self.skip_budget = skip_budget
         self.report: dict[str, list[int]] = {}
         super().__init__(
@@ -81,8 +73,6 @@ class ReferDataset(BaseDataset):
             data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
             pipeline=list(pipeline),
             test_mode=test_mode,
-            indices=indices,
-            lazy_init=lazy_init,
         )
 
     def full_init(self) -> None:
@@ -110,9 +100,7 @@ class ReferDataset(BaseDataset):
         self.report = dict(content.report)
         if self.report:
             print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")
-        if self.shuffle_sentences is None:
-            return content.records
-        return exchange_sentences(content.records, seed=self.shuffle_sentences)
+        return content.records
 
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on one record."""
@@ -126,8 +114,20 @@ class ReferDataset(BaseDataset):
         return take_usable(self, index)
 
 
+@DATASETS.register_module()
+class ShuffledReferDataset(ReferDataset):
+    """The same images and targets, but every image is asked sentences of other images.
+
+    A model that reads the sentences must fail. What remains is what the images alone give away.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the files, and exchange the sentences, always in the same way."""
+        return exchange_sentences(super().load_data_list(), seed=0)
+
+
 def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
-    """Return the records with their sentences permuted so that each one stands at another image than its own.
+    """Return the records with their sentences permuted so that each one belongs to another image than before.
 
     Targets, ``kind`` and ``ref_id`` stay where they are.
 
@@ -135,15 +135,20 @@ def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
         DataError: One image holds more than half of all sentences, so that there is no such permutation.
     """
     rng = np.random.default_rng(seed)
-    places = [(r, at) for r in rng.permutation(len(records)) for at in rng.permutation(len(records[r]["refs"]))]
-    # The places of an image follow each other: a turn by as many as the fullest image has leaves no image its own.
+    places = [
+        (record, place)
+        for record in rng.permutation(len(records))
+        for place in rng.permutation(len(records[record]["refs"]))
+    ]
+    # The places of an image follow each other: a turn by as many as the fullest image has gives every image sentences
+    # of others.
     turn = max((len(record["refs"]) for record in records), default=0)
     if 2 * turn > len(places):
         raise DataError(f"one image has {turn} of all {len(places)} sentences; they cannot be exchanged with others")
     exchanged = [{**record, "refs": [dict(ref) for ref in record["refs"]]} for record in records]
-    for place, (record, at) in enumerate(places):
-        giver, giver_at = places[(place + turn) % len(places)]
-        exchanged[record]["refs"][at]["sentence"] = records[giver]["refs"][giver_at]["sentence"]
+    for number, (record, place) in enumerate(places):
+        giver, giver_place = places[(number + turn) % len(places)]
+        exchanged[record]["refs"][place]["sentence"] = records[giver]["refs"][giver_place]["sentence"]
     return exchanged
 
 
@@ -168,7 +173,7 @@ class AskSentences:
         no_target: Ask sentences without target too.
         shuffle: Choose and order at random; otherwise in the order of the file.
         kinds: Ask sentences of these kinds only, for data sets that know them.
-        exchange_sides: In a mirrored view say "left" for "right", and so on, instead of leaving the sentence out.
+        exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the sentence out.
 
     Raises:
         ConfigError: An argument is not one of its values.
@@ -232,7 +237,7 @@ class AskSentences:
                 and not is_mirrored_wrong(ref["sentence"], frame, exchanged=exchanged)
             ]
         if self.shuffle:
-            refs = [refs[at] for at in np.random.permutation(len(refs))]
+            refs = [refs[place] for place in np.random.permutation(len(refs))]
         return refs[: self.num_prompts]
 
 

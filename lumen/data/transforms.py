@@ -38,7 +38,7 @@ class LoadImage:
         cache_mb: Keep decoded images in memory up to so many megabytes, per worker. Worth it for small data sets.
 
     Raises:
-        DataError: The file cannot be read, or has another size than the annotation file says.
+        DataError: The file cannot be read, or has another size than the annotation file gives.
     """
 
     def __init__(self, *, cache_mb: int = 0) -> None:

@@ -16,8 +16,8 @@ class Decoder(nn.Module, ABC):
     """Turn the shared representation into one task's predictions.
 
     A decoder is final: subclass ``Decoder`` itself, never another decoder; share code through plain functions.
-    It receives its own pairs and the samples they point to. Everything it reads from a sample or writes to one is in
-    input pixels; ``Lumen`` maps predictions back to original pixels.
+    It receives the pairs of its task and the samples they point to. Everything it reads from a sample or writes to one
+    is in input pixels; ``Lumen`` maps predictions back to original pixels.
 
     Args:
         channels: Width of the shared representation; filled in from the aligner.

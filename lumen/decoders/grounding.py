@@ -46,6 +46,6 @@ class GroundingDecoder(Decoder):
         return {"loss_box": box_loss(self.head(shared), targets_per_pair(samples, shared), shared)}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return at most ``limits.num_boxes`` boxes per sentence in input pixels: by sentence, the best first."""
+        """Return the best boxes of each sentence in input pixels: by sentence, the best first."""
         best = best_of_pairs(shared, self.head(shared), self.limits)
         return gather_pairs(best, samples, shared)

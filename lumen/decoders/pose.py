@@ -140,5 +140,5 @@ class _OffsetHead(nn.Module):
         read = context[shared.image_index[pair], :, cells_xy[:, 1], cells_xy[:, 0]]
         query = shared.query[pair].to(read.dtype)
         hidden = nn.functional.silu(self.mix(torch.cat([read, query], 1)))
-        # in use, and in every process, even where nobody asks for a keypoint
+        # in use, and in every process, even where no keypoint is asked for
         return self.last(hidden).float() + context.float().sum() * 0

@@ -57,7 +57,7 @@ class ReferringSegmentationDecoder(Decoder):
         return {"loss_box": box_loss(self.head(shared), targets, shared), **masks}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return at most ``limits.num_boxes`` boxes with masks per sentence in input pixels: by sentence, the best first."""
+        """Return the best boxes of each sentence with their masks, in input pixels: by sentence, the best first."""
         best = best_of_pairs(shared, self.head(shared), self.limits)
         best.masks = mask_probabilities(self.mask_head, shared, best.pair_index, best.bboxes)
         return gather_pairs(best, samples, shared)

@@ -99,7 +99,7 @@ class SemanticSegmentationDecoder(Decoder):
 def _labelled_share(
     samples: Sequence[PerceptionSample], like: Float[Tensor, "pairs rows cols"]
 ) -> Float[Tensor, "images rows cols"]:
-    """Return the share of each fine cell whose pixels have a label: all of it where no label map says otherwise."""
+    """Return the share of each fine cell whose pixels have a label: all of it where there is no label map."""
     share = like.new_ones(len(samples), *like.shape[-2:])
     for image, sample in enumerate(samples):
         if "unlabelled" in sample:

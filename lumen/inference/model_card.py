@@ -40,7 +40,7 @@ def model_card(
 
     Args:
         specs: Of its decoders.
-        description: What the model says of itself.
+        description: The model's description of itself.
         protocol: A protocol card as read from json; without one the card has no figures.
         plug_ins: Dotted names of the classes that do not come with Lumen, which a reader must name in ``types=``.
     """

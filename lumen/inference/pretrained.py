@@ -190,7 +190,7 @@ def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = 
 
     Raises:
         CheckpointError: A file is missing or broken, or the decoder was trained with another LMM or aligner; the
-            message says what differs.
+            message names what differs.
         ConfigError: The model has a decoder for this task.
     """
     content, state = _read(Path(find_path(folder)), DECODER)
@@ -360,5 +360,5 @@ def _build_model(config: Config) -> Lumen:
     except OSError as error:
         raise CheckpointError(
             f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
-            "Checkpoints hold what was trained only; put the base model where the config's name_or_path says"
+            "Checkpoints hold what was trained only; put the base model at the config's name_or_path"
         ) from error

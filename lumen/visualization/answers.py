@@ -1,4 +1,4 @@
-"""A whole sample on its image: what is asked with its targets, or with what a decoder of any task answered.
+"""A whole sample on its image: its prompts with their targets, or with the answer of a decoder of any task.
 
 Everything is in pixels of the image that is given. Colours name prompts.
 """
@@ -60,7 +60,7 @@ def draw_answer(
     min_score: float = 0.3,
     kinds: Mapping[str, str] | None = None,
 ) -> RgbImage:
-    """Draw ``pred_instances`` of whatever task: boxes, masks, keypoints, counts or texts, by the fields that it has.
+    """Draw ``pred_instances`` of any task: boxes, masks, keypoints, counts or texts, by the fields that it has.
 
     Args:
         image: The image.

@@ -195,7 +195,7 @@ def draw_counts(image: RgbImage, phrases: Sequence[str], counts: Sequence[float 
     Args:
         image: The image, which is left as it is.
         phrases: All phrases that were asked; their order gives their colours.
-        counts: One per phrase; a count that is no whole number is written with one decimal.
+        counts: One per phrase; a count that is not a whole number is written with one decimal.
 
     Returns:
         The picture; a small image is magnified.
@@ -250,7 +250,7 @@ def _draw_box(
 ) -> None:
     left, top, right, bottom = box
     corners = [left, top, max(left, right - 1), max(top, bottom - 1)]
-    # A dark line on either side keeps the box visible on a background of its own colour.
+    # A dark line on either side keeps the box visible on a background of the same colour.
     dark = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
     draw.rectangle(dark, outline=(0, 0, 0), width=line + 2)
     draw.rectangle(corners, outline=colour, width=line)

@@ -1,4 +1,4 @@
-"""A task from outside the package: find the objects that a phrase names, and say the colour of each."""
+"""A task from outside the package: find the objects that a phrase names, and name the colour of each."""
 
 from collections.abc import Sequence
 
@@ -86,7 +86,7 @@ class ColourNamingDecoder(Decoder):
 class ColourAccuracy(BaseMetric):
     """Share of objects that are found and whose colour is right. An object is found by a box with an IoU of 0.5.
 
-    ``found`` is the share that is found; ``blind`` what the most frequent colour, said of every object, would reach.
+    ``found`` is the share that is found; ``blind`` what the most frequent colour, given to every object, would reach.
     """
 
     default_prefix = "colour_naming"
@@ -101,18 +101,18 @@ class ColourAccuracy(BaseMetric):
             hits &= targets["prompt_index"][:, None] == answers["prompt_index"]
             # Column 0 stands for "not found"; every box on the object beats it.
             best = functional.pad(torch.where(hits, answers["scores"], -1.0), (1, 0), value=-0.5).argmax(1)
-            said = functional.pad(answers["colours"], (1, 0), value=-1)[best]
+            named = functional.pad(answers["colours"], (1, 0), value=-1)[best]
             # One entry per sample: MMEngine drops what goes beyond the number of samples.
-            self.results.append(list(zip(targets["colours"].tolist(), said.tolist(), strict=True)))
+            self.results.append(list(zip(targets["colours"].tolist(), named.tolist(), strict=True)))
 
     def compute_metrics(self, results: list[list[tuple[int, int]]]) -> dict[str, float]:
         """Return the shares, -1 where there is no object."""
         rows = [row for of_sample in results for row in of_sample]
         if not rows:
             return {"accuracy": -1.0, "found": -1.0, "blind": -1.0}
-        true, said = np.array(rows).T
+        true, named = np.array(rows).T
         return {
-            "accuracy": float((true == said).mean()),
-            "found": float((said >= 0).mean()),
+            "accuracy": float((true == named).mean()),
+            "found": float((named >= 0).mean()),
             "blind": float(np.bincount(true).max() / len(true)),
         }

@@ -79,7 +79,7 @@ def test_an_error_names_the_command_that_checks_the_data_set(make_coco):
 
 
 def test_indices_keep_some_records(make_coco):
-    assert len(build(make_coco(), indices=2)) == 2
+    assert len(build(make_coco()).get_subset(2)) == 2
 
 
 def test_two_sets_can_be_joined_when_their_classes_agree(make_coco):
