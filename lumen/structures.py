@@ -370,22 +370,6 @@ def gather_pairs(
     return [answers[image_index == image] for image in range(len(samples))]
 
 
-def fill_unanswered(answer: InstanceData, prompts: Sequence[Prompt], task: str) -> InstanceData:
-    """Add a row of zeros for each prompt of a task that has none, and put the rows in the order of the prompts.
-
-    A prompt has no pair where the LMM wrote its answer itself and left ``[LOC]`` out: nothing was found.
-    """
-    answered = set(answer.prompt_index.tolist())
-    missing = [place for place, prompt in enumerate(prompts) if prompt.task == task and place not in answered]
-    if not missing:
-        return answer
-    rows = {key: value.new_zeros(len(missing), *value.shape[1:]) for key, value in answer.items()}
-    rows["prompt_index"] = answer.prompt_index.new_tensor(missing)
-    rows["labels"] = answer.labels.new_tensor([prompts[place].label for place in missing])
-    filled = InstanceData.cat([answer, InstanceData(**rows)])
-    return filled[filled.prompt_index.argsort()]
-
-
 def place_in_image(image_index: Int[Tensor, " pairs"]) -> Int[Tensor, " pairs"]:
     """Return the rank of each pair among the pairs of its image, from 0, in the order of the pairs."""
     order = image_index.argsort(stable=True)

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lumen.decoders.base import Decoder
+from lumen.decoders.base import Decoder, fill_unanswered
 from lumen.decoders.peaks import pick_peaks
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
@@ -16,7 +16,6 @@ from lumen.structures import (
     PerceptionSample,
     SharedRepresentation,
     TaskSpec,
-    fill_unanswered,
     gather_pairs,
     targets_per_pair,
 )
