@@ -125,7 +125,7 @@ def model(tiny_nano):
     lmm = {
         "type": HFAdapter,
         "name_or_path": str(tiny_nano),
-        "attention": "eager",
+        "base": {"attention": "eager"},
         "tasks": [{"name": "heading", "answer_format": "boxes", "routing_token": "[DET]"}],
     }
     aligner = {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64}
