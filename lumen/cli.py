@@ -54,7 +54,7 @@ class ModelFiles:
 
 
 def main() -> None:
-    """Run the command; an error that the user can mend is one line and exit code 2."""
+    """Run the command; an error that the user can correct is one line and exit code 2."""
     with one_line_errors():
         app()
 
@@ -99,7 +99,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    category: Annotated[str | None, typer.Option(help="pose: what the objects are called.")] = None,
+    category: Annotated[str | None, typer.Option(help="pose: name of the objects.")] = None,
     keypoints: Annotated[str | None, typer.Option(help="pose: names of the keypoints, with commas between.")] = None,
     skeleton_from: Annotated[
         Path | None, typer.Option(help="pose: COCO-format JSON that names the category's keypoints and bones.")
@@ -155,6 +155,33 @@ def check_data(
     raise typer.Exit(1)
 
 
+@app.command(
+    "check-decoder",
+    epilog="Examples: lumen check-decoder projects/example_decoder | "
+    "lumen check-decoder mine/my_decoder.py --option num_parts=3",
+)
+def check_decoders(
+    path: Annotated[Path, typer.Argument(help="File of a decoder, or a folder with such files.", show_default=False)],
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the constructor; give it once per name.")
+    ] = None,
+) -> None:
+    """Check that decoders keep to the contract: losses, predictions, declared fields, bfloat16, saved weights.
+
+    Exit code 0: they do; 1: there are problems; 2: there is no decoder to check.
+    """
+    from lumen.decoders.contract import check_decoder, find_decoders, format_findings
+    from lumen.engine.check_config import parse_overrides
+
+    options, failed = parse_overrides(option or ()), False
+    for kind in find_decoders(path):
+        findings = check_decoder(kind, options)
+        failed |= any(finding.problem for finding in findings)
+        print(format_findings(kind, findings))
+    if failed:
+        raise typer.Exit(1)
+
+
 def predict_with(
     files: ModelFiles, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
 ) -> int:
@@ -203,9 +230,9 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
     called ``star`` does not hide the phrase.
 
     Raises:
-        DataError: The first word is no file or folder, or a folder holds no image.
+        DataError: The first word is not a file or folder, or a folder holds no image.
     """
-    number = next((at for at, word in enumerate(inputs) if at and not _is_image(word)), len(inputs))
+    number = next((place for place, word in enumerate(inputs) if place and not _is_image(word)), len(inputs))
     # A missing photo.jpg is more likely a slip than a phrase.
     missing = [word for word in inputs[number:] if Path(word).suffix.lower() in SUFFIXES]
     if missing:
@@ -249,7 +276,7 @@ def find_model(model: Path | None, config: Path | None, checkpoint: Path | None)
 
 
 def warn_about_namesake() -> None:
-    """Say that another distribution with the import name ``lumen`` is installed, if one is."""
+    """Warn that another distribution with the import name ``lumen`` is installed, if one is."""
     try:
         other = metadata.distribution("lumen")
     except metadata.PackageNotFoundError:

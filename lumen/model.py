@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from lumen.data.pipelines import ModelInputs
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError, DataError, PromptError
-from lumen.ops.masks import masks_to_original
+from lumen.ops.fields import answer_to_original, check_fields
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
     FeatureWidths,
@@ -290,7 +290,7 @@ class Lumen(BaseModel):
             for sample, answer in zip(samples, answers, strict=True):
                 if name == (sample.prompts[0].task if sample.prompts else empty_task):
                     _check_fields(decoder, answer)
-                    sample.pred_instances = to_original(answer, sample)
+                    sample.pred_instances = answer_to_original(answer, sample.frame, decoder.spec.kinds)
         return list(samples)
 
     def add_images(self, features: LocFeatures, images: ImageBatch, samples: Sequence[PerceptionSample]) -> LocFeatures:
@@ -361,32 +361,17 @@ def _stacked(inputs: ImageBatch) -> ImageBatch:
     return torch.stack(list(inputs))
 
 
-def to_original(answer: InstanceData, sample: PerceptionSample) -> InstanceData:
-    """Map an answer from input pixels to original pixels: the one place where that happens, by kind of field.
-
-    ``bboxes`` (n, 4), ``points`` (n, 2) and ``keypoints`` (n, k, 2) stay tensors; ``masks``, probabilities over the
-    whole input (n, rows, cols), become a list of COCO run-length codes.
-    """
-    if "bboxes" in answer:
-        answer.bboxes = sample.frame.boxes_to_original(answer.bboxes)
-    for name in ("points", "keypoints"):
-        if name in answer:
-            answer[name] = sample.frame.points_to_original(answer[name])
-    if "masks" in answer:
-        codes = masks_to_original(answer.masks, sample.frame)
-        answer.pop("masks")
-        answer.masks = codes
-    return answer
-
-
 def _check_targets(decoder: Decoder, samples: Sequence[PerceptionSample]) -> None:
     for sample in samples:
+        if not any(prompt.task == decoder.spec.name for prompt in sample.prompts):
+            continue
         lacking = decoder.spec.targets - set(sample.gt_instances.keys())
-        if lacking and any(prompt.task == decoder.spec.name for prompt in sample.prompts):
+        if lacking:
             raise DataError(
                 f"{type(decoder).__name__} needs gt_instances.{sorted(lacking)}; pack them in the data pipeline, which "
                 f"gave {sorted(sample.gt_instances.keys())}"
             )
+        check_fields(decoder.spec, sample)
 
 
 def _check_fields(decoder: Decoder, answer: InstanceData) -> None:

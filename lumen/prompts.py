@@ -168,7 +168,7 @@ def check_phrase(phrase: str, special_tokens: Iterable[str]) -> str:
     """Return the phrase without surrounding white space.
 
     Raises:
-        PromptError: If it is no text, empty, longer than 512 characters, or holds a special token.
+        PromptError: If it is not a text, empty, longer than 512 characters, or holds a special token.
     """
     if not isinstance(phrase, str) or not phrase.strip():
         raise PromptError(f"a prompt must be a text that is not empty, got {phrase!r}")
@@ -184,7 +184,7 @@ def check_text(text: str, what: str) -> str:
     """Return a question or an answer without surrounding white space.
 
     Raises:
-        PromptError: If it is no text, empty, or longer than 8192 characters.
+        PromptError: If it is not a text, empty, or longer than 8192 characters.
     """
     if not isinstance(text, str) or not text.strip():
         raise PromptError(f"{what} must be a text that is not empty, got {text!r}")

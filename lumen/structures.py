@@ -5,11 +5,12 @@ read samples. A *pair* is one image with one prompt: only the aligner and the de
 ``image_index[p]`` names the sample of pair ``p`` in its batch, ``prompt_index[p]`` the prompt within that sample.
 
 Axis names: pairs, images, dim (width of the LMM), channels (width of the aligner), height, width, queries,
-n (instances), keypoints. Pixels are pixels of the network input, unless a name says otherwise.
+n (instances), keypoints. Pixels are pixels of the network input, unless a name states otherwise.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,29 @@ from torch import Tensor
 
 NO_LABEL = -1
 COUNTS = ("pairs", "objects")
+FIELD_KINDS = ("points", "directions", "angles", "classes", "numbers")
+"""What a field of a plug-in can be; see ``Field``."""
+MOVING_KINDS = frozenset({"boxes", "masks", "points", "directions", "angles"})
+"""Kinds that change when the image is resized, flipped or cropped."""
+STANDARD_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "bboxes": "boxes",
+        "masks": "masks",
+        "points": "points",
+        "keypoints": "points",
+        "labels": "classes",
+        "prompt_index": "numbers",
+        "scores": "numbers",
+        "box_scores": "numbers",
+        "peak_scores": "numbers",
+        "keypoint_scores": "numbers",
+        "counts": "numbers",
+        "texts": "texts",
+    }
+)
+"""Kind of each field that Lumen knows by name. Plug-ins declare all others as ``Field``."""
+_NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
+_PAIR_KINDS = frozenset({"points", "directions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +68,61 @@ class Prompt:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a field of a plug-in holds for each object, so that geometry can treat it as it must.
+
+    Kinds, and what resizing, flipping and cropping an image do to them:
+
+    - ``points``: (x, y) in pixels; they move with the image, also out of the view.
+    - ``directions``: vectors (x, y); they turn under a flip and under unequal scales, and keep their length. A distance
+      in pixels is not a direction: declare its two ends as points.
+    - ``angles``: radians from the x axis towards the y axis, which points down; they turn as directions do and come
+      back in (-pi, pi].
+    - ``classes``: integers; they stay.
+    - ``numbers``: anything else that does not depend on the view; they stay. Rows of left and right are not swapped.
+
+    Args:
+        kind: One of ``FIELD_KINDS``.
+        shape: Shape of one object's value; (2,) for points and directions, () for others where left out. The last axis
+            of points and directions has length 2.
+        dtype: int64 for classes, float32 for others where left out.
+
+    Raises:
+        ValueError: The kind is unknown, or the shape does not fit it.
+    """
+
+    kind: str
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in FIELD_KINDS:
+            raise ValueError(f"kind of a field must be one of {FIELD_KINDS}, got {self.kind!r}")
+        is_pair = self.kind in _PAIR_KINDS
+        shape = ((2,) if is_pair else ()) if self.shape is None else tuple(self.shape)
+        if is_pair and shape[-1:] != (2,):
+            raise ValueError(f"the last axis of {self.kind} holds (x, y), so the shape must end in 2, got {shape}")
+        dtype = self.dtype or (torch.int64 if self.kind == "classes" else torch.float32)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "dtype", dtype)
+
+    def example(self, num_objects: int) -> Tensor:
+        """Return values for objects without annotations: zeros, and directions along x."""
+        values = torch.zeros(num_objects, *self.shape, dtype=self.dtype)
+        if self.kind == "directions":
+            values[..., 0] = 1
+        return values
+
+
 class PerceptionSample(BaseDataElement):
     """One image with its prompts, its targets and, later, its predictions.
 
     Data fields (all ``InstanceData`` in input pixels until ``Lumen`` restores predictions to original pixels):
         gt_instances: ``bboxes`` (n, 4) xyxy, ``labels`` (n), ``prompt_index`` (n). One row per object *and* prompt
-            that asks for it: two prompts for one class give two rows, objects nobody asked for give none. A box
-            without extent is a point, such as a keypoint. Where a task needs them: ``masks`` (n, height, width) bool.
+            that asks for it: two prompts for one class give two rows, objects that no prompt asks for give none. A box
+            without extent is a point, such as a keypoint. Where a task needs them: ``masks`` (n, height, width) bool,
+            and the fields that the data set declares.
         ignored_instances: The same fields for crowd and ignored regions.
         unlabelled: Where a label map tells, a single row: ``masks`` (1, height, width) of the pixels without a class.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
@@ -58,7 +130,8 @@ class PerceptionSample(BaseDataElement):
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
         ``ori_shape`` and ``img_shape`` (both height, width). Where a sample is one object, as for pose:
         ``instance_id`` (annotation id, or place in the detection file), ``box`` (xyxy, original pixels), ``box_label``
-        (index into ``classes``) and ``box_score`` (1 for an annotated box).
+        (index into ``classes``) and ``box_score`` (1 for an annotated box). ``fields`` gives the kind of each field
+        that the data set declares.
     """
 
     prompts: tuple[Prompt, ...]
@@ -164,6 +237,11 @@ class TaskSpec:
         losses: For each loss the decoder returns, what its sum is divided by: ``pairs`` or ``objects``.
         map_queries: Learnable queries that it provides for the aligner; it gets as many ``maps``.
         extras: Optional, costly features it needs, such as ``texts``, what the LMM answered to text prompts.
+        fields: What each target and prediction is that is not among ``STANDARD_KINDS``. A data set that gives such a
+            target declares the same.
+
+    Raises:
+        ValueError: A loss, or a target or prediction that is not standard, is declared wrongly or not at all.
     """
 
     name: str
@@ -173,6 +251,7 @@ class TaskSpec:
     losses: Mapping[str, str]
     map_queries: int = 0
     extras: frozenset[str] = frozenset()
+    fields: Mapping[str, Field] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bad_names = [name for name in self.losses if not name.startswith("loss_")]
@@ -181,6 +260,25 @@ class TaskSpec:
         bad_counts = {count for count in self.losses.values() if count not in COUNTS}
         if bad_counts:
             raise ValueError(f"task {self.name!r}: a loss is divided by one of {COUNTS}, got {sorted(bad_counts)}")
+        used = self.targets | self.predictions
+        undeclared = sorted(used - STANDARD_KINDS.keys() - self.fields.keys())
+        if undeclared:
+            line = ", ".join(f"{name!r}: Field('numbers')" for name in undeclared)
+            raise ValueError(
+                f"task {self.name!r}: no kind is declared for {undeclared}. Add to its TaskSpec fields={{{line}}}, "
+                f"each with the kind that it has: one of {FIELD_KINDS}"
+            )
+        surplus = sorted((self.fields.keys() - used) | (self.fields.keys() & STANDARD_KINDS.keys()))
+        if surplus:
+            raise ValueError(
+                f"task {self.name!r}: fields declares {surplus}, which are neither targets nor predictions, or are "
+                "standard fields of Lumen; leave them out"
+            )
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each field that the task declares itself."""
+        return {name: declared.kind for name, declared in self.fields.items()}
 
 
 def pairs_of_task(samples: Sequence[PerceptionSample], shared: SharedRepresentation, task: str) -> Tensor:
@@ -213,7 +311,11 @@ def select_pairs(shared: SharedRepresentation, index: Int[Tensor, " chosen"], ma
 
 
 def targets_per_pair(
-    samples: Sequence[PerceptionSample], shared: SharedRepresentation | LocFeatures, name: str = "gt_instances"
+    samples: Sequence[PerceptionSample],
+    shared: SharedRepresentation | LocFeatures,
+    name: str = "gt_instances",
+    *,
+    fields: Mapping[str, Field] = _NO_FIELDS,
 ) -> InstanceData:
     """Collect the targets of all pairs in one flat table: the only place that matches instances with pairs.
 
@@ -221,11 +323,12 @@ def targets_per_pair(
         samples: The samples that ``shared.image_index`` points to.
         shared: Names the pairs.
         name: ``gt_instances`` or ``ignored_instances``.
+        fields: ``fields`` of the reader's ``TaskSpec``: a table without rows has them too.
 
     Returns:
         The instances of every pair one after the other, with ``pair_index`` (n) added. Instances whose prompt is not
-        among the pairs are left out. A table without rows may lack all but ``bboxes``, ``labels``, ``prompt_index`` and
-        ``pair_index``: a batch may hold nothing but other tasks.
+        among the pairs are left out. A table without rows may lack all but ``bboxes``, ``labels``, ``prompt_index``,
+        ``pair_index`` and ``fields``: a batch may hold nothing but other tasks.
     """
     slots = torch.full(
         (len(samples), max((len(sample.prompts) for sample in samples), default=0) + 1), -1, dtype=torch.long
@@ -246,7 +349,7 @@ def targets_per_pair(
         table.pair_index = pair_index[chosen].to(device)
         tables.append(table)
     if not tables:
-        return _no_instances(samples, shared, name)
+        return _no_instances(samples, shared, name, fields)
     # Samples of different tasks carry different fields; whoever reads pairs of several tasks gets what all have.
     common = set.intersection(*(set(table.keys()) for table in tables))
     return InstanceData.cat([InstanceData(**{key: table[key] for key in common}) for table in tables])
@@ -267,22 +370,6 @@ def gather_pairs(
     return [answers[image_index == image] for image in range(len(samples))]
 
 
-def fill_unanswered(answer: InstanceData, prompts: Sequence[Prompt], task: str) -> InstanceData:
-    """Add a row of zeros for each prompt of a task that has none, and put the rows in the order of the prompts.
-
-    A prompt has no pair where the LMM wrote its answer itself and left ``[LOC]`` out: nothing was found.
-    """
-    answered = set(answer.prompt_index.tolist())
-    missing = [at for at, prompt in enumerate(prompts) if prompt.task == task and at not in answered]
-    if not missing:
-        return answer
-    rows = {key: value.new_zeros(len(missing), *value.shape[1:]) for key, value in answer.items()}
-    rows["prompt_index"] = answer.prompt_index.new_tensor(missing)
-    rows["labels"] = answer.labels.new_tensor([prompts[at].label for at in missing])
-    filled = InstanceData.cat([answer, InstanceData(**rows)])
-    return filled[filled.prompt_index.argsort()]
-
-
 def place_in_image(image_index: Int[Tensor, " pairs"]) -> Int[Tensor, " pairs"]:
     """Return the rank of each pair among the pairs of its image, from 0, in the order of the pairs."""
     order = image_index.argsort(stable=True)
@@ -298,7 +385,10 @@ def _prompt_labels(samples: Sequence[PerceptionSample], shared: SharedRepresenta
 
 
 def _no_instances(
-    samples: Sequence[PerceptionSample], shared: SharedRepresentation | LocFeatures, name: str
+    samples: Sequence[PerceptionSample],
+    shared: SharedRepresentation | LocFeatures,
+    name: str,
+    fields: Mapping[str, Field],
 ) -> InstanceData:
     """Return a table without rows, with the further fields of the first sample that is asked, where it has any."""
     device = shared.image_index.device
@@ -306,4 +396,5 @@ def _no_instances(
     further = dict(asked[0][:0].to(device).items()) if asked and asked[0] is not None else {}
     empty = torch.zeros(0, dtype=torch.long, device=device)
     needed = {"bboxes": torch.zeros(0, 4, device=device), "labels": empty, "prompt_index": empty.clone()}
-    return InstanceData(**{**needed, **further, "pair_index": empty.clone()})
+    declared = {key: declared.example(0).to(device) for key, declared in fields.items()}
+    return InstanceData(**{**needed, **declared, **further, "pair_index": empty.clone()})

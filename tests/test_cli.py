@@ -185,9 +185,13 @@ def test_help_shows_an_example_per_task():
     assert "lumen predict photo.jpg star 'red ring'" in shown
 
 
-def _check_data(*words):
-    command = [sys.executable, "-m", "lumen.cli", "check-data", *map(str, words)]
+def _lumen(*words):
+    command = [sys.executable, "-m", "lumen.cli", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def _check_data(*words):
+    return _lumen("check-data", *words)
 
 
 def test_check_data_lists_problems_and_sets_the_exit_code(folder):
@@ -209,3 +213,17 @@ def test_check_data_lists_problems_and_sets_the_exit_code(folder):
     assert _check_data(folder / "none.json").returncode == 2
     assert "there is no folder" in _check_data(folder / "ann.json", "--images", folder / "none").stderr
     assert "Examples: lumen check-data" in _check_data("--help").stdout
+
+
+def test_check_decoder_reports_and_sets_the_exit_code(tmp_path):
+    sound = _lumen("check-decoder", ROOT / "projects" / "example_decoder")
+    assert sound.returncode == 0 and "ok      losses with no pairs" in sound.stdout, sound.stderr
+    source = (ROOT / "projects" / "example_decoder" / "example_decoder.py").read_text()
+    broken = source.replace("class Pointing", "class Broken").replace(".abs().sum()", ".abs().mean()")
+    (tmp_path / "broken_decoder.py").write_text(broken)
+    found = _lumen("check-decoder", tmp_path)
+    assert found.returncode == 1
+    assert "FAILED  losses with no objects" in found.stdout and "must be one finite number" in found.stdout
+    refused = _lumen("check-decoder", tmp_path, "--option", "colour=red")
+    assert refused.returncode == 1 and "unexpected keyword argument 'colour'" in refused.stdout
+    assert _lumen("check-decoder", ROOT / "docs").returncode == 2

@@ -187,6 +187,16 @@ def test_importing_lumen_loads_neither_torch_nor_transformers():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_predictor_and_the_model_are_imported_when_asked_for():
+    import lumen
+    from lumen.inference.predictor import LumenPredictor
+    from lumen.model import Lumen
+
+    assert lumen.LumenPredictor is LumenPredictor and lumen.Lumen is Lumen
+    with pytest.raises(AttributeError, match="has no attribute 'Predictor'"):
+        lumen.Predictor  # noqa: B018 - asking is what is tested
+
+
 def test_neither_the_package_nor_the_training_of_the_demo_needs_mmdet_or_mmcv():
     code = (
         "import importlib, pkgutil, sys; sys.modules.update(mmdet=None, mmcv=None)\n"

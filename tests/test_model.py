@@ -16,7 +16,7 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.lmm.adapter import HFAdapter
-from lumen.model import Lumen, to_original
+from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt, TaskSpec, targets_per_pair
 
@@ -267,17 +267,6 @@ def test_boxes_are_written_in_original_pixels(make):
     )
     torch.testing.assert_close(found["flip"].bboxes, mirrored, rtol=1e-5, atol=1e-3)
     assert len(found["input"]) > 0
-
-
-def test_fields_are_mapped_by_their_kind():
-    sample = make_sample(["cat"], frame=InputTransform.letterbox((100, 200), (64, 64)))
-    answer = InstanceData(
-        bboxes=torch.tensor([[3.2, 6.4, 32.0, 12.8]]), points=torch.tensor([[32.0, 16.0]]), scores=torch.tensor([0.5])
-    )
-    mapped = to_original(answer, sample)
-    torch.testing.assert_close(mapped.bboxes, torch.tensor([[10.0, 20.0, 100.0, 40.0]]))
-    torch.testing.assert_close(mapped.points, torch.tensor([[100.0, 50.0]]))
-    assert mapped.scores.tolist() == [0.5]
 
 
 def test_a_batch_predicts_what_its_images_do_alone(make):

@@ -3,7 +3,7 @@ import torch
 from helpers import make_instances, make_sample, make_shared
 from mmengine.structures import InstanceData
 
-from lumen.structures import Prompt, TaskSpec, gather_pairs, pairs_of_task, select_pairs, targets_per_pair
+from lumen.structures import Field, Prompt, TaskSpec, gather_pairs, pairs_of_task, select_pairs, targets_per_pair
 
 
 def spec(**changes):
@@ -25,6 +25,37 @@ def test_a_spec_names_losses_that_start_with_loss():
 def test_a_spec_divides_losses_by_pairs_or_objects():
     with pytest.raises(ValueError, match="divided by one of"):
         spec(losses={"loss_count": "images"})
+
+
+def test_a_field_that_nobody_knows_must_be_declared():
+    with pytest.raises(ValueError, match=r"no kind is declared for \['heading'\].*fields=\{'heading': Field"):
+        spec(targets=frozenset({"bboxes", "heading"}))
+    with pytest.raises(ValueError, match="declared for \\['speed'\\]"):
+        spec(predictions=frozenset({"scores", "speed"}))
+    declared = spec(targets=frozenset({"heading"}), fields={"heading": Field("directions")})
+    assert declared.kinds == {"heading": "directions"}
+
+
+@pytest.mark.parametrize("name", ["bboxes", "heading"])
+def test_a_field_is_declared_only_where_it_is_used_and_new(name):
+    with pytest.raises(ValueError, match=f"fields declares .*{name}"):
+        spec(targets=frozenset({"bboxes"}), fields={name: Field("numbers")})
+
+
+def test_a_field_knows_its_shape_and_type():
+    assert (Field("points").shape, Field("points").dtype) == ((2,), torch.float32)
+    assert (Field("classes").shape, Field("classes").dtype) == ((), torch.int64)
+    assert Field("points", (5, 2)).example(3).shape == (3, 5, 2)
+    assert Field("directions").example(2).tolist() == [[1, 0], [1, 0]]
+    with pytest.raises(ValueError, match="must be one of"):
+        Field("colours")
+    with pytest.raises(ValueError, match="must end in 2"):
+        Field("points", (3,))
+
+
+def test_a_table_without_rows_has_the_fields_of_its_reader():
+    targets = targets_per_pair([make_sample(["cat"])], make_shared([0], [0]), fields={"heading": Field("directions")})
+    assert targets.heading.shape == (0, 2) and targets.bboxes.shape == (0, 4)
 
 
 def test_pairs_of_a_task_keep_their_order():

@@ -1,4 +1,4 @@
-"""Draw samples as the network sees them: boxes, masks, points, texts per prompt, and the heatmap to be learned."""
+"""Draw samples as the network sees them: objects with their declared fields, prompts, and the heatmap to be learned."""
 
 import argparse
 import sys
@@ -77,7 +77,7 @@ def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
     sample, image = packed["data_samples"], packed["inputs"].permute(1, 2, 0).numpy()
     prompts, found = sample.prompts, sample.gt_instances
     is_text = [prompt.task in {task.name for task in TEXT_TASKS} for prompt in prompts]
-    panels = [vis.draw_truth(image, prompts, found)]
+    panels = [vis.draw_truth(image, prompts, found, sample.get("fields"))]
     titles = [f"{sample.img_id}: {Path(sample.img_path).name}"]
     if not prompts or not all(is_text):
         heat = target_heat(sample, target, stride)
@@ -87,8 +87,8 @@ def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
     counts = torch.bincount(found.prompt_index, minlength=len(phrases)).tolist()
     ignored = torch.bincount(sample.ignored_instances.prompt_index, minlength=len(phrases)).tolist()
     notes = [
-        f"-> {prompt.answer or '?'}" if said else _note(*numbers)
-        for prompt, said, *numbers in zip(prompts, is_text, counts, ignored, strict=True)
+        f"-> {prompt.answer or '?'}" if answered else _note(*numbers)
+        for prompt, answered, *numbers in zip(prompts, is_text, counts, ignored, strict=True)
     ]
     tasks = ", ".join(dict.fromkeys(prompt.task for prompt in prompts))
     panels.append(vis.legend(phrases, notes, width=480))
@@ -118,7 +118,7 @@ def chosen_indices(length: int, num: int, index: Sequence[int] | None) -> list[i
     """
     from lumen.errors import DataError
 
-    outside = [at for at in index or () if not 0 <= at < length]
+    outside = [number for number in index or () if not 0 <= number < length]
     if outside:
         raise DataError(f"the data set has {length} samples; there is no sample {outside[0]}")
     return list(index) if index else np.unique(np.linspace(0, length - 1, min(num, length)).astype(int)).tolist()
@@ -130,7 +130,7 @@ def _note(num_objects: int, num_ignored: int) -> str:
 
 
 def main() -> None:
-    """Draw the samples, or say in one line why not."""
+    """Draw the samples, or print in one line why not."""
     args = parse_args()
     with one_line_errors():
         from lumen.config import read_config

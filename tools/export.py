@@ -52,8 +52,8 @@ def main(options: argparse.Namespace) -> None:
         model = MODELS.build(config.model).eval()
     names = load_trained_state(model, checkpoint)
     if options.decoder is not None:
-        own = decoder_config(config.model, options.decoder)
-        save_decoder(model, options.decoder, options.out, config=own, stage=options.stage, card=card)
+        settings = decoder_config(config.model, options.decoder)
+        save_decoder(model, options.decoder, options.out, config=settings, stage=options.stage, card=card)
     else:
         about = {"iter": str(checkpoint["meta"].get("iter", "?")), "config": options.config.name}
         save_pretrained(

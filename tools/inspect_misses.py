@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="pure-Python config of a detection or segmentation model")
+    parser.add_argument("config", type=Path, help="pure-Python config of a model that answers with boxes")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a run of it")
     parser.add_argument("--out", type=Path, default=Path("out/misses"), help="folder (default: out/misses)")
     parser.add_argument("--num", type=int, default=20, help="pictures of missed objects, worst first (default: 20)")
@@ -72,52 +72,80 @@ def parse_args() -> argparse.Namespace:
 
 
 def box_decoder(model: Any) -> Any:
-    """Return the first decoder whose boxes can be followed back to their peaks.
+    """Return the first decoder that answers with boxes and scores for each prompt.
 
     Raises:
         ConfigError: The model has none.
     """
-    from lumen.decoders.detection import DetectionDecoder
-    from lumen.decoders.segmentation import SegmentationDecoder
     from lumen.errors import ConfigError
 
     for decoder in model.decoders.values():
-        if isinstance(decoder, DetectionDecoder | SegmentationDecoder):
+        if decoder.spec.predictions >= {"bboxes", "scores", "prompt_index"}:
             return decoder
     names = [type(decoder).__name__ for decoder in model.decoders.values()]
-    raise ConfigError(f"misses are inspected of DetectionDecoder and SegmentationDecoder, this model has {names}")
+    raise ConfigError(
+        f"misses are inspected of decoders that write bboxes, scores and prompt_index, this model has {names}"
+    )
 
 
-def candidates_of(decoder: Any, shared: Any, samples: Sequence[Any]) -> tuple[InstanceData, list[int]]:
-    """Return the boxes of all peaks, marked whether the decoder answers with them, and the answers per sample."""
-    from lumen.decoders.boxes import boxes_at
-    from lumen.decoders.peaks import best_boxes, pick_peaks
+def candidates_of(decoder: Any, shared: Any, sample: Any) -> tuple[InstanceData, int]:
+    """Return all boxes of each pair, marked whether the decoder answers with them, and the number of its answers.
 
-    pair, cells_xy, scores, peak_scores = pick_peaks(shared, num_peaks=decoder.num_peaks, min_score=0.0)
-    boxes = boxes_at(decoder.head(shared), shared.image_index[pair], cells_xy, shared.stride)
-    rows = torch.arange(len(pair), device=pair.device)
-    table = InstanceData(bboxes=boxes, scores=scores, peak_scores=peak_scores, pair_index=pair, rows=rows)
-    limits = {"iou_threshold": decoder.iou_threshold, "max_per_image": decoder.max_per_image}
-    answers = best_boxes(table[scores >= decoder.min_score], samples, shared, **limits)
-    table.points = (cells_xy + 0.5) * shared.stride
-    table.is_kept = torch.isin(rows, torch.cat([answer.rows for answer in answers]))
-    return table, [len(answer) for answer in answers]
+    Of a decoder with a ``BoxHead`` these are the boxes of all peaks; of another one, its answers alone.
+    """
+    from lumen.decoders.boxes import BoxHead, boxes_at
+    from lumen.decoders.peaks import pick_peaks
+
+    answer = decoder.predict(shared, [sample])[0]
+    pair_of = {prompt: pair for pair, prompt in enumerate(shared.prompt_index.tolist())}
+    answer_pair = shared.prompt_index.new_tensor([pair_of[prompt] for prompt in answer.prompt_index.tolist()])
+    head = next((module for module in decoder.modules() if isinstance(module, BoxHead)), None)
+    if head is None:
+        heights = answer.get("peak_scores", answer.scores)
+        table = InstanceData(
+            bboxes=answer.bboxes, scores=answer.scores, peak_scores=heights, pair_index=answer_pair,
+            points=(answer.bboxes[:, :2] + answer.bboxes[:, 2:]) / 2, is_kept=torch.ones_like(answer_pair).bool(),
+        )  # fmt: skip
+        return table, len(answer)
+    pair, cells_xy, scores, heights = pick_peaks(shared, num_peaks=_limits(decoder).num_peaks, min_score=0.0)
+    boxes = boxes_at(head(shared), shared.image_index[pair], cells_xy, shared.stride)
+    is_answer = (boxes[:, None] == answer.bboxes).all(-1) & (pair[:, None] == answer_pair)
+    table = InstanceData(
+        bboxes=boxes, scores=scores, peak_scores=heights, pair_index=pair,
+        points=(cells_xy + 0.5) * shared.stride, is_kept=is_answer.any(1),
+    )  # fmt: skip
+    return table, len(answer)
+
+
+def _limits(decoder: Any) -> Any:
+    """Return the limits of a decoder; the usual ones where it has none."""
+    from lumen.decoders.peaks import BoxLimits
+
+    limits = getattr(decoder, "limits", None)
+    return limits if isinstance(limits, BoxLimits) else BoxLimits()
+
+
+def pairs_of(model: Any, decoder: Any, shared: Any, sample: Any) -> Any:
+    """Return the part of the representation that a decoder reads."""
+    from lumen.structures import pairs_of_task, select_pairs
+
+    specs = [other.spec for other in model.decoders.values()]
+    start = sum(spec.map_queries for spec in specs[: specs.index(decoder.spec)])
+    maps = slice(start, start + decoder.spec.map_queries)
+    return select_pairs(shared, pairs_of_task([sample], shared, decoder.spec.name), maps)
 
 
 def phrases_of(model: Any, decoder: Any, packed: dict[str, Any]) -> Iterator[Phrase]:
     """Ask the prompts of one sample, and yield those that have objects."""
     from mmengine.dataset import pseudo_collate
 
-    from lumen.structures import pairs_of_task, select_pairs
-
     sample = packed["data_samples"]
     with torch.inference_mode():
         batch = model.data_preprocessor(pseudo_collate([packed]), False)
-        shared = model(**batch, mode="tensor")
-        own = select_pairs(shared, pairs_of_task([sample], shared, decoder.spec.name), slice(0, 0))
-        table, num_answers = candidates_of(decoder, own, [sample])
+        shared = pairs_of(model, decoder, model(**batch, mode="tensor"), sample)
+        table, num_answers = candidates_of(decoder, shared, sample)
     table, targets = table.cpu(), sample.gt_instances
-    for pair, prompt_index in enumerate(own.prompt_index.tolist()):
+    for pair, prompt_index in enumerate(shared.prompt_index.tolist()):
         truth = targets.bboxes[targets.prompt_index == prompt_index]
         if len(truth):
             of_pair = table[table.pair_index == pair]
@@ -126,10 +154,10 @@ def phrases_of(model: Any, decoder: Any, packed: dict[str, Any]) -> Iterator[Phr
                 prompt_index,
                 truth,
                 vis.Candidates(**{name: of_pair[name] for name in vis.Candidates.__dataclass_fields__}),
-                own.heat_logits[pair, 0].float().sigmoid().cpu(),
-                own.stride,
-                float(own.presence_logits[pair].float().sigmoid()),
-                num_answers[0] >= decoder.max_per_image,
+                shared.heat_logits[pair, 0].float().sigmoid().cpu(),
+                shared.stride,
+                float(shared.presence_logits[pair].float().sigmoid()),
+                num_answers >= _limits(decoder).max_per_image,
             )
 
 

@@ -25,7 +25,7 @@ _val_ask["num_prompts"] = 1203
 
 model = dict(
     _model,
-    decoders=[dict(type=DetectionDecoder, max_per_image=300)],
+    decoders=[dict(type=DetectionDecoder, limits=dict(max_per_image=300))],
     loss_weights={**_loss_weights, "detection/loss_box": 2.0},
 )
 train_dataloader = dict(

@@ -17,4 +17,4 @@ for _loader in (train_dataloader, val_dataloader, test_dataloader):
     _loader["dataset"].update(
         layout="grefcoco", ann_file="grefs/grefs(unc).json", instances_file="grefs/instances.json"
     )
-model["decoders"][0]["num_boxes"] = 10  # a sentence may have no answer, or several
+model["decoders"][0]["limits"] = dict(num_boxes=10)  # a sentence may have no answer, or several

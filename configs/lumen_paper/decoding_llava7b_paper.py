@@ -34,8 +34,8 @@ model = dict(
     lmm=_lmm,
     aligner=_aligner,
     decoders=[
-        dict(type=PaperDetectionDecoder, num_peaks=100),
-        dict(type=GroundingDecoder, with_presence=False),
+        dict(type=PaperDetectionDecoder, limits=dict(num_peaks=100)),
+        dict(type=GroundingDecoder, limits=dict(with_presence=False)),
         dict(type=PoseDecoder, offset_head=False),
         dict(type=SamSegmentationDecoder, sam=_sam),
         dict(type=SamReferringDecoder, sam=_sam),

@@ -4,7 +4,7 @@
 
 The blind baseline asks each image sentences of other images:
 
-    ... --cfg-options test_dataloader.dataset.shuffle_sentences=0
+    ... --cfg-options test_dataloader.dataset.type=ShuffledReferDataset
 """
 
 from mmengine.config import read_base
@@ -20,7 +20,6 @@ test_dataloader["dataset"] = dict(
     _images,
     **_refs,
     type=ReferDataset,
-    shuffle_sentences=None,
     pipeline=[_load, _resize, _ask_sentences, _pack],
 )
 test_evaluator = dict(type=GroundingMetric)

@@ -17,5 +17,5 @@ for _loader in (train_dataloader, val_dataloader, test_dataloader):
     _loader["dataset"].update(
         layout="grefcoco", ann_file="grefs/grefs(unc).json", instances_file="grefs/instances.json"
     )
-model["decoders"][0]["num_boxes"] = 10
+model["decoders"][0]["limits"] = dict(num_boxes=10)
 val_evaluator["score_threshold"] = 0.5  # a sentence may have no answer, or several; the test uses the same metric

@@ -62,10 +62,10 @@ def read_coco(
         classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
         with_masks: Read ``segmentation`` too; an annotation without a sound one is skipped.
-        federated: The file says per image which classes were verified, as LVIS does.
+        federated: The file states per image which classes were verified, as LVIS does.
 
     Raises:
-        DataError: The file is no COCO file, lacks one of ``classes``, or the budget is exceeded.
+        DataError: The file is not a COCO file, lacks one of ``classes``, or the budget is exceeded.
     """
     content = load_json(ann_file)
     options = {"classes": classes, "skip_budget": skip_budget, "with_masks": with_masks, "federated": federated}
@@ -287,8 +287,8 @@ def _make_records(
 def _segmentations(entries: Sequence[dict], sizes_hw: np.ndarray) -> np.ndarray:
     """Return the run-length code of each annotation, None where there is no sound one."""
     codes = np.empty(len(entries), dtype=object)
-    for at, (entry, size_hw) in enumerate(zip(entries, sizes_hw.tolist(), strict=True)):
-        codes[at] = find_segmentation(entry, size_hw)
+    for row, (entry, size_hw) in enumerate(zip(entries, sizes_hw.tolist(), strict=True)):
+        codes[row] = find_segmentation(entry, size_hw)
     return codes
 
 
@@ -312,8 +312,8 @@ def check_budget(report: Mapping[str, Sequence[Any]], num_entries: int, skip_bud
     num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
     if num_skipped > skip_budget * num_entries:
         raise DataError(
-            f"{what}: {num_skipped} of {num_entries} would be skipped, the budget is {skip_budget:.3%}; mend the file "
-            f"or raise skip_budget\n{format_report(report)}"
+            f"{what}: {num_skipped} of {num_entries} would be skipped, the budget is {skip_budget:.3%}; correct the "
+            f"file or raise skip_budget\n{format_report(report)}"
         )
 
 

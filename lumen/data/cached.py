@@ -23,7 +23,7 @@ class CachedFeatures(Dataset):
             differ, the content of the annotation file and the pipeline may not.
 
     Raises:
-        DataError: The folder is no whole cache, or was made from another data set.
+        DataError: The folder is not a complete cache, or was made from another data set.
     """
 
     def __init__(self, cache: str | Path, *, dataset: Mapping[str, Any] | None = None) -> None:
@@ -40,7 +40,7 @@ class CachedFeatures(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What the data set that was cached says of itself, such as ``classes``."""
+        """The metainfo of the data set that was cached, such as ``classes``."""
         return {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in self._cache.manifest["metainfo"].items()

@@ -11,6 +11,7 @@ from lumen.data.image import check_inside, read_image
 from lumen.errors import DataError
 
 Report = dict[str, list[Any]]
+_NUM_NAMES = 10
 Progress = Callable[[Sequence[dict]], Iterable[dict]]
 
 
@@ -23,8 +24,8 @@ def check_coco(
     """Return reason -> ids of the images, annotations or categories that it concerns; empty for a sound data set.
 
     An entry is reported by the first thing that makes it unusable; masks, keypoints and image files are checked for
-    all entries that are usable otherwise. The position in the list stands for an id that is missing. Files that say
-    which classes are absent from an image are read as LVIS is.
+    all entries that are usable otherwise. The position in the list stands for an id that is missing. Files that state
+    which classes are absent from an image are read like LVIS.
 
     Args:
         ann_file: Instances, person keypoints, or both.
@@ -32,7 +33,7 @@ def check_coco(
         progress: Wraps the list of images, to show how far the check is.
 
     Raises:
-        DataError: The file is no COCO file at all, or has no usable category.
+        DataError: The file is not a COCO file at all, or has no usable category.
     """
     content = load_json(ann_file)
     report: defaultdict[str, list[Any]] = defaultdict(list)
@@ -144,3 +145,36 @@ def _file_problem(path: str, root: str | os.PathLike[str], size_hw: tuple[int, i
     except DataError:
         return "image file cannot be read"
     return None if found_hw == size_hw else "image file has another size than its entry"
+
+
+def class_difference(train: Any, val: Any) -> str | None:
+    """Return how the class names of a training set and a validation set differ; None where they do not.
+
+    Of a mixture, the names of all its sets count, and what validation does not ask for is nothing to tell. A set
+    without class names differs from none.
+
+    Args:
+        train: A data set, or one that wraps others, such as ``MixedDataset``.
+        val: Another one.
+    """
+    parts = [_class_names(train), _class_names(val)]
+    if not all(parts):
+        return None
+    trained, asked = (list(dict.fromkeys(name for names in part for name in names)) for part in parts)
+    lines = {
+        "in validation alone": [name for name in asked if name not in trained],
+        "in training alone": [name for name in trained if name not in asked] if len(parts[0]) == 1 else [],
+    }
+    told = [f"{where}: {names[:_NUM_NAMES]} ({len(names)})" for where, names in lines.items() if names]
+    return f"class names of training and validation differ; {'; '.join(told)}" if told else None
+
+
+def _class_names(dataset: Any) -> list[tuple[str, ...]]:
+    """Return the class names of each data set in a data set."""
+    if hasattr(dataset, "datasets"):
+        return [names for part in dataset.datasets for names in _class_names(part)]
+    inner = getattr(dataset, "dataset", getattr(dataset, "base", None))
+    if inner is not None:
+        return _class_names(inner)
+    names = tuple(getattr(dataset, "metainfo", {}).get("classes") or ())
+    return [names] if names else []

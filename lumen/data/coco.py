@@ -1,7 +1,9 @@
 """Data sets in COCO format."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -10,8 +12,10 @@ from lumen.data.annotations import format_report, read_coco
 from lumen.errors import DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS
+from lumen.structures import Field
 
 UNREADABLE = "image cannot be used"
+_CHECK = "lumen check-data"
 
 
 @DATASETS.register_module()
@@ -20,7 +24,9 @@ class CocoDataset(BaseDataset):
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
     ``metainfo`` holds ``classes`` and ``cat_ids``, in the same order, in test mode also ``ann_file``. ``report`` maps
-    the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in its own copy.
+    the reason of each skip to the ids it concerns; a worker of a data loader counts unusable images in a copy of it.
+
+    A subclass that adds arrays to ``instances`` declares them in ``fields``, so that they move with the image.
 
     Args:
         ann_file: COCO-format json, relative to ``data_root``.
@@ -29,18 +35,18 @@ class CocoDataset(BaseDataset):
         pipeline: Transforms applied to each record.
         classes: Names to keep, in this order; ``None`` keeps the categories of the file in their order.
         with_masks: Read ``segmentation`` too; an annotation without a sound one is skipped.
-        federated: The file says per image which classes were verified, as LVIS does: only classes that are verified
+        federated: The file states per image which classes were verified, as LVIS does: only classes that are verified
             absent count as absent, and incompletely annotated ones have no background. ``AskClasses`` must be given
             ``num_prompts`` in training, since asking for all asks for unverified classes as well.
         filter_empty: Leave out images without any kept annotation.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
         test_mode: Raise at once for an unusable image instead of taking the next one.
-        indices: Keep only the first so many records, or these.
-        lazy_init: Read the file at the first use; ``metainfo`` is empty until then.
 
     Raises:
-        DataError: The file is no COCO file, lacks a class, holds no usable image, or the budget is exceeded.
+        DataError: The file is not a COCO file, lacks a class, holds no usable image, or the budget is exceeded.
     """
+
+    fields: ClassVar[Mapping[str, Field]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -55,8 +61,6 @@ class CocoDataset(BaseDataset):
         filter_empty: bool = False,
         skip_budget: float = 0.001,
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         self._asked_classes = None if classes is None else tuple(classes)
         self.with_masks = with_masks
@@ -70,9 +74,12 @@ class CocoDataset(BaseDataset):
             data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
             pipeline=list(pipeline),
             test_mode=test_mode,
-            indices=indices,
-            lazy_init=lazy_init,
         )
+
+    def full_init(self) -> None:
+        """Read the files, once; an error names the command that lists everything that is wrong with them."""
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            super().full_init()
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; MMEngine calls this once."""
@@ -104,15 +111,29 @@ class CocoDataset(BaseDataset):
         record = self.get_data_info(index)
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
+        record["fields"] = self.fields
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample; when training, the next usable one, within ``skip_budget``."""
-        return take_usable(self, index)
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            return take_usable(self, index)
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Return the labels of one image, for MMEngine's ``ClassBalancedDataset``."""
         return self.get_data_info(index)["instances"]["labels"].tolist()
+
+
+@contextmanager
+def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
+    """Add to a ``DataError`` the command that lists everything that is wrong with a data set in COCO format."""
+    try:
+        yield
+    except DataError as error:
+        if _CHECK in str(error):
+            raise
+        images = f" --images {image_root}" if image_root else ""
+        raise DataError(f"{error}. Everything that is wrong: {_CHECK} {ann_file}{images}") from error
 
 
 def take_usable(dataset: BaseDataset, index: int) -> Any:

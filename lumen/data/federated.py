@@ -1,4 +1,4 @@
-"""Federated annotations, as in LVIS: of most classes nobody knows whether an image shows them.
+"""Federated annotations, as in LVIS: for most classes it is unknown whether an image shows them.
 
 An image lists the classes that are verified absent (``neg_category_ids``) and those of which only some objects are
 annotated (``not_exhaustive_category_ids``). Classes in neither list and without annotations are unknown.
@@ -47,7 +47,7 @@ def verify(record: Mapping[str, Any], entry: Mapping[str, Any], label_of_id: Map
     Returns:
         A record with ``absent_labels``, the labels that are verified absent. Per incompletely annotated class its
         ``instances`` have one more row, an ignored region as large as the image with annotation id -1, so that objects
-        that nobody annotated are not trained as background.
+        that are not annotated are not trained as background.
     """
     absent = sorted({label_of_id[cat_id] for cat_id in entry[ABSENT] if cat_id in label_of_id})
     incomplete = sorted({label_of_id[cat_id] for cat_id in entry[INCOMPLETE] if cat_id in label_of_id})

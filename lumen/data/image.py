@@ -84,7 +84,7 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarr
         image: Path, PIL image, or uint8 RGB array (height, width, 3).
 
     Raises:
-        DataError: The image cannot be read, or is no such array.
+        DataError: The image cannot be read, or is not such an array.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
@@ -124,7 +124,7 @@ def render_image(image: np.ndarray, frame: InputTransform, *, pad_value: int = P
         Writable uint8 array (input height, input width, 3).
 
     Raises:
-        DataError: The image has another size than the frame says.
+        DataError: The image has another size than the frame expects.
     """
     if image.shape[:2] != tuple(frame.ori_hw):
         raise DataError(f"image of size {image.shape[:2]} (height, width) drawn with a frame for {frame.ori_hw}")

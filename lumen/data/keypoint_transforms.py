@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lumen.data.fields import fields_to_input
 from lumen.data.image import PAD_VALUE, render_image, size_of
 from lumen.errors import ConfigError
 from lumen.ops.geometry import InputTransform, clip_boxes
@@ -25,7 +26,7 @@ class CropInstance:
 
     Reads ``image``, ``ori_hw``, ``box``, ``keypoints``, ``keypoint_names``, ``instances``; writes ``frame``, ``image``
     (input pixels), ``keypoints``, a float32 tensor (k, 3) of x, y in input pixels and visibility, and ``instances``,
-    whose ``bboxes`` become a clipped tensor in input pixels.
+    whose ``bboxes`` become a clipped tensor in input pixels, and whose declared ``fields`` are moved by their kind.
 
     A flip swaps the rows of left and right keypoints: the left shoulder of the mirrored person is the right one's
     mirror image. Partners are the names that differ in "left" and "right" alone, unless ``flip_pairs`` names them.
@@ -74,11 +75,12 @@ class CropInstance:
         points = torch.cat([frame.points_to_input(points[:, :2]), points[:, 2:]], 1)
         if frame.is_flipped:
             points = points[flip_order(results["keypoint_names"], self.flip_pairs)]
-        bboxes = frame.boxes_to_input(torch.from_numpy(results["instances"]["bboxes"]))
+        instances = fields_to_input(results["instances"], frame, results.get("fields", {}))
+        bboxes = frame.boxes_to_input(torch.from_numpy(instances["bboxes"]))
         results["frame"] = frame
         results["image"] = render_image(results["image"], frame, pad_value=self.pad_value)
         results["keypoints"] = points
-        results["instances"] = {**results["instances"], "bboxes": clip_boxes(bboxes, self.input_hw)}
+        results["instances"] = {**instances, "bboxes": clip_boxes(bboxes, self.input_hw)}
         return results
 
     def draw_frame(self, ori_hw: tuple[int, int], box: Sequence[float | int]) -> InputTransform:

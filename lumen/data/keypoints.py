@@ -37,7 +37,7 @@ def read_skeleton(ann_file: str | os.PathLike[str], category: str) -> Skeleton:
     """Return the keypoints that a COCO file names for one of its categories.
 
     Raises:
-        DataError: The file is no COCO file, or lacks the category or its keypoints.
+        DataError: The file is not a COCO file, or lacks the category or its keypoints.
     """
     entries = [entry for entry in load_json(ann_file)["categories"] if isinstance(entry, dict)]
     found = next((entry for entry in entries if entry.get("name") == category), None)
@@ -76,11 +76,9 @@ class CocoKeypointsDataset(CocoDataset):
         skip_budget: Share of the images, and of the annotations or detections, that may be skipped before it is an
             error.
         test_mode: Raise at once for an unusable image instead of taking the next object.
-        indices: Keep only the first so many records, or these.
-        lazy_init: Read the files at the first use.
 
     Raises:
-        DataError: A file is no COCO file, lacks a class or its keypoints, holds nothing usable, or the budget is
+        DataError: A file is not a COCO file, lacks a class or its keypoints, holds nothing usable, or the budget is
             exceeded.
         ConfigError: Detections are given for training.
     """
@@ -98,8 +96,6 @@ class CocoKeypointsDataset(CocoDataset):
         min_box_score: float = 0.0,
         skip_budget: float = 0.001,
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         if detections is not None and not test_mode:
             raise ConfigError("detected boxes have no keypoints to train on; leave detections out, or set test_mode")
@@ -114,8 +110,6 @@ class CocoKeypointsDataset(CocoDataset):
             classes=classes,
             skip_budget=skip_budget,
             test_mode=test_mode,
-            indices=indices,
-            lazy_init=lazy_init,
         )
 
     def load_data_list(self) -> list[dict]:
@@ -260,8 +254,8 @@ def _record(
         "ann_ids": np.array([instance_id], dtype=np.int64),
     }
     place = {key: image[key] for key in ("img_path", "img_id", "ori_hw")}
-    own = {"instance_id": instance_id, "box": tuple(map(float, box)), "box_label": label, "box_score": score}
-    return {**place, "instances": instances, **own, "keypoints": points}
+    about = {"instance_id": instance_id, "box": tuple(map(float, box)), "box_label": label, "box_score": score}
+    return {**place, "instances": instances, **about, "keypoints": points}
 
 
 def _load_detections(path: str | os.PathLike[str]) -> list:

@@ -22,7 +22,7 @@ def is_mirrored_wrong(text: str, frame: InputTransform, *, exchanged: bool = Fal
     Args:
         text: A sentence or a question.
         frame: The view.
-        exchanged: Left and right will be exchanged in the text, so a mirrored left or right is no fault.
+        exchanged: Left and right will be exchanged in the text, so a mirrored left or right is not an error.
     """
     scale_x, scale_y = frame.scale_xy
     is_wrong_side = scale_x < 0 and not exchanged and bool(_LEFT_RIGHT.search(text))

@@ -1,7 +1,7 @@
 """Referring expressions: a data set whose samples are images with all their sentences, and the transform that asks."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from lumen.data.annotations import format_report
-from lumen.data.coco import take_usable
+from lumen.data.coco import naming_check_data, take_usable
+from lumen.data.fields import field_rows
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.refer_files import read_refer
 from lumen.errors import ConfigError, DataError
@@ -37,12 +38,8 @@ class ReferDataset(BaseDataset):
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
         with_masks: Read masks too; an annotation without a sound one is skipped, and its sentences.
-        shuffle_sentences: A seed. Every image is then asked sentences of other images, against the targets of its own:
-            a model that reads the sentences must fail. What remains is what the images alone give away.
         skip_budget: Share of the images, annotations and sentences, each, that may be skipped before it is an error.
         test_mode: Raise at once for an unusable image instead of taking the next one.
-        indices: Keep only the first so many records, or these.
-        lazy_init: Read the files at the first use; ``metainfo`` is empty until then.
 
     Raises:
         ConfigError: The layout is unknown, or an argument is missing or does not belong to it.
@@ -60,18 +57,14 @@ class ReferDataset(BaseDataset):
         data_prefix: Mapping[str, str] | None = None,
         pipeline: Sequence[dict | Callable[[dict], dict]] = (),
         with_masks: bool = False,
-        shuffle_sentences: int | None = None,
         skip_budget: float = 0.001,
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         root = find_path(data_root) if data_root else ""
         self.layout = layout
         self.instances_file = None if instances_file is None else os.path.join(root, instances_file)
         self.split = split
         self.with_masks = with_masks
-        self.shuffle_sentences = shuffle_sentences
         self.skip_budget = skip_budget
         self.report: dict[str, list[int]] = {}
         super().__init__(
@@ -80,9 +73,15 @@ class ReferDataset(BaseDataset):
             data_prefix={"img": ""} if data_prefix is None else dict(data_prefix),
             pipeline=list(pipeline),
             test_mode=test_mode,
-            indices=indices,
-            lazy_init=lazy_init,
         )
+
+    def full_init(self) -> None:
+        """Read the files, once; where one of them is in COCO format, an error names the command that checks it."""
+        if self.instances_file is None:
+            super().full_init()
+            return
+        with naming_check_data(self.instances_file, self.data_prefix["img"]):
+            super().full_init()
 
     def load_data_list(self) -> list[dict]:
         """Read and check the files; MMEngine calls this once."""
@@ -101,9 +100,7 @@ class ReferDataset(BaseDataset):
         self.report = dict(content.report)
         if self.report:
             print_log(f"{self.ann_file}: skipped or changed\n{format_report(self.report)}", logger="current")
-        if self.shuffle_sentences is None:
-            return content.records
-        return exchange_sentences(content.records, seed=self.shuffle_sentences)
+        return content.records
 
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on one record."""
@@ -117,8 +114,20 @@ class ReferDataset(BaseDataset):
         return take_usable(self, index)
 
 
+@DATASETS.register_module()
+class ShuffledReferDataset(ReferDataset):
+    """The same images and targets, but every image is asked sentences of other images.
+
+    A model that reads the sentences must fail. What remains is what the images alone give away.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the files, and exchange the sentences, always in the same way."""
+        return exchange_sentences(super().load_data_list(), seed=0)
+
+
 def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
-    """Return the records with their sentences permuted so that each one stands at another image than its own.
+    """Return the records with their sentences permuted so that each one belongs to another image than before.
 
     Targets, ``kind`` and ``ref_id`` stay where they are.
 
@@ -126,15 +135,20 @@ def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
         DataError: One image holds more than half of all sentences, so that there is no such permutation.
     """
     rng = np.random.default_rng(seed)
-    places = [(r, at) for r in rng.permutation(len(records)) for at in rng.permutation(len(records[r]["refs"]))]
-    # The places of an image follow each other: a turn by as many as the fullest image has leaves no image its own.
+    places = [
+        (record, place)
+        for record in rng.permutation(len(records))
+        for place in rng.permutation(len(records[record]["refs"]))
+    ]
+    # The places of an image follow each other: a turn by as many as the fullest image has gives every image sentences
+    # of others.
     turn = max((len(record["refs"]) for record in records), default=0)
     if 2 * turn > len(places):
         raise DataError(f"one image has {turn} of all {len(places)} sentences; they cannot be exchanged with others")
     exchanged = [{**record, "refs": [dict(ref) for ref in record["refs"]]} for record in records]
-    for place, (record, at) in enumerate(places):
-        giver, giver_at = places[(place + turn) % len(places)]
-        exchanged[record]["refs"][at]["sentence"] = records[giver]["refs"][giver_at]["sentence"]
+    for number, (record, place) in enumerate(places):
+        giver, giver_place = places[(number + turn) % len(places)]
+        exchanged[record]["refs"][place]["sentence"] = records[giver]["refs"][giver_place]["sentence"]
     return exchanged
 
 
@@ -159,7 +173,7 @@ class AskSentences:
         no_target: Ask sentences without target too.
         shuffle: Choose and order at random; otherwise in the order of the file.
         kinds: Ask sentences of these kinds only, for data sets that know them.
-        exchange_sides: In a mirrored view say "left" for "right", and so on, instead of leaving the sentence out.
+        exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the sentence out.
 
     Raises:
         ConfigError: An argument is not one of its values.
@@ -194,7 +208,7 @@ class AskSentences:
         others = len(earlier)
         is_answer = np.array([np.isin(instances["ann_ids"], ref["ann_ids"]) for ref in refs], dtype=bool)
         is_answer = is_answer.reshape(len(refs), len(instances["ann_ids"]))
-        rows = _target_rows(is_answer, instances, others)
+        rows = _target_rows(is_answer, instances, others, results.get("fields", {}))
         is_exchanged = results["frame"].is_flipped and self.exchange_sides
         texts = [exchange_sides(ref["sentence"]) if is_exchanged else ref["sentence"] for ref in refs]
         results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task) for text in texts))
@@ -223,7 +237,7 @@ class AskSentences:
                 and not is_mirrored_wrong(ref["sentence"], frame, exchanged=exchanged)
             ]
         if self.shuffle:
-            refs = [refs[at] for at in np.random.permutation(len(refs))]
+            refs = [refs[place] for place in np.random.permutation(len(refs))]
         return refs[: self.num_prompts]
 
 
@@ -236,7 +250,9 @@ def _check_view(refs: Sequence[dict], results: Mapping[str, Any]) -> None:
         )
 
 
-def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int) -> dict[str, Tensor]:
+def _target_rows(
+    is_answer: np.ndarray, instances: Mapping[str, Any], first_prompt: int, fields: Iterable[str]
+) -> dict[str, Tensor]:
     """Return a row per true (sentence, object), ordered by sentence."""
     sentences, objects = map(torch.from_numpy, np.nonzero(is_answer))
     rows = {
@@ -244,7 +260,8 @@ def _target_rows(is_answer: np.ndarray, instances: Mapping[str, Any], first_prom
         "labels": torch.full_like(sentences, NO_LABEL),
         "prompt_index": sentences + first_prompt,
     }
-    return rows | ({"masks": instances["masks"][objects]} if "masks" in instances else {})
+    masks = {"masks": instances["masks"][objects]} if "masks" in instances else {}
+    return rows | masks | field_rows(instances, objects, fields)
 
 
 def _append(earlier: Mapping[str, Tensor] | None, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

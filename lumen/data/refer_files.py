@@ -2,6 +2,21 @@
 
 Every layout is turned into the checked records of ``read_coco``, with all objects of an image, and ``refs``: the
 sentences of that image. Pickles are read without running anything that they hold.
+
+Layouts:
+    ``refer``: ``refs(unc).p`` of RefCOCO, RefCOCO+ and RefCOCOg, a pickled list of objects with ``image_id``,
+        ``ann_id``, ``split`` and ``sentences``, a list of dicts with ``sent``; and ``instances.json``.
+    ``grefcoco``: ``grefs(unc).json``, the same as json; ``ann_id`` is a list, [-1] or empty for no target.
+    ``mdetr``: MDETR's ``finetune_*.json``, a COCO file whose ``images`` are sentences: ``caption``, and the image
+        in ``original_id``. All annotations of such an entry are its targets, named by their ``original_id``; one
+        that is ``empty`` stands for no target. ``tokens_positive`` is not used, but must be one for all of them.
+    ``shapes``: ``refs_train.json`` of the generated data set: ``refs`` with ``image_id``, ``ann_ids``,
+        ``sentence`` and ``kind``; and its ``instances_train.json``. With split ``groups`` also
+        ``groups``, sentences such as "the red shapes", for any number of targets.
+
+Source:
+    Layouts as read by lichengunc/refer ``refer.py``, henghuiding/ReLA ``grefer.py``, and as written by ashkamath/mdetr
+    ``scripts/fine-tuning/refexp_coco_format.py``; nothing is copied.
 """
 
 import io
@@ -43,20 +58,9 @@ def read_refer(
 ) -> CocoFile:
     """Read and check a file with referring sentences.
 
-    Layouts:
-        ``refer``: ``refs(unc).p`` of RefCOCO, RefCOCO+ and RefCOCOg, a pickled list of objects with ``image_id``,
-            ``ann_id``, ``split`` and ``sentences``, a list of dicts with ``sent``; and ``instances.json``.
-        ``grefcoco``: ``grefs(unc).json``, the same as json; ``ann_id`` is a list, [-1] or empty for no target.
-        ``mdetr``: MDETR's ``finetune_*.json``, a COCO file whose ``images`` are sentences: ``caption``, and the image
-            in ``original_id``. All annotations of such an entry are its targets, named by their ``original_id``; one
-            that is ``empty`` stands for no target. ``tokens_positive`` is not used, but must be one for all of them.
-        ``shapes``: ``refs_train.json`` of the generated data set: ``refs`` with ``image_id``, ``ann_ids``,
-            ``sentence`` and ``kind``; and its ``instances_train.json``. With split ``groups`` also
-            ``groups``, sentences such as "the red shapes", for any number of targets.
-
     Args:
         ann_file: The file with the sentences.
-        layout: One of the above.
+        layout: One of those above.
         instances_file: COCO file with the images and objects; not for ``mdetr``, which holds them itself.
         split: For ``refer`` and ``grefcoco``: train, val, testA, testB or test, which is all test splits together.
         image_root: Folder that the file names are relative to and may not leave.
@@ -73,10 +77,6 @@ def read_refer(
     Raises:
         ConfigError: The layout is unknown, or an argument that it needs is missing or not for it.
         DataError: A file is not what it should be, or the budget is exceeded.
-
-    Source:
-        Layouts as read by lichengunc/refer ``refer.py``, henghuiding/ReLA ``grefer.py``, and as written by
-        ashkamath/mdetr ``scripts/fine-tuning/refexp_coco_format.py``; nothing is copied.
     """
     _check_arguments(layout, instances_file, split)
     options = {"image_root": image_root, "skip_budget": skip_budget, "with_masks": with_masks}
@@ -177,26 +177,26 @@ def _read_mdetr(ann_file: str | os.PathLike[str]) -> tuple[dict[str, list], list
     image_of_entry: dict[Any, Any] = {}
     images: dict[Any, dict] = {}
     for entry in _dicts(content["images"]):
-        at, image_id = _key(entry.get("id")), entry.get("original_id", entry.get("id"))
-        if at is not None and at in image_of_entry:
-            raise DataError(f"{ann_file}: id {at} occurs twice in 'images'")
-        image_of_entry[at] = image_id
+        number, image_id = _key(entry.get("id")), entry.get("original_id", entry.get("id"))
+        if number is not None and number in image_of_entry:
+            raise DataError(f"{ann_file}: id {number} occurs twice in 'images'")
+        image_of_entry[number] = image_id
         images.setdefault(_key(image_id), {**entry, "id": image_id})
     annotations: dict[Any, dict] = {}
     targets: defaultdict[Any, list] = defaultdict(list)
     spans: dict[Any, Any] = {}
     for entry in _dicts(content["annotations"]):
-        at = _key(entry.get("image_id"))
-        if spans.setdefault(at, entry.get("tokens_positive")) != entry.get("tokens_positive"):
-            raise DataError(f"{ann_file}: caption {at} has several phrases; expected one sentence per image entry")
+        number = _key(entry.get("image_id"))
+        if spans.setdefault(number, entry.get("tokens_positive")) != entry.get("tokens_positive"):
+            raise DataError(f"{ann_file}: caption {number} has several phrases; expected one sentence per image entry")
         if entry.get("empty") is not True:
             ann_id = entry.get("original_id", entry.get("id"))
-            targets[at].append(ann_id)
-            annotations.setdefault(_key(ann_id), {**entry, "id": ann_id, "image_id": image_of_entry.get(at)})
+            targets[number].append(ann_id)
+            annotations.setdefault(_key(ann_id), {**entry, "id": ann_id, "image_id": image_of_entry.get(number)})
     sentences = [
-        {"sentence": entry.get("caption"), "image_id": image_of_entry[at], "ann_ids": targets[at]}
+        {"sentence": entry.get("caption"), "image_id": image_of_entry[number], "ann_ids": targets[number]}
         for entry in _dicts(content["images"])
-        for at in [_key(entry.get("id"))]
+        for number in [_key(entry.get("id"))]
     ]
     merged = {"images": [*images.values()], "annotations": [*annotations.values()]}
     return {**merged, "categories": content["categories"]}, sentences
@@ -243,7 +243,7 @@ def _row_of_target(table: Mapping[str, np.ndarray]) -> dict[int, int | None]:
 
 
 def _ann_ids(value: Any) -> list[int] | None:
-    """Return the different target ids; none for [-1], which is how gRefCOCO says that there is no target."""
+    """Return the different target ids; none for [-1], by which gRefCOCO marks that there is no target."""
     ids = value if isinstance(value, list) else [value]
     if not all(map(is_id, ids)):
         return None

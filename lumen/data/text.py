@@ -27,7 +27,7 @@ _Report = defaultdict[str, list[Any]]
 class QuestionsDataset(BaseDataset):
     """Images with texts; a sample is one image with all its questions.
 
-    A record holds ``img_path``, ``img_id``, ``ori_hw`` (None where the file does not say), ``instances`` without rows
+    A record holds ``img_path``, ``img_id``, ``ori_hw`` (None where the file lacks it), ``instances`` without rows
     and ``questions``: dicts with ``id``, ``question``, ``answers`` (a tuple; none in test files without answers),
     ``history`` (earlier turns) and ``form`` (kind of question, may be empty). ``report`` maps the reason of each skip
     to the ids it concerns.
@@ -45,7 +45,6 @@ class QuestionsDataset(BaseDataset):
         skip_budget: Share of the images, and of the texts, that may be skipped before it is an error.
         test_mode: Put ``ann_file`` in ``metainfo``.
         indices: Keep only the first so many records, or these.
-        lazy_init: Read the file at the first use.
 
     Raises:
         ConfigError: The layout is unknown.
@@ -63,7 +62,6 @@ class QuestionsDataset(BaseDataset):
         skip_budget: float = 0.001,
         test_mode: bool = False,
         indices: int | Sequence[int] | None = None,
-        lazy_init: bool = False,
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigError(f"layout must be one of {sorted(LAYOUTS)}, got {layout!r}")
@@ -77,7 +75,6 @@ class QuestionsDataset(BaseDataset):
             pipeline=list(pipeline),
             test_mode=test_mode,
             indices=indices,
-            lazy_init=lazy_init,
         )
 
     def load_data_list(self) -> list[dict]:
@@ -116,7 +113,7 @@ class QuestionsDataset(BaseDataset):
 
 @TRANSFORMS.register_module()
 class LoadImageOrBlank:
-    """Read the image file, of whatever size; draw a grey image for a record without one.
+    """Read the image file, of any size; draw a grey image for a record without one.
 
     Reads ``img_path``, ``img_root``; writes ``image``, uint8 RGB (height, width, 3), and ``ori_hw``. An LMM is trained
     on text alone this way, without a second kind of batch.
@@ -156,7 +153,7 @@ class AskQuestions:
         answer: Which of several answers is learnt: the ``majority``, the first among equals, or a ``random`` one.
         shuffle: Ask in random order; otherwise the first ones, in the order of the file.
         key: Key of the questions in the record.
-        exchange_sides: In a mirrored view say "left" for "right", and so on, instead of leaving the question out.
+        exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the question out.
 
     Raises:
         ConfigError: An option has no such value.
@@ -192,7 +189,7 @@ class AskQuestions:
         if frame.is_flipped and exchanged:
             questions = [_exchanged(entry) for entry in questions]
         order = np.random.permutation(len(questions)) if self.shuffle else np.arange(len(questions))
-        asked = tuple(questions[at] for at in order[: self.num_prompts])
+        asked = tuple(questions[place] for place in order[: self.num_prompts])
         earlier = results.get("prompts", ())
         results["questions"] = (*((None,) * len(earlier)), *asked) if earlier else asked
         results["prompts"] = (
@@ -255,8 +252,8 @@ def read_captions(content: Any, ann_file: str, report: _Report) -> tuple[list[di
             report["caption of an unknown or skipped image"].append(entry.get("id", position))
         else:
             captions[entry["image_id"]].append(entry["caption"])
-    for img_id, own in captions.items():
-        images[img_id]["questions"].append(_question(img_id, "", own))
+    for img_id, of_image in captions.items():
+        images[img_id]["questions"].append(_question(img_id, "", of_image))
     return list(images.values()), len(images) + len(entries)
 
 
@@ -274,7 +271,8 @@ def read_conversations(content: Any, ann_file: str, report: _Report) -> tuple[li
         turns = [turn["value"].replace(_IMAGE_MARK, "").strip() for turn in entry["conversations"]]
         pairs = tuple(zip(turns[::2], turns[1::2], strict=False))  # a question at the end has no answer to learn
         questions = [
-            _question(f"{ident}/{at}", asked, [answer], history=pairs[:at]) for at, (asked, answer) in enumerate(pairs)
+            _question(f"{ident}/{turn}", asked, [answer], history=pairs[:turn])
+            for turn, (asked, answer) in enumerate(pairs)
         ]
         records.append({"img_path": entry.get("image", ""), "img_id": ident, "ori_hw": None, "questions": questions})
     return records, len(content)
@@ -291,7 +289,7 @@ def _conversation_problem(entry: Any) -> str | None:
     turns = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
         return "conversations is not a list of two turns or more"
-    if [_ROLES.get(turn.get("from")) for turn in turns] != [("human", "gpt")[at % 2] for at in range(len(turns))]:
+    if [_ROLES.get(turn.get("from")) for turn in turns] != [("human", "gpt")[place % 2] for place in range(len(turns))]:
         return "turns do not alternate, human first"
     values = [turn.get("value") for turn in turns]
     if not all(_is_text(value) and value.replace(_IMAGE_MARK, "").strip() for value in values):
@@ -304,7 +302,7 @@ def _conversation_problem(entry: Any) -> str | None:
         [int(has_image)] + [0] * (len(values) - 1),
         [0] * len(values),
     ):
-        return "<image> stands elsewhere than once in the first turn, or there is no image"
+        return "<image> does not occur exactly once, in the first turn, or there is no image"
     return None
 
 

@@ -3,7 +3,7 @@
 Random draws come from ``np.random``, which MMEngine seeds in each worker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
+from lumen.data.fields import field_rows, fields_to_input
 from lumen.data.image import PAD_VALUE, read_image, render_image, size_of
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform, box_area, clip_boxes
 from lumen.ops.masks import decode_masks, masks_to_input
 from lumen.registry import TRANSFORMS
-from lumen.structures import PerceptionSample, Prompt
+from lumen.structures import Field, PerceptionSample, Prompt
 
 _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
 _OPTIONAL_METAINFO = (
@@ -37,7 +38,7 @@ class LoadImage:
         cache_mb: Keep decoded images in memory up to so many megabytes, per worker. Worth it for small data sets.
 
     Raises:
-        DataError: The file cannot be read, or has another size than the annotation file says.
+        DataError: The file cannot be read, or has another size than the annotation file gives.
     """
 
     def __init__(self, *, cache_mb: int = 0) -> None:
@@ -63,13 +64,14 @@ class LoadImage:
 
 @TRANSFORMS.register_module()
 class ResizeToInput:
-    """Choose where the image goes, draw it there once, and move the boxes with it.
+    """Choose where the image goes, draw it there once, and move the objects with it.
 
-    Reads ``image``, ``ori_hw``, ``instances``; writes ``frame``, ``image`` (input pixels) and ``instances``, whose
-    ``bboxes`` become a clipped float32 tensor in input pixels. Objects outside the view leave; objects with too small a
-    visible part become ignored regions, neither target nor background. Where ``instances`` have ``segmentations``,
-    these become ``masks``, a bool tensor (n, height, width) in input pixels; an object whose mask shows no pixel is
-    ignored. ``unlabelled``, where a data set gives it, becomes such a mask (1, height, width) too.
+    Reads ``image``, ``ori_hw``, ``instances`` and, if there, ``fields``; writes ``frame``, ``image`` (input pixels) and
+    ``instances``, whose ``bboxes`` become a clipped float32 tensor in input pixels, and whose declared ``fields``
+    become tensors that are moved by their kind. Objects outside the view leave; objects with too small a visible part
+    become ignored regions, neither target nor background. Where ``instances`` have ``segmentations``, these become
+    ``masks``, a bool tensor (n, height, width) in input pixels; an object whose mask shows no pixel is ignored.
+    ``unlabelled``, where a data set gives it, becomes such a mask (1, height, width) too.
 
     Args:
         input_hw: Height and width of the network input. A config may leave it out: the runner takes it from the model.
@@ -81,6 +83,9 @@ class ResizeToInput:
         aspect_range: Smallest and largest random ratio of the horizontal to the vertical zoom.
         min_visible: Smallest visible share of an object's area that counts as an object.
         pad_value: Grey value beside the image.
+
+    Raises:
+        ConfigError: A setting is out of range, or ``instances`` hold a field that is not declared; see ``Field``.
     """
 
     def __init__(
@@ -114,7 +119,9 @@ class ResizeToInput:
         frame = self.draw_frame(results["ori_hw"])
         results["frame"] = frame
         results["image"] = render_image(results["image"], frame, pad_value=self.pad_value)
-        results["instances"] = _frame_instances(results["instances"], frame, self.min_visible)
+        results["instances"] = _frame_instances(
+            results["instances"], frame, self.min_visible, results.get("fields", {})
+        )
         if "unlabelled" in results:
             results["unlabelled"] = masks_to_input(decode_masks([results["unlabelled"]], frame.ori_hw), frame)
         return results
@@ -204,9 +211,10 @@ class BlackenImage:
 class AskClasses:
     """Choose the prompts of a sample: one phrase per class, and for each the objects that answer it.
 
-    Reads ``classes``, ``instances`` and, if there, ``absent_labels`` (the only labels known to be absent; without this
-    key a label without any box is absent, as in exhaustively annotated sets). Writes ``prompts``, and ``gt_instances``
-    and ``ignored_instances`` with one row per object and prompt that asks for it; with ``masks`` where there are any.
+    Reads ``classes``, ``instances`` and, if there, ``fields`` and ``absent_labels`` (the only labels known to be
+    absent; without this key a label without any box is absent, as in exhaustively annotated sets). Writes ``prompts``,
+    and ``gt_instances`` and ``ignored_instances`` with one row per object and prompt that asks for it; with ``masks``
+    where there are any, and with the declared fields.
 
     With ``num_prompts``, present classes come first, then absent ones as long as there is room. A class with nothing
     but crowd or ignored boxes is neither.
@@ -218,11 +226,9 @@ class AskClasses:
         every_wording: Ask all phrases of a class, each as its own prompt; otherwise one, the first or a random one.
         shuffle: Ask in random order, with random wording; otherwise in class order.
         max_absent: Upper bound on absent classes; ``None`` fills up to ``num_prompts``.
-        fields: Further fields of ``instances``, one number or row of numbers per object, that the targets of a task
-            need; they reach its decoder as tensors.
 
     Raises:
-        ConfigError: A class or phrase is empty, ``wording`` names an unknown class, or ``instances`` lack a field.
+        ConfigError: A class or phrase is empty, or ``wording`` names an unknown class.
     """
 
     def __init__(
@@ -234,7 +240,6 @@ class AskClasses:
         every_wording: bool = False,
         shuffle: bool = True,
         max_absent: int | None = None,
-        fields: Sequence[str] = (),
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -247,18 +252,13 @@ class AskClasses:
         self.every_wording = every_wording
         self.shuffle = shuffle
         self.max_absent = max_absent
-        self.fields = tuple(fields)
         self._checked_classes: tuple[str, ...] | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts and targets."""
         classes, instances = results["classes"], results["instances"]
         self._check(classes)
-        lacking = [name for name in self.fields if name not in instances]
-        if lacking:
-            raise ConfigError(
-                f"instances have no {lacking}; the data set gives {sorted(instances)}. Add them in its load_data_list"
-            )
+        fields = results.get("fields", {})
         labels, is_ignored = instances["labels"], instances["is_ignored"]
         asked = self._choose(labels, is_ignored, len(classes), results.get("absent_labels"))
         prompts = [
@@ -269,8 +269,8 @@ class AskClasses:
         prompt_labels = np.array([prompt.label for prompt in prompts], dtype=np.int64)
         is_answer = prompt_labels[:, None] == labels[None]
         results["prompts"] = tuple(prompts)
-        results["gt_instances"] = _rows(is_answer & ~is_ignored, instances, self.fields)
-        results["ignored_instances"] = _rows(is_answer & is_ignored, instances, self.fields)
+        results["gt_instances"] = _rows(is_answer & ~is_ignored, instances, fields)
+        results["ignored_instances"] = _rows(is_answer & is_ignored, instances, fields)
         return results
 
     def _choose(
@@ -311,8 +311,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``unlabelled``. Returns a new dict with
-    ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``unlabelled``, ``fields``. Returns a new
+    dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -326,12 +326,17 @@ class PackSample:
         # `set_metainfo` copies deeply, which costs more than loading a small image; all of these are immutable.
         for key in (*_METAINFO, *(name for name in _OPTIONAL_METAINFO if name in results)):
             sample.set_field(results[key], key, field_type="metainfo")
+        if results.get("fields"):
+            kinds = {name: declared.kind for name, declared in results["fields"].items()}
+            sample.set_field(kinds, "fields", field_type="metainfo")
         sample.set_field(results["frame"].ori_hw, "ori_shape", field_type="metainfo")
         sample.set_field(results["frame"].input_hw, "img_shape", field_type="metainfo")
         return {"inputs": torch.from_numpy(results["image"]).permute(2, 0, 1).contiguous(), "data_samples": sample}
 
 
-def _frame_instances(instances: dict[str, Any], frame: InputTransform, min_visible: float) -> dict[str, Any]:
+def _frame_instances(
+    instances: dict[str, Any], frame: InputTransform, min_visible: float, fields: Mapping[str, Field]
+) -> dict[str, Any]:
     moved = frame.boxes_to_input(torch.from_numpy(instances["bboxes"]))
     bboxes = clip_boxes(moved, frame.input_hw)
     visible_share = (box_area(bboxes) / box_area(moved).clamp(min=1e-12)).numpy()
@@ -343,10 +348,10 @@ def _frame_instances(instances: dict[str, Any], frame: InputTransform, min_visib
         masks = masks_to_input(decode_masks(list(instances.pop("segmentations")), frame.ori_hw), frame)
         instances["is_ignored"] = instances["is_ignored"] | ~masks.flatten(1).any(1).numpy()
         instances["masks"] = masks
-    return instances
+    return fields_to_input(instances, frame, fields)
 
 
-def _rows(is_answer: np.ndarray, instances: dict[str, Any], fields: Sequence[str]) -> dict[str, Tensor]:
+def _rows(is_answer: np.ndarray, instances: dict[str, Any], fields: Iterable[str]) -> dict[str, Tensor]:
     """Return a row per true (prompt, object) of ``is_answer``, ordered by prompt."""
     prompt_index, objects = np.nonzero(is_answer)
     rows = {
@@ -356,4 +361,4 @@ def _rows(is_answer: np.ndarray, instances: dict[str, Any], fields: Sequence[str
     }
     if "masks" in instances:
         rows["masks"] = instances["masks"][torch.from_numpy(objects)]
-    return rows | {name: torch.from_numpy(np.asarray(instances[name])[objects]) for name in fields}
+    return rows | field_rows(instances, torch.from_numpy(objects), fields)

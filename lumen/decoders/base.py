@@ -9,15 +9,15 @@ from jaxtyping import Float
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec
+from lumen.structures import PerceptionSample, Prompt, SharedRepresentation, TaskSpec
 
 
 class Decoder(nn.Module, ABC):
     """Turn the shared representation into one task's predictions.
 
     A decoder is final: subclass ``Decoder`` itself, never another decoder; share code through plain functions.
-    It receives its own pairs and the samples they point to. Everything it reads from a sample or writes to one is in
-    input pixels; ``Lumen`` maps predictions back to original pixels.
+    It receives the pairs of its task and the samples they point to. Everything it reads from a sample or writes to one
+    is in input pixels; ``Lumen`` maps predictions back to original pixels.
 
     Args:
         channels: Width of the shared representation; filled in from the aligner.
@@ -53,3 +53,19 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return one ``InstanceData`` per sample, holding exactly the fields named in ``spec.predictions``."""
+
+
+def fill_unanswered(answer: InstanceData, prompts: Sequence[Prompt], task: str) -> InstanceData:
+    """Add a row of zeros for each prompt of a task that has none, and put the rows in the order of the prompts.
+
+    A prompt has no pair where the LMM wrote its answer itself and left ``[LOC]`` out: nothing was found.
+    """
+    answered = set(answer.prompt_index.tolist())
+    missing = [place for place, prompt in enumerate(prompts) if prompt.task == task and place not in answered]
+    if not missing:
+        return answer
+    rows = {key: value.new_zeros(len(missing), *value.shape[1:]) for key, value in answer.items()}
+    rows["prompt_index"] = answer.prompt_index.new_tensor(missing)
+    rows["labels"] = answer.labels.new_tensor([prompts[place].label for place in missing])
+    filled = InstanceData.cat([answer, InstanceData(**rows)])
+    return filled[filled.prompt_index.argsort()]

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lumen.decoders.base import Decoder
+from lumen.decoders.base import Decoder, fill_unanswered
 from lumen.decoders.peaks import pick_peaks
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
@@ -16,7 +16,6 @@ from lumen.structures import (
     PerceptionSample,
     SharedRepresentation,
     TaskSpec,
-    fill_unanswered,
     gather_pairs,
     targets_per_pair,
 )
@@ -42,7 +41,7 @@ class CountingDecoder(Decoder):
         max_count: Largest count, in ``peaks``.
 
     Raises:
-        ConfigError: If there is no such mode, or the distance is below 1.
+        ConfigError: If the mode is unknown, or the distance is below 1.
 
     Source:
         Jiao et al., "Lumen" (2024), section 4.4, for the peaks; the sum of a density after Lempitsky and Zisserman,
@@ -95,7 +94,7 @@ class CountingDecoder(Decoder):
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the smooth L1 distance to the true counts, 0 in ``peaks``.
 
-        Pairs with crowd or ignored regions are left out: nobody knows their count.
+        Pairs with crowd or ignored regions are left out: their count is unknown.
         """
         if self.gain is None:
             return {"loss_count": shared.heat_logits.float().sum() * 0}

@@ -1,6 +1,7 @@
 """Detection as in the paper: two map queries, ``[H]`` and ``[W]``, read at the peaks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from lumen.decoders.base import Decoder
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks, read_limits
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 
@@ -22,10 +23,8 @@ class PaperDetectionDecoder(Decoder):
 
     Args:
         channels: Width of the shared representation.
-        num_peaks: Peaks per phrase; the paper has 100.
-        min_score: Peaks below this score are dropped before anything else.
-        iou_threshold: Overlap above which the weaker box of a class goes; the paper does not say.
-        max_per_image: Boxes kept per image over all phrases.
+        limits: Which boxes are answers, as a dict of the arguments of ``BoxLimits``. The paper has 100 peaks per
+            phrase; it does not name an overlap above which a box goes.
 
     Source:
         Jiao et al., "Lumen" (2024), section 3.2; L1 at the centres after Zhou et al., "Objects as Points" (2019).
@@ -44,16 +43,10 @@ class PaperDetectionDecoder(Decoder):
         self,
         channels: int,
         *,
-        num_peaks: int = 100,
-        min_score: float = 0.001,
-        iou_threshold: float = 0.6,
-        max_per_image: int = 100,
+        limits: Mapping[str, Any] | BoxLimits | None = None,
     ) -> None:
         super().__init__(channels)
-        self.num_peaks = num_peaks
-        self.min_score = min_score
-        self.iou_threshold = iou_threshold
-        self.max_per_image = max_per_image
+        self.limits = read_limits(BoxLimits, limits)
 
     def forward(self, shared: SharedRepresentation) -> Float[Tensor, "pairs 2 height width"]:
         """Return (height, width) of the object at each cell, in input pixels."""
@@ -70,10 +63,10 @@ class PaperDetectionDecoder(Decoder):
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes in input pixels; ``peak_scores`` equal the scores."""
         pair, cells_xy, scores, peak_scores = pick_peaks(
-            shared, num_peaks=self.num_peaks, min_score=self.min_score, with_presence=False
+            shared, num_peaks=self.limits.num_peaks, min_score=self.limits.min_score, with_presence=False
         )
         half = self(shared)[pair, :, cells_xy[:, 1], cells_xy[:, 0]].flip(1).clamp(min=0) / 2
         centre = (cells_xy + 0.5) * shared.stride
         boxes = torch.cat([centre - half, centre + half], 1)
         table = InstanceData(bboxes=boxes, scores=scores, peak_scores=peak_scores, pair_index=pair)
-        return best_boxes(table, samples, shared, iou_threshold=self.iou_threshold, max_per_image=self.max_per_image)
+        return best_boxes(table, samples, shared, self.limits)

@@ -1,6 +1,8 @@
 """What box decoders share: peaks with scores, and the choice of the best boxes of an image or of a phrase."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -8,14 +10,68 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from lumen.decoders.boxes import boxes_at
+from lumen.errors import ConfigError
 from lumen.ops.geometry import nms
 from lumen.ops.heatmap import find_peaks
 from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs, place_in_image
 
 _CANDIDATES_PER_BOX = 4
+_Limits = TypeVar("_Limits", "BoxLimits", "SentenceLimits")
 _COPIES = 10
 MAX_CHUNK_BYTES = 64 * 2**20
 """Bound on the copies of heatmaps that are held while their peaks are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLimits:
+    """Which boxes of an image are answers, of decoders that find all objects of each phrase.
+
+    Args:
+        num_peaks: Peaks per phrase.
+        min_score: Peaks below this score are dropped before anything else.
+        iou_threshold: Overlap above which the weaker box of a class goes.
+        max_per_image: Boxes kept per image over all phrases; only these get masks.
+    """
+
+    num_peaks: int = 100
+    min_score: float = 0.001
+    iou_threshold: float = 0.6
+    max_per_image: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceLimits:
+    """Which boxes of a sentence are answers.
+
+    With ``min_score`` at 0 every sentence gets an answer, as RefCOCO wants; above 0 a sentence whose best box scores
+    less has no target, as in gRefCOCO.
+
+    Args:
+        num_boxes: Boxes per sentence at most.
+        min_score: Boxes below this score are dropped.
+        iou_threshold: Overlap above which the weaker box of a sentence goes.
+        with_presence: Score a box by presence times peak; otherwise by the peak alone.
+    """
+
+    num_boxes: int = 1
+    min_score: float = 0.0
+    iou_threshold: float = 0.6
+    with_presence: bool = True
+
+
+def read_limits(kind: type[_Limits], given: Mapping[str, Any] | _Limits | None) -> _Limits:
+    """Return the limits that a config gives as a dict; the usual ones for what it leaves out.
+
+    Raises:
+        ConfigError: It names something else.
+    """
+    if isinstance(given, kind):
+        return given
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(given or {}) - set(known))
+    if unknown:
+        raise ConfigError(f"limits takes no {unknown}; known are {known}")
+    return kind(**(given or {}))
 
 
 def pick_peaks(
@@ -30,8 +86,8 @@ def pick_peaks(
     step = max(1, MAX_CHUNK_BYTES // (_COPIES * 4 * max(1, shared.heat_logits[0:1].numel())))
     starts = range(0, max(1, shared.num_pairs), step)
     found = [
-        _pick(shared, slice(at, at + step), num_peaks=num_peaks, min_score=min_score, with_presence=with_presence)
-        for at in starts
+        _pick(shared, slice(start, start + step), num_peaks=num_peaks, min_score=min_score, with_presence=with_presence)
+        for start in starts
     ]
     pair, cells_xy, scores, heights = (torch.cat(parts) for parts in zip(*found, strict=True))
     return pair, cells_xy, scores, heights
@@ -51,9 +107,7 @@ def best_boxes(
     per_pair: InstanceData,
     samples: Sequence[PerceptionSample],
     shared: SharedRepresentation,
-    *,
-    iou_threshold: float,
-    max_per_image: int,
+    limits: BoxLimits,
 ) -> list[InstanceData]:
     """Suppress double boxes and keep the best of each image over all its prompts.
 
@@ -64,48 +118,37 @@ def best_boxes(
         per_pair: ``bboxes``, ``scores`` and ``pair_index`` of all candidates.
         samples: The samples of ``shared``.
         shared: Names the pairs.
-        iou_threshold: Boxes that overlap a better one by more than this go.
-        max_per_image: Number of boxes kept per image.
+        limits: Their overlap and their number per image.
     """
-    answers = gather_pairs(per_pair, samples, shared)
-    return [_best(answer, iou_threshold, max_per_image) for answer in answers]
+    return [_best(answer, limits) for answer in gather_pairs(per_pair, samples, shared)]
 
 
 def best_of_pairs(
-    shared: SharedRepresentation,
-    distances: Float[Tensor, "images 4 height width"],
-    *,
-    num_boxes: int,
-    min_score: float,
-    iou_threshold: float,
-    with_presence: bool,
+    shared: SharedRepresentation, distances: Float[Tensor, "images 4 height width"], limits: SentenceLimits
 ) -> InstanceData:
     """Return the best boxes of each pair: by pair, the best first.
 
     Args:
         shared: The pairs.
         distances: Output of ``BoxHead``.
-        num_boxes: Boxes per pair at most.
-        min_score: Boxes below this score are dropped; a pair may end up without any.
-        iou_threshold: Boxes that overlap a better one of their pair by more than this go.
-        with_presence: Score a box by presence times peak; otherwise by the peak alone.
+        limits: Their number, score and overlap; a pair may end up without any.
 
     Returns:
         ``bboxes``, ``scores`` and ``pair_index``.
     """
-    num_peaks = num_boxes if num_boxes == 1 else num_boxes * _CANDIDATES_PER_BOX
+    num_peaks = 1 if limits.num_boxes == 1 else limits.num_boxes * _CANDIDATES_PER_BOX
     pair, cells_xy, scores, _ = pick_peaks(
-        shared, num_peaks=num_peaks, min_score=min_score, with_presence=with_presence
+        shared, num_peaks=num_peaks, min_score=limits.min_score, with_presence=limits.with_presence
     )
     boxes = boxes_at(distances, shared.image_index[pair], cells_xy, shared.stride)
-    kept = nms(boxes, scores, pair, iou_threshold)
+    kept = nms(boxes, scores, pair, limits.iou_threshold)
     kept = kept[pair[kept].argsort(stable=True)]
-    kept = kept[place_in_image(pair[kept]) < num_boxes]
+    kept = kept[place_in_image(pair[kept]) < limits.num_boxes]
     return InstanceData(bboxes=boxes[kept], scores=scores[kept], pair_index=pair[kept])
 
 
-def _best(answer: InstanceData, iou_threshold: float, max_per_image: int) -> InstanceData:
+def _best(answer: InstanceData, limits: BoxLimits) -> InstanceData:
     is_free = answer.labels == NO_LABEL
     groups = torch.where(is_free, -1 - answer.prompt_index, answer.labels)
-    kept = nms(answer.bboxes, answer.scores, groups, iou_threshold)
-    return answer[kept[:max_per_image]]
+    kept = nms(answer.bboxes, answer.scores, groups, limits.iou_threshold)
+    return answer[kept[: limits.max_per_image]]

@@ -99,12 +99,12 @@ class PoseDecoder(Decoder):
         scores: Float[Tensor, " pairs"],
     ) -> tuple[Float[Tensor, "k 2"], Float[Tensor, " k"]]:
         """Return point and score of each prompt of one sample, also of those that have no pair."""
-        own = shared.image_index == image
-        place = (shared.prompt_index[own],)
-        asked = [at for at, prompt in enumerate(sample.prompts) if prompt.task == self.spec.name]
+        of_image = shared.image_index == image
+        place = (shared.prompt_index[of_image],)
+        asked = [number for number, prompt in enumerate(sample.prompts) if prompt.task == self.spec.name]
         middle = points.new_tensor(sample.frame.input_hw[::-1]) / 2
-        found = middle.repeat(len(sample.prompts), 1).index_put(place, points[own])
-        return found[asked], scores.new_zeros(len(found)).index_put(place, scores[own])[asked]
+        found = middle.repeat(len(sample.prompts), 1).index_put(place, points[of_image])
+        return found[asked], scores.new_zeros(len(found)).index_put(place, scores[of_image])[asked]
 
     def _row(self, points: Float[Tensor, "k 2"], scores: Float[Tensor, " k"], box_score: float) -> InstanceData:
         rows = min(len(points), 1)
@@ -140,5 +140,5 @@ class _OffsetHead(nn.Module):
         read = context[shared.image_index[pair], :, cells_xy[:, 1], cells_xy[:, 0]]
         query = shared.query[pair].to(read.dtype)
         hidden = nn.functional.silu(self.mix(torch.cat([read, query], 1)))
-        # in use, and in every process, even where nobody asks for a keypoint
+        # in use, and in every process, even where no keypoint is asked for
         return self.last(hidden).float() + context.float().sum() * 0

@@ -1,6 +1,7 @@
 """Referring segmentation: the masks of what a sentence means, or none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from mmengine.structures import InstanceData
@@ -9,7 +10,7 @@ from torch import Tensor
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss
 from lumen.decoders.masks import MaskHead, mask_losses, mask_probabilities
-from lumen.decoders.peaks import best_of_pairs
+from lumen.decoders.peaks import SentenceLimits, best_of_pairs, read_limits
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
 
@@ -18,18 +19,12 @@ from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, g
 class ReferringSegmentationDecoder(Decoder):
     """Grounding with a mask: the best peaks of each sentence, with a box and a dynamic mask each.
 
-    With ``min_score`` at 0 every sentence gets an answer, as RefCOCO wants; above 0 a sentence whose best box scores
-    less has no target, as in gRefCOCO.
-
     Args:
         channels: Width of the shared representation.
         num_maps: Fine feature maps per image that the masks are made from.
         upsample: Cells of a mask per cell of ``dense``, along each axis.
         max_objects: Objects that learn their mask in one batch at most, drawn at random.
-        num_boxes: Boxes per sentence at most.
-        min_score: Boxes below this score are dropped.
-        iou_threshold: Overlap above which the weaker box of a sentence goes.
-        with_presence: Score a box by presence times peak; otherwise by the peak alone.
+        limits: Which boxes are answers, as a dict of the arguments of ``SentenceLimits``.
     """
 
     spec = TaskSpec(
@@ -47,17 +42,11 @@ class ReferringSegmentationDecoder(Decoder):
         num_maps: int = 8,
         upsample: int = 4,
         max_objects: int = 64,
-        num_boxes: int = 1,
-        min_score: float = 0.0,
-        iou_threshold: float = 0.6,
-        with_presence: bool = True,
+        limits: Mapping[str, Any] | SentenceLimits | None = None,
     ) -> None:
         super().__init__(channels)
         self.max_objects = max_objects
-        self.num_boxes = num_boxes
-        self.min_score = min_score
-        self.iou_threshold = iou_threshold
-        self.with_presence = with_presence
+        self.limits = read_limits(SentenceLimits, limits)
         self.head = BoxHead(channels)
         self.mask_head = MaskHead(channels, num_maps=num_maps, upsample=upsample)
 
@@ -68,14 +57,7 @@ class ReferringSegmentationDecoder(Decoder):
         return {"loss_box": box_loss(self.head(shared), targets, shared), **masks}
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return at most ``num_boxes`` boxes with masks per sentence in input pixels: by sentence, the best first."""
-        best = best_of_pairs(
-            shared,
-            self.head(shared),
-            num_boxes=self.num_boxes,
-            min_score=self.min_score,
-            iou_threshold=self.iou_threshold,
-            with_presence=self.with_presence,
-        )
+        """Return the best boxes of each sentence with their masks, in input pixels: by sentence, the best first."""
+        best = best_of_pairs(shared, self.head(shared), self.limits)
         best.masks = mask_probabilities(self.mask_head, shared, best.pair_index, best.bboxes)
         return gather_pairs(best, samples, shared)

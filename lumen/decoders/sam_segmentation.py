@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks, read_limits
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
 
@@ -25,10 +25,7 @@ class SamSegmentationDecoder(Decoder):
     Args:
         channels: Width of the shared representation.
         sam: Config of ``lumen.lmm.sam.SamMasks``, or one that is built.
-        num_peaks: Peaks per phrase.
-        min_score: Peaks below this score are dropped before anything else.
-        iou_threshold: Overlap above which the weaker box of a class goes, before masks are made.
-        max_per_image: Masks per image over all phrases.
+        limits: Which boxes are answers and get masks, as a dict of the arguments of ``BoxLimits``.
 
     Source:
         Jiao et al., "Lumen" (2024), section 3.2: SAM as it is, prompted by the peak and the box.
@@ -48,16 +45,10 @@ class SamSegmentationDecoder(Decoder):
         channels: int,
         *,
         sam: Mapping[str, Any] | nn.Module,
-        num_peaks: int = 100,
-        min_score: float = 0.001,
-        iou_threshold: float = 0.6,
-        max_per_image: int = 100,
+        limits: Mapping[str, Any] | BoxLimits | None = None,
     ) -> None:
         super().__init__(channels)
-        self.num_peaks = num_peaks
-        self.min_score = min_score
-        self.iou_threshold = iou_threshold
-        self.max_per_image = max_per_image
+        self.limits = read_limits(BoxLimits, limits)
         self.head = BoxHead(channels)
         self.sam = _build(sam)
 
@@ -67,8 +58,8 @@ class SamSegmentationDecoder(Decoder):
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes in input pixels and mask probabilities over the whole input."""
-        table = _peak_boxes(self.head, shared, self.num_peaks, self.min_score)
-        answers = best_boxes(table, samples, shared, iou_threshold=self.iou_threshold, max_per_image=self.max_per_image)
+        table = _peak_boxes(self.head, shared, self.limits.num_peaks, self.limits.min_score)
+        answers = best_boxes(table, samples, shared, self.limits)
         return _with_masks(self.sam, answers, shared)
 
 
@@ -130,7 +121,7 @@ def _with_masks(sam: nn.Module, answers: Sequence[InstanceData], shared: SharedR
         masks = sam(shared.extras["images"], image_index.to(points.device), points, boxes)
     else:
         masks = shared.heat_logits.new_zeros(0, *shared.heat_logits.shape[-2:])
-    for answer, own in zip(answers, masks.split(sizes), strict=True):
+    for answer, of_answer in zip(answers, masks.split(sizes), strict=True):
         answer.pop("points")
-        answer.masks = own
+        answer.masks = of_answer
     return list(answers)

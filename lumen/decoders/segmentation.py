@@ -1,6 +1,7 @@
 """Instance segmentation: boxes as in detection, and a dynamic mask per box."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
 from lumen.decoders.masks import MaskHead, mask_losses, mask_probabilities
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks, read_limits
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 
@@ -24,10 +25,7 @@ class SegmentationDecoder(Decoder):
         num_maps: Fine feature maps per image that the masks are made from.
         upsample: Cells of a mask per cell of ``dense``, along each axis.
         max_objects: Objects that learn their mask in one batch at most, drawn at random.
-        num_peaks: Peaks per phrase.
-        min_score: Peaks below this score are dropped before anything else.
-        iou_threshold: Overlap above which the weaker box of a class goes.
-        max_per_image: Boxes kept per image over all phrases; only these get masks.
+        limits: Which boxes are answers, as a dict of the arguments of ``BoxLimits``.
     """
 
     spec = TaskSpec(
@@ -45,17 +43,11 @@ class SegmentationDecoder(Decoder):
         num_maps: int = 8,
         upsample: int = 4,
         max_objects: int = 64,
-        num_peaks: int = 100,
-        min_score: float = 0.001,
-        iou_threshold: float = 0.6,
-        max_per_image: int = 100,
+        limits: Mapping[str, Any] | BoxLimits | None = None,
     ) -> None:
         super().__init__(channels)
         self.max_objects = max_objects
-        self.num_peaks = num_peaks
-        self.min_score = min_score
-        self.iou_threshold = iou_threshold
-        self.max_per_image = max_per_image
+        self.limits = read_limits(BoxLimits, limits)
         self.head = BoxHead(channels)
         self.mask_head = MaskHead(channels, num_maps=num_maps, upsample=upsample)
 
@@ -67,13 +59,15 @@ class SegmentationDecoder(Decoder):
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes and masks in input pixels; ``peak_scores`` are the scores without presence."""
-        pair, cells_xy, scores, peak_scores = pick_peaks(shared, num_peaks=self.num_peaks, min_score=self.min_score)
+        pair, cells_xy, scores, peak_scores = pick_peaks(
+            shared, num_peaks=self.limits.num_peaks, min_score=self.limits.min_score
+        )
         boxes = boxes_at(self.head(shared), shared.image_index[pair], cells_xy, shared.stride)
         table = InstanceData(bboxes=boxes, scores=scores, peak_scores=peak_scores, pair_index=pair, pair=pair)
-        answers = best_boxes(table, samples, shared, iou_threshold=self.iou_threshold, max_per_image=self.max_per_image)
+        answers = best_boxes(table, samples, shared, self.limits)
         kept_pairs = torch.cat([answer.pop("pair") for answer in answers])
         kept_boxes = torch.cat([answer.bboxes for answer in answers])
         masks = mask_probabilities(self.mask_head, shared, kept_pairs, kept_boxes)
-        for answer, own in zip(answers, masks.split([len(answer) for answer in answers]), strict=True):
-            answer.masks = own
+        for answer, of_answer in zip(answers, masks.split([len(answer) for answer in answers]), strict=True):
+            answer.masks = of_answer
         return answers

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from lumen.decoders.base import Decoder
+from lumen.decoders.base import Decoder, fill_unanswered
 from lumen.decoders.masks import ROWS_AT_ONCE, MaskFeatures, cover, kernel_size, mask_out, run_kernels
 from lumen.ops.heatmap import ignore_weight
 from lumen.ops.losses import binary_cross_entropy, dice_loss
@@ -16,7 +16,6 @@ from lumen.structures import (
     PerceptionSample,
     SharedRepresentation,
     TaskSpec,
-    fill_unanswered,
     gather_pairs,
     targets_per_pair,
 )
@@ -99,7 +98,7 @@ class SemanticSegmentationDecoder(Decoder):
 def _labelled_share(
     samples: Sequence[PerceptionSample], like: Float[Tensor, "pairs rows cols"]
 ) -> Float[Tensor, "images rows cols"]:
-    """Return the share of each fine cell whose pixels have a label: all of it where no label map says otherwise."""
+    """Return the share of each fine cell whose pixels have a label: all of it where there is no label map."""
     share = like.new_ones(len(samples), *like.shape[-2:])
     for image, sample in enumerate(samples):
         if "unlabelled" in sample:

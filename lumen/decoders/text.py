@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def hand_on_texts(shared: SharedRepresentation, samples: Sequence[PerceptionSamp
     Raises:
         ConfigError: If a prompt of the task has no text, because the adapter was not asked for any.
     """
-    asked = [[at for at, prompt in enumerate(sample.prompts) if prompt.task == task] for sample in samples]
+    asked = [[place for place, prompt in enumerate(sample.prompts) if prompt.task == task] for sample in samples]
     if any(asked) and "texts" not in shared.extras:
         raise ConfigError(
             f"task {task!r} needs generated texts, the representation has extras {sorted(shared.extras)}: call the "
@@ -38,14 +39,25 @@ def hand_on_texts(shared: SharedRepresentation, samples: Sequence[PerceptionSamp
         )
     return [
         InstanceData(
-            texts=[shared.extras["texts"][image][at] for at in own], prompt_index=_index(own, shared.image_index)
+            texts=[shared.extras["texts"][image][place] for place in places],
+            prompt_index=torch.tensor(places, dtype=torch.long, device=shared.image_index.device),
         )
-        for image, own in enumerate(asked)
+        for image, places in enumerate(asked)
     ]
 
 
-def _index(numbers: Sequence[int], like: Int[Tensor, " pairs"]) -> Int[Tensor, " prompts"]:
-    return like.new_tensor(list(numbers))
+def no_loss(
+    decoder: Decoder, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
+) -> dict[str, Float[Tensor, ""]]:
+    """Return nothing: the LMM's ``loss_text`` trains what is answered in words. The ``loss`` of such decoders."""
+    return {}
+
+
+def predict_texts(
+    decoder: Decoder, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
+) -> list[InstanceData]:
+    """Return one text per prompt; see ``hand_on_texts``. The ``predict`` of such decoders."""
+    return hand_on_texts(shared, samples, decoder.spec.name)
 
 
 @DECODERS.register_module()
@@ -53,14 +65,8 @@ class VqaDecoder(Decoder):
     """Answers to questions about the image."""
 
     spec = text_spec("vqa", "vqa/accuracy")
-
-    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
-        """Return nothing: the LMM's ``loss_text`` trains the answers."""
-        return {}
-
-    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one text per prompt."""
-        return hand_on_texts(shared, samples, self.spec.name)
+    loss = no_loss
+    predict = predict_texts
 
 
 @DECODERS.register_module()
@@ -68,14 +74,8 @@ class CaptionDecoder(Decoder):
     """Descriptions of the image."""
 
     spec = text_spec("caption", "caption/CIDEr")
-
-    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
-        """Return nothing: the LMM's ``loss_text`` trains the captions."""
-        return {}
-
-    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one text per prompt."""
-        return hand_on_texts(shared, samples, self.spec.name)
+    loss = no_loss
+    predict = predict_texts
 
 
 @DECODERS.register_module()
@@ -83,11 +83,5 @@ class ChatDecoder(Decoder):
     """Turns of a conversation about the image."""
 
     spec = text_spec("chat", "vqa/accuracy")
-
-    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
-        """Return nothing: the LMM's ``loss_text`` trains the turns."""
-        return {}
-
-    def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
-        """Return one text per prompt."""
-        return hand_on_texts(shared, samples, self.spec.name)
+    loss = no_loss
+    predict = predict_texts

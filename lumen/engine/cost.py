@@ -268,14 +268,15 @@ def _checkpointed(cost: Cost, adapter: HFAdapter, num_tokens: int) -> Cost:
 def _zero_batch(model: Lumen, laid_out: Outline, load: Workload) -> tuple[LocFeatures, PerceptionSample]:
     """Return what aligner and decoders see of a sample: features that are 0, in place of the LMM's, and targets."""
     prompts = tuple(Prompt("dog", task=load.task, label=index, answer="dog") for index in range(load.prompts))
-    sample = PerceptionSample(
-        metainfo={"prompts": prompts, "frame": InputTransform.stretch(load.input_hw, load.input_hw)}
-    )
+    spec = model.decoders[load.task].spec
+    frame = InputTransform.stretch(load.input_hw, load.input_hw)
+    sample = PerceptionSample(metainfo={"prompts": prompts, "frame": frame, "fields": spec.kinds})
     index = torch.arange(0 if model.lmm.is_text(load.task) else load.prompts)
     height, width = load.input_hw
     box = torch.tensor([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
     masks = torch.zeros(len(index), height, width, dtype=torch.bool)
     rows = {"bboxes": box.expand(len(index), 4), "labels": index, "prompt_index": index, "masks": masks}
+    rows |= {name: spec.fields[name].example(len(index)) for name in spec.targets & spec.fields.keys()}
     sample.gt_instances = InstanceData(**rows)
     sample.ignored_instances = InstanceData(**{key: value[:0] for key, value in rows.items()})
     images = torch.zeros(1, 3, height, width, dtype=torch.uint8)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lumen import __version__
+from lumen.data.check import class_difference
 from lumen.data.pipelines import fill_pipelines
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import SafeCheckpointHook
@@ -114,9 +115,14 @@ class LumenRunner(Runner):
         return super().build_param_scheduler(placed_schedulers(scheduler, self.max_iters))
 
     def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
-        """Build ``LumenValLoop``, unless the config names another."""
+        """Build ``LumenValLoop``, unless the config names another; warn where its classes are not those of training."""
         self._val_dataloader = self._filled(self._val_dataloader)
-        return super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
+        built = super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
+        if isinstance(self._train_loop, BaseLoop):
+            difference = class_difference(self._train_loop.dataloader.dataset, built.dataloader.dataset)
+            if difference is not None:
+                self.logger.warning(difference)
+        return built
 
     def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build ``LumenTestLoop``, unless the config names another."""

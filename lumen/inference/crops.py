@@ -21,7 +21,7 @@ def check_boxes(boxes: Any, size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
     """Return boxes, xyxy in original pixels, as a tensor.
 
     Raises:
-        DataError: They are no (n, 4) finite numbers, or one shows no part of an image of this size.
+        DataError: They are not (n, 4) finite numbers, or one shows no part of an image of this size.
     """
     try:
         table = torch.as_tensor(boxes, dtype=torch.float32).cpu()
@@ -55,7 +55,7 @@ def crop_samples(
     """
     frames = [crop.draw_frame(image.shape[:2], box) for box in objects.bboxes.tolist()]
     drawn = [render_image(image, frame, pad_value=crop.pad_value) for frame in frames]
-    samples = [_crop_sample(question, frame, objects, at) for at, frame in enumerate(frames)]
+    samples = [_crop_sample(question, frame, objects, row) for row, frame in enumerate(frames)]
     return samples, torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
 
 

@@ -8,20 +8,20 @@ from lumen.structures import TaskSpec
 _HEAD = "---\nlibrary_name: lumen-perception\ntags:\n- lumen\n{tags}\n---\n\n# {title}\n"
 _USE_MODEL = """
 ```python
-from lumen.inference.predictor import LumenPredictor
+{imports}from lumen.inference.predictor import LumenPredictor
 
-predictor = LumenPredictor.from_pretrained("FOLDER")
+predictor = LumenPredictor.from_pretrained("FOLDER"{types})
 predictor.set_image("photo.jpg")
 print(predictor.predict(["star", "red ring"], task="{task}"))
 ```
 """
 _USE_DECODER = """
 ```python
-from lumen.inference.predictor import LumenPredictor
+{imports}from lumen.inference.predictor import LumenPredictor
 from lumen.inference.pretrained import load_decoder
 
 predictor = LumenPredictor.from_pretrained("MODEL_FOLDER")  # the model that is described above
-load_decoder(predictor.model, "FOLDER")
+load_decoder(predictor.model, "FOLDER"{types})
 predictor.set_image("photo.jpg")
 print(predictor.predict(["star", "red ring"], task="{task}"))
 ```
@@ -30,24 +30,35 @@ _PROTOCOL = ("dataset", "num_images", "prompts_per_image", "answer_mode", "templ
 
 
 def model_card(
-    specs: Sequence[TaskSpec], description: Mapping[str, str], protocol: Mapping[str, Any] | None = None
+    specs: Sequence[TaskSpec],
+    description: Mapping[str, str],
+    protocol: Mapping[str, Any] | None = None,
+    *,
+    plug_ins: Sequence[str] = (),
 ) -> str:
     """Return the card of a whole model.
 
     Args:
         specs: Of its decoders.
-        description: What the model says of itself.
+        description: The model's description of itself.
         protocol: A protocol card as read from json; without one the card has no figures.
+        plug_ins: Dotted names of the classes that do not come with Lumen, which a reader must name in ``types=``.
     """
     about = "\nA model of Lumen: what was trained. The base model is not in this folder.\n"
-    use = _USE_MODEL.format(task=specs[0].name)
+    use = _USE_MODEL.format(task=specs[0].name, **_named(plug_ins))
     return _head("A Lumen model", specs) + about + _facts(description) + _tasks(specs) + use + _figures(protocol)
 
 
-def decoder_card(spec: TaskSpec, fits: Mapping[str, str], protocol: Mapping[str, Any] | None = None) -> str:
+def decoder_card(
+    spec: TaskSpec,
+    fits: Mapping[str, str],
+    protocol: Mapping[str, Any] | None = None,
+    *,
+    plug_ins: Sequence[str] = (),
+) -> str:
     """Return the card of one decoder; ``fits`` is what a model must agree with, for the rest see ``model_card``."""
     about = "\nA decoder of Lumen, for one model only: the one with this LMM and this aligner.\n"
-    use = _USE_DECODER.format(task=spec.name)
+    use = _USE_DECODER.format(task=spec.name, **_named(plug_ins))
     return (
         _head(f"A Lumen decoder: {spec.name}", [spec])
         + about
@@ -56,6 +67,14 @@ def decoder_card(spec: TaskSpec, fits: Mapping[str, str], protocol: Mapping[str,
         + use
         + _figures(protocol)
     )
+
+
+def _named(plug_ins: Sequence[str]) -> dict[str, str]:
+    """Return the lines that import plug-ins, and the argument that names them."""
+    parts = [name.rpartition(".") for name in plug_ins]
+    imports = "".join(f"from {module} import {kind}  # not part of Lumen\n" for module, _, kind in parts)
+    types = f", types=[{', '.join(kind for _, _, kind in parts)}]" if parts else ""
+    return {"imports": imports, "types": types}
 
 
 def _head(title: str, specs: Sequence[TaskSpec]) -> str:

@@ -102,7 +102,8 @@ def save_pretrained(
         "description": {**model.describe(), **(description or {})},
     }
     specs = [decoder.spec for decoder in model.decoders.values()]
-    return _write(Path(folder), MODEL, content, state, model_card(specs, content["description"], card))
+    readme = model_card(specs, content["description"], card, plug_ins=_plug_ins(content["model"]))
+    return _write(Path(folder), MODEL, content, state, readme)
 
 
 def from_pretrained(
@@ -168,10 +169,11 @@ def save_decoder(
         "stage": stage,
         "fits": fingerprint(model),
     }
-    own, named = dotted_name(type(decoder)), content["decoder"]["type"]
-    if own != named:
-        raise ConfigError(f"the decoder of {task!r} is a {own}, the config names {named!r}")
-    readme = decoder_card(decoder.spec, {"stage": stage, **content["fits"]}, card)
+    found, named = dotted_name(type(decoder)), content["decoder"]["type"]
+    if found != named:
+        raise ConfigError(f"the decoder of {task!r} is a {found}, the config names {named!r}")
+    facts = {"stage": stage, **content["fits"]}
+    readme = decoder_card(decoder.spec, facts, card, plug_ins=_plug_ins(content["decoder"]))
     return _write(Path(folder), DECODER, content, decoder.state_dict(), readme)
 
 
@@ -188,7 +190,7 @@ def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = 
 
     Raises:
         CheckpointError: A file is missing or broken, or the decoder was trained with another LMM or aligner; the
-            message says what differs.
+            message names what differs.
         ConfigError: The model has a decoder for this task.
     """
     content, state = _read(Path(find_path(folder)), DECODER)
@@ -228,6 +230,18 @@ def decoder_config(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     if task not in kinds:
         raise ConfigError(f"the config has no decoder for {task!r}; it has {list(kinds)}")
     return kinds[task]
+
+
+def _plug_ins(node: Any) -> list[str]:
+    """Return the dotted names of the classes in a config, as json holds it, that do not come with Lumen."""
+    if isinstance(node, list):
+        found = [name for entry in node for name in _plug_ins(entry)]
+    elif isinstance(node, dict):
+        found = [name for key, entry in node.items() if key != "type" for name in _plug_ins(entry)]
+        found += [name for name in [node.get("type")] if isinstance(name, str) and not name.startswith("lumen.")]
+    else:
+        found = []
+    return list(dict.fromkeys(found))
 
 
 def _views_to_json(views: Views) -> dict[str, dict[str, Any]]:
@@ -296,11 +310,11 @@ def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | str) -> None:
-    own = decoder.state_dict()
+    expected = decoder.state_dict()
     different = [
         name
-        for name in sorted(own.keys() | state.keys())
-        if name not in own or name not in state or own[name].shape != state[name].shape
+        for name in sorted(expected.keys() | state.keys())
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
     ]
     if different:
         raise CheckpointError(
@@ -346,5 +360,5 @@ def _build_model(config: Config) -> Lumen:
     except OSError as error:
         raise CheckpointError(
             f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
-            "Checkpoints hold what was trained only; put the base model where the config's name_or_path says"
+            "Checkpoints hold what was trained only; put the base model at the config's name_or_path"
         ) from error

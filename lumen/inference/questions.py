@@ -39,7 +39,7 @@ class Question:
         """Return the question for phrases, sentences or questions in words.
 
         Raises:
-            PromptError: They are no list of texts.
+            PromptError: They are not a list of texts.
         """
         if isinstance(phrases, str):
             raise PromptError(f"phrases must be a list of texts, got the text {phrases!r}; write [{phrases!r}]")
@@ -55,13 +55,13 @@ class Question:
         """Return the next question of a conversation, of which ``history`` holds the (question, answer) so far.
 
         Raises:
-            PromptError: The history holds something else than pairs of texts, or the question is no text.
+            PromptError: The history holds something else than pairs of texts, or the question is not a text.
         """
         _require_text(question)
-        for said in history:
-            if isinstance(said, str) or len(said) != 2 or not all(isinstance(text, str) for text in said):
-                raise PromptError(f"a history holds pairs of texts (question, answer), got {said!r}")
-        earlier = tuple((said, heard) for said, heard in history)
+        for turn in history:
+            if isinstance(turn, str) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
+                raise PromptError(f"a history holds pairs of texts (question, answer), got {turn!r}")
+        earlier = tuple((asked, answered) for asked, answered in history)
         prompt = Prompt(text=question, task="chat", history=earlier)
         return cls("chat", (question,), (prompt,), torch.zeros(1, dtype=torch.long))
 
@@ -80,7 +80,7 @@ class Question:
         Args:
             answer: What a decoder wrote; it holds ``prompt_index``.
             score_threshold: Lowest score of a row; None for the task's own, which is 0 for sentences, whose decoder
-                decides what has no target, and 0.3 else. Counts and texts stay whatever it is.
+                decides what has no target, and 0.3 else. Counts and texts are never left out.
         """
         is_asked = self.unique_of[:, None] == answer.prompt_index
         if "scores" in answer and self.task not in _UNFILTERED:

@@ -126,25 +126,17 @@ def describe_answer(path: Path, size_hw: Sequence[int], request: Request, table:
     }
 
 
-def draw_answer(image: Any, request: Request, table: Any) -> Any:
-    """Return a picture of an answer, or None for an answer in words."""
+def draw_answer(image: Any, request: Request, table: Any, kinds: Mapping[str, str] | None = None) -> Any:
+    """Return a picture of an answer, or None for an answer in words; ``kinds`` are those of the task's ``TaskSpec``."""
     from lumen import visualization as drawing
+    from lumen.structures import Prompt
 
-    labels, phrases = table.labels.tolist(), request.phrases
     if "texts" in table:
         return None
-    if "counts" in table:
-        return drawing.draw_counts(image, [phrases[label] for label in labels], table.counts.tolist())
-    if "keypoints" in table:
-        points, scores = table.keypoints.numpy(), table.keypoint_scores.numpy()
-        return drawing.draw_skeletons(image, points, scores, request.bones)
-    if "points" in table:
-        return drawing.draw_skeletons(image, table.points[:, None].numpy(), table.scores[:, None].numpy(), ())
-    picture = drawing.draw_masks(image, table.masks, labels) if "masks" in table else image
-    if "bboxes" not in table:
-        return drawing.stacked(picture, drawing.legend(phrases, width=picture.shape[1]))
-    boxes = table.bboxes.numpy() * (picture.shape[1] / image.shape[1])  # a small image was magnified
-    return drawing.draw_boxes(picture, boxes, labels, phrases, table.scores.tolist())
+    answer = table[:]
+    answer.prompt_index = table.labels
+    prompts = [Prompt(phrase, request.task) for phrase in request.phrases]
+    return drawing.draw_answer(image, prompts, answer, edges=request.bones, min_score=0.0, kinds=kinds)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -180,7 +172,8 @@ def _predict_file(
     report = describe_answer(path, image.shape[:2], request, table)
     if output.json is None:
         write_json(output.folder / f"{stem}.json", {**report, "model": dict(predictor.description)})
-    picture = draw_answer(image, request, table) if output.pictures else None
+    kinds = predictor.model.decoders[request.task].spec.kinds
+    picture = draw_answer(image, request, table, kinds) if output.pictures else None
     if picture is not None:
         _save(output.folder / f"{stem}.png", picture)
     if output.heatmaps and request.task not in _WITHOUT_HEATMAPS:

@@ -123,6 +123,29 @@ class InputTransform:
         boxes = self._in_order(self.points_to_original(boxes.reshape(-1, 2, 2)))
         return clip_boxes(boxes, self.ori_hw) if clip else boxes
 
+    def directions_to_input(self, directions: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Turn vectors (x, y) as the image is turned by flips and unequal scales; each keeps its length."""
+        return self._turned(directions, self._affine(directions)[0])
+
+    def directions_to_original(self, directions: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Turn vectors (x, y) back; see ``directions_to_input``."""
+        return self._turned(directions, 1 / self._affine(directions)[0])
+
+    def angles_to_input(self, angles: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Turn angles, in radians from the x axis towards the y axis, as directions; the result is in (-pi, pi]."""
+        return _angle_of(self.directions_to_input(_direction_of(angles))).to(angles.dtype)
+
+    def angles_to_original(self, angles: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Turn angles back; see ``angles_to_input``."""
+        return _angle_of(self.directions_to_original(_direction_of(angles))).to(angles.dtype)
+
+    def _turned(self, directions: Float[Tensor, "*n 2"], scale: Float[Tensor, " 2"]) -> Float[Tensor, "*n 2"]:
+        scaled = directions.double() * scale
+        length = directions.double().norm(dim=-1, keepdim=True)
+        # a vector of length 0 has no direction and stays as it is
+        factor = length / torch.where(length > 0, scaled.norm(dim=-1, keepdim=True), 1.0)
+        return (scaled * factor).to(directions.dtype)
+
     def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
         # float64: a crop far from the corner subtracts two large numbers.
         scale = torch.tensor(self.scale_xy, dtype=torch.float64, device=like.device)
@@ -130,6 +153,16 @@ class InputTransform:
 
     def _in_order(self, corners: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 4"]:
         return torch.cat([corners.amin(1), corners.amax(1)], 1)
+
+
+def _direction_of(angles: Float[Tensor, "*n"]) -> Float[Tensor, "*n 2"]:
+    angles = angles.double()
+    return torch.stack([angles.cos(), angles.sin()], -1)
+
+
+def _angle_of(directions: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
+    angles = torch.atan2(directions[..., 1], directions[..., 0])
+    return torch.where(angles <= -math.pi, math.pi, angles)  # atan2 gives -pi for a y of -0.0
 
 
 def cxcywh_to_xyxy(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

@@ -21,7 +21,6 @@ _WITHOUT_EFFECT = frozenset(
         "data_prefix",
         "data_root",
         "gradient_checkpointing",
-        "lazy_init",
         "max_new_tokens",
         "name_tokens",
         "packing",

@@ -4,7 +4,7 @@ Images are uint8 RGB arrays (height, width, 3). Drawn with PIL alone, so that a 
 library; a run's curves are MMEngine's business.
 """
 
-from lumen.visualization.answers import answer_in_input, draw_answer, draw_texts, draw_truth
+from lumen.visualization.answers import draw_answer, draw_texts, draw_truth
 from lumen.visualization.canvas import (
     Colour,
     RgbImage,
@@ -18,7 +18,7 @@ from lumen.visualization.canvas import (
 )
 from lumen.visualization.heat import draw_heatmap, heat_colours, spread_heat
 from lumen.visualization.inspector import REASONS, Candidates, Verdict, inspect, judge, match, verdict
-from lumen.visualization.instances import draw_boxes, draw_counts, draw_masks, draw_skeletons
+from lumen.visualization.instances import draw_arrows, draw_boxes, draw_counts, draw_masks, draw_points, draw_skeletons
 
 __all__ = [
     "REASONS",
@@ -26,13 +26,14 @@ __all__ = [
     "Colour",
     "RgbImage",
     "Verdict",
-    "answer_in_input",
     "contact_sheet",
     "draw_answer",
+    "draw_arrows",
     "draw_boxes",
     "draw_counts",
     "draw_heatmap",
     "draw_masks",
+    "draw_points",
     "draw_skeletons",
     "draw_texts",
     "draw_truth",

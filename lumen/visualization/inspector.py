@@ -26,7 +26,7 @@ from lumen.visualization.instances import draw_boxes
 
 REASONS = {
     "found": "found",
-    "presence": "the phrase is thought absent",
+    "presence": "the phrase is predicted absent",
     "no_peak": "no peak within the box",
     "weak": "peak within the box, but too weak",
     "box": "peak within the box, but its box does not fit",
@@ -84,7 +84,7 @@ def verdict(
     threshold: float = 0.3,
     min_iou: float = 0.5,
 ) -> Verdict:
-    """Say why an object was missed: the first step from phrase to box at which it was lost.
+    """Return why an object was missed: the first step from phrase to box at which it was lost.
 
     Peaks below 0.05 are noise.
 
@@ -245,7 +245,7 @@ def _lost_early(
 
 
 def _draw_answers(image: RgbImage, candidates: Candidates, threshold: float) -> RgbImage:
-    """Draw the best kept boxes; those below the threshold in a colour of their own."""
+    """Draw the best kept boxes; those below the threshold in another colour."""
     kept = candidates.is_kept & (candidates.scores >= NOISE)
     order = candidates.scores.masked_fill(~kept, -1).argsort(descending=True, stable=True)
     rows = order[: min(_NUM_SHOWN, int(kept.sum()))]

@@ -1,4 +1,4 @@
-"""Objects on an image: boxes, masks, skeletons and counts, in the colours of what was asked.
+"""Objects on an image: boxes, masks, points, arrows, skeletons and counts, in the colours of what was asked.
 
 Coordinates are pixels of the image that is given. A small image is magnified by a whole number, so that text can be
 read; what is drawn on the result is in pixels of the result: times ``magnification(image.shape[:2])``.
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from lumen.ops.masks import decode_masks
 from lumen.visualization.canvas import (
@@ -33,8 +33,10 @@ def draw_boxes(
     labels: Sequence[int],
     phrases: Sequence[str],
     scores: Sequence[float] | None = None,
+    *,
+    notes: Sequence[str] | None = None,
 ) -> RgbImage:
-    """Draw boxes with phrase and score; the best box lies on top.
+    """Draw boxes with phrase, score and note; the best box lies on top.
 
     Args:
         image: The image, which is left as it is.
@@ -42,16 +44,17 @@ def draw_boxes(
         labels: Index into ``phrases`` per box; gives its colour.
         phrases: All phrases that were asked.
         scores: Written beside the phrase; nothing where left out.
+        notes: Written after that, one per box; nothing where left out.
 
     Returns:
         The picture; a small image is magnified by a whole number, so that text can be read.
 
     Raises:
-        ValueError: If the numbers of boxes, labels and scores differ.
+        ValueError: If the numbers of boxes, labels, scores and notes differ.
     """
-    if len(labels) != len(bboxes) or (scores is not None and len(scores) != len(bboxes)):
-        came = f"{len(bboxes)} boxes, {len(labels)} labels, {'no' if scores is None else len(scores)} scores"
-        raise ValueError(f"each box has a label and, if any has one, a score; got {came}")
+    if any(len(given) != len(bboxes) for given in (labels, scores, notes) if given is not None):
+        came = f"{len(bboxes)} boxes, {len(labels)} labels, {_number(scores)} scores, {_number(notes)} notes"
+        raise ValueError(f"each box has a label and, if any has one, a score and a note; got {came}")
     factor = magnification(image.shape[:2])
     canvas = magnified(image, factor)
     draw = ImageDraw.Draw(canvas)
@@ -60,7 +63,8 @@ def draw_boxes(
     order = range(len(bboxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable").tolist()
     for index in order:
         colour, label = phrase_colour(labels[index]), phrases[labels[index]]
-        text = label if scores is None else f"{label} {scores[index]:.2f}"
+        parts = [label, "" if scores is None else f"{scores[index]:.2f}", "" if notes is None else notes[index]]
+        text = " ".join(part for part in parts if part)
         _draw_box(draw, [float(edge) * factor for edge in bboxes[index]], colour, text, font, line)
     return np.array(canvas)
 
@@ -94,6 +98,55 @@ def draw_masks(image: RgbImage, masks: list[dict[str, Any]], labels: Sequence[in
     return picture
 
 
+def draw_points(image: RgbImage, points: Float[np.ndarray, "n 2"], labels: Sequence[int]) -> RgbImage:
+    """Draw points (x, y), in pixels of the image, each in the colour of its label; a small image is magnified.
+
+    Raises:
+        ValueError: If the numbers of points and labels differ.
+    """
+    if len(points) != len(labels):
+        raise ValueError(f"each point has a label; got {len(points)} points, {len(labels)} labels")
+    factor = magnification(image.shape[:2])
+    canvas = magnified(image, factor)
+    draw, radius = ImageDraw.Draw(canvas), _radius(canvas)
+    for point, label in zip(points * factor, labels, strict=True):
+        _draw_dot(draw, point, phrase_colour(label), radius)
+    return np.array(canvas)
+
+
+def draw_arrows(
+    image: RgbImage,
+    starts: Float[np.ndarray, "n 2"],
+    directions: Float[np.ndarray, "n 2"],
+    labels: Sequence[int],
+) -> RgbImage:
+    """Draw an arrow per direction, all of one length; a direction of length 0 is left out.
+
+    Args:
+        image: The image, which is left as it is.
+        starts: Where each arrow starts, (x, y) in pixels of ``image``.
+        directions: Vectors (x, y); their length is not shown.
+        labels: One per arrow; gives its colour.
+
+    Returns:
+        The picture; a small image is magnified.
+
+    Raises:
+        ValueError: If the numbers of starts, directions and labels differ.
+    """
+    if not len(starts) == len(directions) == len(labels):
+        came = f"{len(starts)} starts, {len(directions)} directions, {len(labels)} labels"
+        raise ValueError(f"each arrow has a start, a direction and a label; got {came}")
+    factor = magnification(image.shape[:2])
+    canvas = magnified(image, factor)
+    draw, width, length = ImageDraw.Draw(canvas), max(2, max(canvas.size) // 300), max(canvas.size) / 12
+    for start, direction, label in zip(starts * factor, directions, labels, strict=True):
+        size = float(np.hypot(*direction))
+        if size > 0:
+            _draw_arrow(draw, start, direction / size * length, phrase_colour(label), width)
+    return np.array(canvas)
+
+
 def draw_skeletons(
     image: RgbImage,
     keypoints: Float[np.ndarray, "n k 2"],
@@ -123,7 +176,7 @@ def draw_skeletons(
         raise ValueError(f"edges join two of {keypoints.shape[1]} keypoints, got {[tuple(edge) for edge in edges]}")
     factor = magnification(image.shape[:2])
     canvas = magnified(image, factor)
-    draw, radius = ImageDraw.Draw(canvas), max(3, round(max(canvas.size) / 90))
+    draw, radius = ImageDraw.Draw(canvas), _radius(canvas)
     is_drawn = (scores >= min_score) & np.isfinite(keypoints).all(-1)
     for points, drawn in zip(keypoints * factor, is_drawn, strict=True):
         for first, second in edges:
@@ -132,9 +185,7 @@ def draw_skeletons(
                 draw.line(ends, fill=(0, 0, 0), width=radius + 2)
                 draw.line(ends, fill=phrase_colour(second), width=max(2, radius - 1))
         for index in drawn.nonzero()[0].tolist():
-            x, y = points[index].tolist()
-            place = [x - radius, y - radius, x + radius, y + radius]
-            draw.ellipse(place, fill=phrase_colour(index), outline=(0, 0, 0), width=max(1, radius // 3))
+            _draw_dot(draw, points[index], phrase_colour(index), radius)
     return np.array(canvas)
 
 
@@ -144,7 +195,7 @@ def draw_counts(image: RgbImage, phrases: Sequence[str], counts: Sequence[float 
     Args:
         image: The image, which is left as it is.
         phrases: All phrases that were asked; their order gives their colours.
-        counts: One per phrase; a count that is no whole number is written with one decimal.
+        counts: One per phrase; a count that is not a whole number is written with one decimal.
 
     Returns:
         The picture; a small image is magnified.
@@ -159,6 +210,36 @@ def draw_counts(image: RgbImage, phrases: Sequence[str], counts: Sequence[float 
     return stacked(picture, legend(phrases, notes, width=picture.shape[1])) if phrases else picture
 
 
+def _number(given: Sequence[Any] | None) -> str:
+    return "no" if given is None else str(len(given))
+
+
+def _radius(canvas: Image.Image) -> int:
+    return max(3, round(max(canvas.size) / 90))
+
+
+def _draw_dot(draw: ImageDraw.ImageDraw, point: Float[np.ndarray, " 2"], colour: Colour, radius: int) -> None:
+    x, y = point.tolist()
+    place = [x - radius, y - radius, x + radius, y + radius]
+    draw.ellipse(place, fill=colour, outline=(0, 0, 0), width=max(1, radius // 3))
+
+
+def _draw_arrow(
+    draw: ImageDraw.ImageDraw,
+    start: Float[np.ndarray, " 2"],
+    vector: Float[np.ndarray, " 2"],
+    colour: Colour,
+    width: int,
+) -> None:
+    """Draw a line with a head of two lines at 30 degrees; a dark line below keeps it visible."""
+    end = start + vector
+    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    heads = [end - np.array([[cos, -side * sin], [side * sin, cos]]) @ vector / 3 for side in (1, -1)]
+    for shade, thickness in (((0, 0, 0), width + 2), (colour, width)):
+        for first, last in ((start, end), *((head, end) for head in heads)):
+            draw.line([*first.tolist(), *last.tolist()], fill=shade, width=thickness)
+
+
 def _draw_box(
     draw: ImageDraw.ImageDraw,
     box: Sequence[float],
@@ -169,7 +250,7 @@ def _draw_box(
 ) -> None:
     left, top, right, bottom = box
     corners = [left, top, max(left, right - 1), max(top, bottom - 1)]
-    # A dark line on either side keeps the box visible on a background of its own colour.
+    # A dark line on either side keeps the box visible on a background of the same colour.
     dark = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
     draw.rectangle(dark, outline=(0, 0, 0), width=line + 2)
     draw.rectangle(corners, outline=colour, width=line)

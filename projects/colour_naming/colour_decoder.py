@@ -1,4 +1,4 @@
-"""A task from outside the package: find the objects that a phrase names, and say the colour of each."""
+"""A task from outside the package: find the objects that a phrase names, and name the colour of each."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,20 @@ from lumen.data.annotations import load_json
 from lumen.data.coco import CocoDataset
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import BoxHead, box_loss, boxes_at
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks
 from lumen.ops.geometry import box_iou
 from lumen.registry import DATASETS, DECODERS, METRICS
-from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
+from lumen.structures import Field, PerceptionSample, SharedRepresentation, TaskSpec, targets_per_pair
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+FIELDS = {"colours": Field("classes")}
 
 
 @DATASETS.register_module()
 class ColourDataset(CocoDataset):
     """A COCO file whose annotations have a ``colour``; ``instances`` get ``colours``, an index into ``COLOURS``."""
+
+    fields = FIELDS
 
     def load_data_list(self) -> list[dict]:
         """Add the colours to the checked records, by annotation id."""
@@ -46,6 +49,7 @@ class ColourNamingDecoder(Decoder):
         predictions=frozenset({"bboxes", "colours", "scores", "labels", "prompt_index"}),
         headline="colour_naming/accuracy",
         losses={"loss_box": "objects", "loss_colour": "objects"},
+        fields=FIELDS,
     )
 
     def __init__(self, channels: int) -> None:
@@ -61,13 +65,12 @@ class ColourNamingDecoder(Decoder):
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the losses of boxes and colours, summed over objects."""
-        targets = targets_per_pair(samples, shared)
+        targets = targets_per_pair(samples, shared, fields=FIELDS)
         centres = (targets.bboxes[:, :2] + targets.bboxes[:, 2:]) / (2 * shared.stride)
         logits = self(shared, targets.pair_index, centres.long())
-        colours = targets.get("colours", targets.labels)  # a table without rows may lack fields of ours
         return {
             "loss_box": box_loss(self.head(shared), targets, shared),
-            "loss_colour": functional.cross_entropy(logits, colours, reduction="sum"),
+            "loss_colour": functional.cross_entropy(logits, targets.colours, reduction="sum"),
         }
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
@@ -76,14 +79,14 @@ class ColourNamingDecoder(Decoder):
         boxes = boxes_at(self.head(shared), shared.image_index[pair], cells_xy, shared.stride)
         colours = self(shared, pair, cells_xy).argmax(1)
         table = InstanceData(bboxes=boxes, colours=colours, scores=scores, pair_index=pair)
-        return best_boxes(table, samples, shared, iou_threshold=0.6, max_per_image=100)
+        return best_boxes(table, samples, shared, BoxLimits())
 
 
 @METRICS.register_module()
 class ColourAccuracy(BaseMetric):
     """Share of objects that are found and whose colour is right. An object is found by a box with an IoU of 0.5.
 
-    ``found`` is the share that is found; ``blind`` what the most frequent colour, said of every object, would reach.
+    ``found`` is the share that is found; ``blind`` what the most frequent colour, given to every object, would reach.
     """
 
     default_prefix = "colour_naming"
@@ -98,18 +101,18 @@ class ColourAccuracy(BaseMetric):
             hits &= targets["prompt_index"][:, None] == answers["prompt_index"]
             # Column 0 stands for "not found"; every box on the object beats it.
             best = functional.pad(torch.where(hits, answers["scores"], -1.0), (1, 0), value=-0.5).argmax(1)
-            said = functional.pad(answers["colours"], (1, 0), value=-1)[best]
+            named = functional.pad(answers["colours"], (1, 0), value=-1)[best]
             # One entry per sample: MMEngine drops what goes beyond the number of samples.
-            self.results.append(list(zip(targets["colours"].tolist(), said.tolist(), strict=True)))
+            self.results.append(list(zip(targets["colours"].tolist(), named.tolist(), strict=True)))
 
     def compute_metrics(self, results: list[list[tuple[int, int]]]) -> dict[str, float]:
         """Return the shares, -1 where there is no object."""
-        rows = [row for own in results for row in own]
+        rows = [row for of_sample in results for row in of_sample]
         if not rows:
             return {"accuracy": -1.0, "found": -1.0, "blind": -1.0}
-        true, said = np.array(rows).T
+        true, named = np.array(rows).T
         return {
-            "accuracy": float((true == said).mean()),
-            "found": float((said >= 0).mean()),
+            "accuracy": float((true == named).mean()),
+            "found": float((named >= 0).mean()),
             "blind": float(np.bincount(true).max() / len(true)),
         }

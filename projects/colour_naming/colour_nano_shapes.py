@@ -22,7 +22,6 @@ model = dict(
     loss_weights={**_loss_weights, "colour_naming/loss_box": 2.0},
 )
 
-_ask["fields"] = _val_ask["fields"] = ["colours"]
 for _loader in (train_dataloader, val_dataloader):
     _loader["dataset"]["type"] = ColourDataset
 val_evaluator = dict(type=ColourAccuracy)

@@ -63,16 +63,16 @@ class PointingAccuracy(BaseMetric):
             boxes = sample["frame"].boxes_to_original(targets["bboxes"]).cpu()
             hits = []
             for prompt in targets["prompt_index"].unique().tolist():
-                own, asked = found["prompt_index"] == prompt, (targets["prompt_index"] == prompt).cpu()
-                if not own.any():
+                answers, asked = found["prompt_index"] == prompt, (targets["prompt_index"] == prompt).cpu()
+                if not answers.any():
                     hits.append(False)
                     continue
-                point = found["points"][own][found["scores"][own].argmax()].cpu()
+                point = found["points"][answers][found["scores"][answers].argmax()].cpu()
                 inside = (point >= boxes[asked, :2]) & (point <= boxes[asked, 2:])
                 hits.append(bool(inside.all(1).any()))
             self.results.append(hits)  # one entry per sample: MMEngine drops what goes beyond the number of samples
 
     def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:
         """Return the share, 0 when nothing was asked."""
-        hits = [hit for own in results for hit in own]
+        hits = [hit for of_sample in results for hit in of_sample]
         return {"accuracy": sum(hits) / len(hits) if hits else 0.0}

@@ -2,6 +2,7 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_annotations import JUNK, mutate
 
-from lumen.data.check import check_coco
+from lumen.data.check import check_coco, class_difference
 from lumen.errors import DataError
 
 POINTS = {"keypoints": [3, 4, 2, 0, 0, 0], "num_keypoints": 1}
@@ -162,3 +163,21 @@ def test_mutated_files_give_a_data_error_or_a_report(tmp_path_factory, junks, se
 def test_real_sets_are_sound(ann_file, images):
     root = Path(os.environ["LUMEN_DATA"])
     assert check_coco(root / ann_file, root / images) == {}
+
+
+def named(*classes):
+    return SimpleNamespace(metainfo={"classes": classes})
+
+
+def test_class_names_that_differ_are_told_in_both_directions():
+    assert class_difference(named("cat", "dog"), named("dog", "cat")) is None
+    told = class_difference(named("cat", "dogs"), named("cat", "dog"))
+    assert "in validation alone: ['dog'] (1)" in told and "in training alone: ['dogs'] (1)" in told
+
+
+def test_a_mixture_trains_the_classes_of_all_its_sets():
+    mixture = SimpleNamespace(datasets=[named("cat"), SimpleNamespace(dataset=named("dog")), named()])
+    wrapped = SimpleNamespace(dataset=mixture)
+    assert class_difference(wrapped, named("dog")) is None
+    assert "in training" not in class_difference(wrapped, named("dog", "bird"))
+    assert class_difference(named(), named("dog")) is None, "texts have no classes"

@@ -68,8 +68,18 @@ def test_empty_images_leave_only_when_asked(make_coco):
         build(make_coco(annotations=[]), filter_empty=True)
 
 
+def test_an_error_names_the_command_that_checks_the_data_set(make_coco):
+    root = make_coco(categories=[])
+    with pytest.raises(DataError, match=r"'categories' is empty.*lumen check-data .*ann.json --images .*img") as caught:
+        build(root)
+    assert str(caught.value).count("lumen check-data") == 1
+    (make_coco() / "img" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="lumen check-data"):
+        build(root, test_mode=True, pipeline=[LoadImage()])[0]
+
+
 def test_indices_keep_some_records(make_coco):
-    assert len(build(make_coco(), indices=2)) == 2
+    assert len(build(make_coco()).get_subset(2)) == 2
 
 
 def test_two_sets_can_be_joined_when_their_classes_agree(make_coco):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumen.data.refer import AskSentences, ReferDataset, exchange_sentences
+from lumen.data.refer import AskSentences, ReferDataset, ShuffledReferDataset, exchange_sentences
 from lumen.data.refer_files import load_plain_pickle, read_refer
 from lumen.data.shapes import make_shapes
 from lumen.data.transforms import AskClasses, LoadImage, PackSample, ResizeToInput
@@ -59,10 +59,10 @@ def make_refer(make_coco):
     return make
 
 
-def build(root, **kwargs):
+def build(root, kind=ReferDataset, **kwargs):
     options = {"ann_file": "refs.p", "layout": "refer", "instances_file": "ann.json", "split": "val"}
     options |= {"data_root": str(root), "data_prefix": {"img": "img"}, "pipeline": ASK_ALL}
-    return ReferDataset(**options | kwargs)
+    return kind(**options | kwargs)
 
 
 def texts(sample):
@@ -442,7 +442,7 @@ def test_exchanged_sentences_never_stay_with_their_image(make_coco):
 
 def test_a_set_with_exchanged_sentences_keeps_its_targets(make_refer):
     refs = refcoco((1, 10, "val", ["a dog"]), (5, 13, "val", ["a cat"]))
-    dataset = build(make_refer(refs), shuffle_sentences=0)
+    dataset = build(make_refer(refs), kind=ShuffledReferDataset)
     assert texts(dataset[0]["data_samples"]) == ["a cat"]
     assert dataset.get_data_info(0)["refs"][0]["ann_ids"].tolist() == [10]
 

@@ -126,7 +126,7 @@ def test_a_broken_question_is_counted_and_too_many_are_an_error(make, entry, rea
         ({"conversations": [TURNS[0], {"from": "gpt", "value": " "}]}, "a turn is empty"),
         ({"image": "../a.png"}, "leaves the image folder"),
         ({"image": ""}, "there is no image"),
-        ({"conversations": [*TURNS, *TURNS]}, "<image> stands elsewhere"),
+        ({"conversations": [*TURNS, *TURNS]}, "<image> does not occur exactly once"),
     ],
 )
 def test_a_broken_conversation_is_counted(make, change, reason):

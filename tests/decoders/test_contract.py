@@ -1,25 +1,24 @@
-import dataclasses
-import importlib
-import sys
+"""Every decoder keeps to the contract, and the check of the contract finds decoders that do not."""
+
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from decoder_cases import with_masks
-from helpers import make_images, make_sample, make_shared
 from mmengine.structures import InstanceData
 from torch import nn
 
 from lumen.decoders.base import Decoder
+from lumen.decoders.contract import check_decoder, find_decoders, format_findings
 from lumen.decoders.detection import DetectionDecoder
+from lumen.errors import ConfigError
 from lumen.registry import DECODERS
-from lumen.structures import COUNTS, Prompt, TaskSpec
+from lumen.structures import Field, TaskSpec, gather_pairs, targets_per_pair
 
 DECODERS.import_from_location()
-for file in sorted((Path(__file__).parents[2] / "projects").glob("*/*_decoder.py")):
-    sys.path.append(str(file.parent))  # as the tools do for the folder of a config
-    importlib.import_module(file.stem)
-ALL = sorted(DECODERS.module_dict.values(), key=lambda kind: kind.__name__)
+PROJECTS = [kind for folder in sorted((Path(__file__).parents[2] / "projects").glob("*/")) for kind in
+            (find_decoders(folder) if any(folder.glob("*_decoder.py")) else ())]  # fmt: skip
+ALL = sorted({*DECODERS.module_dict.values(), *PROJECTS}, key=lambda kind: kind.__name__)
 
 
 class NoMasks(nn.Module):
@@ -33,106 +32,116 @@ class NoMasks(nn.Module):
 OPTIONS = {"SamSegmentationDecoder": {"sam": NoMasks()}, "SamReferringDecoder": {"sam": NoMasks()}}
 
 
-@pytest.fixture(params=ALL, ids=lambda kind: kind.__name__)
-def decoder(request):
-    torch.manual_seed(0)
-    return DECODERS.build({"type": request.param, "channels": 32, **OPTIONS.get(request.param.__name__, {})})
+def problems_of(kind, **options):
+    return {finding.check: finding.problem for finding in check_decoder(kind, options) if finding.problem}
 
 
-def prompts_of(decoder, number):
-    return [Prompt(f"thing {at}", task=decoder.spec.name, label=at) for at in range(number)]
-
-
-def make_case(decoder, image_index=(), prompt_index=(), boxes=(), box_prompt=()):
-    """Return two images, the first of which is asked two prompts where there are pairs at all."""
-    shared = make_shared(image_index, prompt_index, num_images=2, num_maps=decoder.spec.map_queries)
-    shared = dataclasses.replace(shared, extras={"images": make_images(2)})
-    if "texts" in decoder.spec.extras:
-        shared = dataclasses.replace(shared, extras={"texts": [["a text"] * len(image_index), []]})
-    samples = [make_sample(prompts_of(decoder, len(image_index)), boxes, box_prompt), make_sample()]
-    return shared, [with_further(with_masks(sample), decoder) for sample in samples]
-
-
-def with_further(sample, decoder):
-    """Add what a plug-in's own data set gives: one class index per object."""
-    for name in sorted(decoder.spec.targets - set(sample.gt_instances.keys())):
-        sample.gt_instances[name] = torch.zeros(len(sample.gt_instances), dtype=torch.long)
-    return sample
-
-
-CASES = {
-    "no pairs": {},
-    "no objects": {"image_index": (0, 0), "prompt_index": (0, 1)},
-    "one object": {"image_index": (0, 0), "prompt_index": (0, 1), "boxes": [[8, 8, 40, 30]], "box_prompt": [1]},
-    "two in one cell": {
-        "image_index": (0,),
-        "prompt_index": (0,),
-        "boxes": [[8, 8, 40, 40], [9, 9, 39, 39]],
-        "box_prompt": [0, 0],
-    },
-    "on the border": {
-        "image_index": (0,),
-        "prompt_index": (0,),
-        "boxes": [[95, 0, 96, 64], [0, 63, 96, 64], [0, 0, 1, 1]],
-        "box_prompt": [0, 0, 0],
-    },
-}
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_losses_are_those_of_the_spec_and_always_finite_and_connected(decoder, case):
-    shared, samples = make_case(decoder, **case)
-    losses = decoder.loss(shared, samples)
-    assert set(losses) == set(decoder.spec.losses)
-    for loss in losses.values():
-        assert loss.shape == ()
-        assert loss.requires_grad
-        assert bool(loss.isfinite())
-    if not losses:
-        return  # answered in words: the LMM's own loss is all there is
-    total = sum(losses.values())
-    total.backward()
-    unused = [name for name, value in decoder.named_parameters() if value.grad is None]
-    # map queries are used in the aligner, which gives the maps
-    assert [name for name in unused if name != "map_queries"] == []
-    counts = {"objects": "boxes" in case, "pairs": "image_index" in case}
-    assert all(counts[decoder.spec.losses[name]] or loss.item() == 0 for name, loss in losses.items())
-
-
-@pytest.mark.parametrize("case", list(CASES.values())[:3], ids=list(CASES)[:3])
-def test_predictions_are_one_table_per_sample_with_the_fields_of_the_spec(decoder, case):
-    shared, samples = make_case(decoder.eval(), **case)
-    with torch.no_grad():
-        answers = decoder.predict(shared, samples)
-    assert len(answers) == len(samples)
-    assert all(set(answer.keys()) == decoder.spec.predictions for answer in answers)
-    assert len(answers[1]) == 0
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_decoders_keep_to_the_contract(kind):
+    findings = check_decoder(kind, OPTIONS.get(kind.__name__))
+    assert len(findings) == 11 and not any(finding.problem for finding in findings), format_findings(kind, findings)
 
 
 def test_projects_are_among_the_decoders():
     assert {"PointingDecoder", "ColourNamingDecoder"} <= {kind.__name__ for kind in ALL}
 
 
-def test_the_spec_can_be_printed_and_trusted(decoder):
-    spec = decoder.spec
-    assert spec.name in repr(spec)
-    assert set(spec.losses.values()) <= set(COUNTS)
-    assert "/" in spec.headline
-    assert decoder.map_queries.shape == (spec.map_queries, 32)
+FIELDS = {"heading": Field("directions")}
 
 
-def test_decoding_in_bf16_runs(decoder):
-    shared, samples = make_case(decoder, **CASES["one object"])
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = decoder.loss(shared, samples)
-        decoder.eval().predict(shared, samples)
-    assert all(loss.dtype == torch.float32 and bool(loss.isfinite()) for loss in losses.values())
+class HeadingDecoder(Decoder):
+    """Keeps to the contract, unless told which rule to break."""
+
+    spec = TaskSpec(
+        name="heading",
+        targets=frozenset({"bboxes", "heading"}),
+        predictions=frozenset({"heading", "scores", "labels", "prompt_index"}),
+        headline="heading/error",
+        losses={"loss_heading": "objects"},
+        fields=FIELDS,
+    )
+
+    def __init__(self, channels, *, fault=""):
+        super().__init__(channels)
+        self.fault = fault
+        self.head = nn.Linear(channels, 2)
+        if fault == "unused":
+            self.spare = nn.Linear(channels, 2)
+
+    def forward(self, shared, pair):
+        return self.head(shared.query[pair]).float()
+
+    def loss(self, shared, samples):
+        targets = targets_per_pair(samples, shared, fields=FIELDS)
+        distance = (self(shared, targets.pair_index) - targets.heading).abs()
+        if self.fault == "mean":
+            return {"loss_heading": distance.mean()}
+        if self.fault == "detached":
+            return {"loss_heading": distance.sum().detach()}
+        if self.fault == "counted":
+            return {"loss_heading": distance.sum() + self.head.bias.square().sum()}
+        return {"loss_other" if self.fault == "name" else "loss_heading": distance.sum()}
+
+    def predict(self, shared, samples):
+        pair = torch.arange(shared.num_pairs)
+        heading = self(shared, pair)
+        if self.fault == "shape":
+            heading = heading[:, :1]
+        if self.fault == "crash":
+            heading = heading[shared.num_pairs]
+        scores = torch.ones(len(pair))
+        if self.fault == "field":
+            return gather_pairs(InstanceData(heading=heading, pair_index=pair), samples, shared)
+        answers = gather_pairs(InstanceData(heading=heading, scores=scores, pair_index=pair), samples, shared)
+        return answers[:1] if self.fault == "missing" else answers
 
 
-def test_a_decoder_gives_back_its_weights(decoder):
-    other = type(decoder)(channels=32, **OPTIONS.get(type(decoder).__name__, {}))
-    other.load_state_dict(decoder.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(decoder.parameters(), other.parameters(), strict=True))
+def test_the_example_of_these_tests_is_sound():
+    assert problems_of(HeadingDecoder) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "problem"),
+    [
+        ("mean", "losses with no objects", "must be one finite number"),
+        ("detached", "losses with no pairs", "must depend on what is trained"),
+        ("counted", "losses with no objects", "of which there are none, so it must be 0"),
+        ("unused", "losses with one object", r"do not depend on \['spare.weight', 'spare.bias'\]"),
+        ("name", "losses with no pairs", r"loss returns \['loss_other'\], spec.losses names \['loss_heading'\]"),
+        ("shape", "predictions with one object", r"heading has shape \(2, 1\).*declares \(2,\)"),
+        ("field", "predictions with no pairs", "predict writes"),
+        ("missing", "predictions with no pairs", "one table per sample, got 1 for 2"),
+        ("crash", "predictions with one object", r"IndexError in test_contract.py, line \d+"),
+    ],
+)
+def test_a_fault_is_found_and_named(fault, check, problem):
+    found = problems_of(HeadingDecoder, fault=fault)
+    assert re.search(problem, found[check]), found
+
+
+def test_a_decoder_that_cannot_be_built_is_told_alone():
+    (finding,) = check_decoder(HeadingDecoder, {"colour": "red"})
+    assert "unexpected keyword argument 'colour'" in finding.problem
+    assert "FAILED  it can be built" in format_findings(HeadingDecoder, [finding])
+
+
+def test_decoders_are_found_in_files_and_folders_that_hold_other_things_too(tmp_path):
+    source = Path(__file__).parents[2] / "projects" / "example_decoder" / "example_decoder.py"
+    text = source.read_text().replace("class Pointing", "class Found")
+    (tmp_path / "found_somewhere.py").write_text(text)
+    (tmp_path / "a_config.py").write_text("raise RuntimeError('must not be run')\n")
+    assert [kind.__name__ for kind in find_decoders(tmp_path)] == ["FoundDecoder"]
+    assert find_decoders(tmp_path / "found_somewhere.py") == find_decoders(tmp_path)
+    with pytest.raises(ConfigError, match="defines no decoder"):
+        find_decoders(tmp_path / "a_config.py")
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        find_decoders(tmp_path / "nowhere")
+    (tmp_path / "broken_elsewhere.py").write_text("import nothing_like_it\nclass A(Decoder):\n    pass\n")
+    with pytest.raises(ConfigError, match="cannot be imported: ModuleNotFoundError"):
+        find_decoders(tmp_path / "broken_elsewhere.py")
+    (tmp_path / "json.py").write_text("class A(Decoder):\n    pass\n")
+    with pytest.raises(ConfigError, match="has the name of another module"):
+        find_decoders(tmp_path / "json.py")
 
 
 def test_a_decoder_without_a_spec_is_refused():

@@ -9,7 +9,7 @@ from helpers import make_sample, make_shared
 from lumen.decoders.boxes import boxes_at
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.detection_paper import PaperDetectionDecoder
-from lumen.decoders.peaks import best_boxes, pick_peaks
+from lumen.decoders.peaks import BoxLimits, best_boxes, pick_peaks
 from lumen.ops.heatmap import cells_around
 from lumen.structures import InstanceData, Prompt
 
@@ -68,7 +68,7 @@ def test_each_pair_has_its_own_peaks():
 
 
 def test_the_best_of_an_image_are_kept_over_all_prompts(box_decoder):
-    box_decoder.max_per_image = 3
+    box_decoder.limits = BoxLimits(max_per_image=3)
     peaks = [(pair, 0, col, 0.1 + 0.1 * pair + 0.01 * col) for pair in range(3) for col in (0, 2, 4)]
     shared = heat(make_shared([0, 0, 0], [0, 1, 2]), peaks)
     (answer,) = box_decoder.predict(shared, [make_sample(["cat", "dog", "cow"])])
@@ -98,7 +98,7 @@ def test_boxes_of_one_phrase_suppress_each_other():
     table = InstanceData(
         bboxes=boxes, scores=torch.tensor([0.5, 0.6, 0.4]), pair_index=torch.zeros(3, dtype=torch.long)
     )
-    (answer,) = best_boxes(table, [make_sample([Prompt("it")])], shared, iou_threshold=0.6, max_per_image=9)
+    (answer,) = best_boxes(table, [make_sample([Prompt("it")])], shared, BoxLimits(max_per_image=9))
     assert answer.scores.tolist() == pytest.approx([0.6, 0.4])
 
 

@@ -14,8 +14,8 @@ def ask(*texts):
     return make_sample([Prompt(text, task="grounding") for text in texts])
 
 
-def grounding(**options):
-    return fixed_distances(GroundingDecoder(32, **options), 0.5, 0.25, 1.0, 2.0)
+def grounding(**limits):
+    return fixed_distances(GroundingDecoder(32, limits=limits), 0.5, 0.25, 1.0, 2.0)
 
 
 def test_each_sentence_gets_its_best_box():
@@ -55,7 +55,7 @@ def test_several_targets_come_by_sentence_and_the_best_first():
 def test_the_same_target_is_not_named_twice():
     # two cells apart, boxes of 288 pixels overlap by 256 / 320
     shared = heat(make_shared([0], [0]), [(0, 1, 1, 0.6), (0, 1, 3, 0.7)])
-    wide = fixed_distances(GroundingDecoder(32, num_boxes=2, min_score=0.3), 9.0, 1.0, 9.0, 1.0)
+    wide = fixed_distances(GroundingDecoder(32, limits={"num_boxes": 2, "min_score": 0.3}), 9.0, 1.0, 9.0, 1.0)
     (answer,) = wide.predict(shared, [ask("the cat")])
     assert answer.scores.tolist() == pytest.approx([0.7], abs=1e-5)
 

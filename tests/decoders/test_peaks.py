@@ -1,9 +1,11 @@
 import dataclasses
 
+import pytest
 import torch
 from helpers import make_shared
 
 from lumen.decoders import peaks
+from lumen.errors import ConfigError
 from lumen.structures import select_pairs
 
 
@@ -32,3 +34,10 @@ def test_choosing_all_pairs_in_order_copies_nothing():
     assert select_pairs(shared, torch.arange(3), slice(0, 0)).heat_logits is shared.heat_logits
     turned = select_pairs(shared, torch.tensor([2, 1, 0]), slice(0, 0))
     assert torch.equal(turned.heat_logits, shared.heat_logits.flip(0))
+
+
+def test_limits_of_a_config_are_checked():
+    assert peaks.read_limits(peaks.BoxLimits, {"max_per_image": 3}) == peaks.BoxLimits(max_per_image=3)
+    assert peaks.read_limits(peaks.BoxLimits, None) == peaks.BoxLimits()
+    with pytest.raises(ConfigError, match=r"limits takes no \['num_boxes'\]; known are \['num_peaks'"):
+        peaks.read_limits(peaks.BoxLimits, {"num_boxes": 3})

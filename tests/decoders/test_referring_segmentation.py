@@ -16,9 +16,9 @@ def ask(*texts):
     return [Prompt(text, task="referring_segmentation") for text in texts]
 
 
-def referring(**options):
+def referring(**limits):
     torch.manual_seed(0)
-    return fixed_distances(ReferringSegmentationDecoder(32, **options), 0.5, 0.25, 1.0, 2.0)
+    return fixed_distances(ReferringSegmentationDecoder(32, limits=limits), 0.5, 0.25, 1.0, 2.0)
 
 
 def test_a_sentence_gets_one_mask_that_ends_near_its_box():
@@ -40,7 +40,7 @@ def test_a_sentence_without_target_gets_no_mask():
 def test_boxes_are_those_of_grounding():
     shared = random_shared(make_shared([0, 1, 1], [0, 0, 1], num_images=2))
     samples = [make_sample(ask("a")), make_sample(ask("b", "c"))]
-    plain = fixed_distances(GroundingDecoder(32, num_boxes=3), 0.5, 0.25, 1.0, 2.0).predict(shared, samples)
+    plain = fixed_distances(GroundingDecoder(32, limits={"num_boxes": 3}), 0.5, 0.25, 1.0, 2.0).predict(shared, samples)
     masked = referring(num_boxes=3).predict(shared, samples)
     for one, other in zip(plain, masked, strict=True):
         assert len(one) > 0

@@ -68,7 +68,7 @@ def test_a_mask_is_asked_by_the_peak_and_its_box():
 
 
 def test_only_the_best_of_an_image_get_masks():
-    decoder = fixed(SamSegmentationDecoder(32, sam=BoxFiller(), max_per_image=2), 0.4, 0.4, 0.4, 0.4)
+    decoder = fixed(SamSegmentationDecoder(32, sam=BoxFiller(), limits={"max_per_image": 2}), 0.4, 0.4, 0.4, 0.4)
     shared = heat(make_shared([0, 0], [0, 1]), [(0, 0, 0, 0.7), (0, 3, 5, 0.9), (1, 0, 3, 0.8), (1, 3, 0, 0.6)])
     (answer,) = decoder.predict(shared, [make_sample(prompts("segmentation", "cat", "dog"))])
     assert answer.scores.tolist() == pytest.approx([0.9, 0.8], abs=1e-4)

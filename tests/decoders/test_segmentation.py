@@ -5,6 +5,7 @@ import torch
 from decoder_cases import fixed_distances, heat, iou, random_shared, with_masks
 from helpers import make_sample, make_shared
 
+from lumen.decoders.peaks import BoxLimits
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.structures import Prompt
 
@@ -33,7 +34,7 @@ def test_a_peak_makes_a_box_and_a_mask_near_it(decoder):
 
 
 def test_only_the_best_of_an_image_get_masks(decoder):
-    decoder.max_per_image = 3
+    decoder.limits = BoxLimits(max_per_image=3)
     peaks = [(pair, 0, col, 0.1 + 0.1 * pair + 0.01 * col) for pair in range(3) for col in (0, 2, 4)]
     shared = heat(make_shared([0, 0, 0], [0, 1, 2]), peaks)
     (answer,) = decoder.predict(shared, [make_sample(ask("cat", "dog", "cow"))])

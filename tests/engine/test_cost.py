@@ -7,12 +7,14 @@ import pytest
 import torch
 from helpers import make_images, make_sample
 from lmm import zoo
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumen.aligners.dense import DenseAligner
 from lumen.config import read_config
 from lumen.data.transforms import AskClasses, ResizeToInput
+from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.cost import Workload, find_workloads, format_plan, make_plan, measure
 from lumen.engine.hooks import FreezeHook, freeze_parameters
@@ -21,10 +23,35 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.meta import KNOWN, outline, outline_config
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
-from lumen.structures import Prompt
+from lumen.structures import Field, Prompt, TaskSpec, targets_per_pair
 
 SIZE_HW, BATCH, PROMPTS = (160, 160), 4, 3
 PAPER = Path(__file__).resolve().parents[2] / "configs" / "lumen_paper"
+
+
+class SizeDecoder(Decoder):
+    """Reads a number and a direction of each object."""
+
+    spec = TaskSpec(
+        name="sized",
+        targets=frozenset({"size", "heading"}),
+        predictions=frozenset({"scores", "labels", "prompt_index"}),
+        headline="sized/error",
+        losses={"loss_size": "objects"},
+        fields={"size": Field("numbers"), "heading": Field("directions")},
+    )
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.head = nn.Linear(channels, 1)
+
+    def loss(self, shared, samples):
+        targets = targets_per_pair(samples, shared, fields=self.spec.fields)
+        sizes = self.head(shared.query[targets.pair_index])[:, 0]
+        return {"loss_size": (sizes - targets.size - targets.heading[:, 0]).abs().sum()}
+
+    def predict(self, shared, samples):
+        raise NotImplementedError
 
 
 def config_on(folder, *, template="compact", freeze=()):
@@ -133,6 +160,15 @@ def test_hours_are_flops_by_speed(tiny_nano):
     text = format_plan(plan, tflops=1, mfu=0.5, num_gpus=2, gpu_gb=1e-6)
     assert "DOES NOT FIT" in text
     assert "10 steps on 2 x 1 TFLOP/s at 50%" in text
+
+
+def test_a_task_with_fields_of_its_own_is_planned(tiny_nano):
+    config = config_on(tiny_nano)
+    config["model"]["lmm"]["tasks"] = [{"name": "sized", "answer_format": "boxes", "routing_token": "[DET]"}]
+    config["model"]["decoders"] = [{"type": SizeDecoder}]
+    config["train_dataloader"]["dataset"]["pipeline"][1]["task"] = "sized"
+    plan = make_plan(config)
+    assert plan.parameters["decoder sized"] == (33, 0) and plan.costs["aligner, decoders"].backward > 0
 
 
 def test_llava_7b_has_its_seven_billion_parameters_and_lora_its_four_million():

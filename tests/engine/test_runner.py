@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import CheckpointHook
-from toy import ToyModel, make_runner
+from toy import ToyData, ToyModel, make_runner
 
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
 from lumen.errors import CheckpointError, ConfigError
@@ -211,3 +211,27 @@ def test_a_run_killed_inside_saves_resumes_and_ends_with_the_same_bits(tmp_path)
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "8 kills inside a save" in result.stdout
+
+
+class OtherData(ToyData):
+    """Data with other classes than those of training."""
+
+    def __init__(self) -> None:
+        super().__init__(noisy=False)
+        self.metainfo = {"classes": ("toys",)}
+
+
+def test_classes_that_only_validation_asks_for_are_warned_about(tmp_path):
+    def log_of(folder, dataset):
+        loader = {
+            "dataset": dataset,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "batch_size": 3,
+            "num_workers": 0,
+        }
+        runner = make_runner(folder, max_iters=1, val=True, val_dataloader=loader)
+        runner.train()
+        return Path(runner.log_dir, f"{runner.timestamp}.log").read_text()
+
+    assert "in validation alone: ['toys'] (1)" in log_of(tmp_path / "a", {"type": OtherData})
+    assert "class names" not in log_of(tmp_path / "b", {"type": ToyData, "noisy": False})

@@ -252,6 +252,9 @@ def test_a_stranger_is_built_only_when_the_caller_names_it(tiny_nano, tmp_path):
     with pytest.raises(CheckpointError, match="StrangerDecoder', which is not registered"):
         from_pretrained(tmp_path / "out")
     assert list(from_pretrained(tmp_path / "out", types=[StrangerDecoder]).model.decoders) == ["detection", "stranger"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"from {StrangerDecoder.__module__} import StrangerDecoder" in card
+    assert 'from_pretrained("FOLDER", types=[StrangerDecoder])' in card
 
 
 def test_a_decoder_brings_the_wording_of_a_new_task(tiny_nano, tmp_path):
@@ -262,7 +265,8 @@ def test_a_decoder_brings_the_wording_of_a_new_task(tiny_nano, tmp_path):
     other.load_state_dict(model.state_dict(), strict=False)
     assert load_decoder(other, tmp_path / "out", types=[StrangerDecoder]) == "stranger"
     assert other.lmm.wording_of("stranger").answer_format == "points"
-    assert "stage: `joint`" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "stage: `joint`" in card and 'load_decoder(predictor.model, "FOLDER", types=[StrangerDecoder])' in card
 
 
 def test_a_new_wording_needs_known_tokens_and_a_free_name():
@@ -298,4 +302,5 @@ def test_the_card_shows_the_figures_of_a_protocol(saved, tmp_path):
     text = (folder / "README.md").read_text()
     assert "| coco/segm_mAP | 0.5123 |" in text and "- dataset: `val.json`" in text
     assert f"- aligner_digest: `{fingerprint(saved[0])['aligner_digest']}`" in text
-    assert "No figures" in (saved[1] / "README.md").read_text()
+    plain = (saved[1] / "README.md").read_text()
+    assert "No figures" in plain and "types=" not in plain

@@ -1,13 +1,18 @@
 import csv
+import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_images, make_sample
+from helpers import make_images, make_sample, make_shared
 from torch import nn
 
+from lumen.decoders.counting import CountingDecoder
+from lumen.decoders.detection_paper import PaperDetectionDecoder
 from lumen.errors import ConfigError, DataError
+from lumen.structures import Prompt
 from lumen.visualization import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +24,13 @@ def tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def noisy(shared):
+    generator = torch.Generator().manual_seed(0)
+    names = ("heat_logits", "presence_logits", "dense", "maps")
+    noise = {name: torch.randn(getattr(shared, name).shape, generator=generator) for name in names}
+    return dataclasses.replace(shared, **noise)
 
 
 def _packed(img_id=7):
@@ -44,6 +56,23 @@ def test_what_is_kept_is_what_the_decoder_answers(tool, tiny_lumen):
     assert 0 < len(answers) == int(phrase.candidates.is_kept.sum())
     kept = phrase.candidates.scores[phrase.candidates.is_kept].sort(descending=True).values
     assert torch.allclose(kept, answers.scores.sort(descending=True).values, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["colour", "paper"])
+def test_decoders_of_plug_ins_and_without_a_box_head_are_inspected(tool, kind):
+    sys.path.append(str(ROOT / "projects" / "colour_naming"))
+    from colour_decoder import ColourNamingDecoder
+
+    decoder = {"colour": ColourNamingDecoder, "paper": PaperDetectionDecoder}[kind](32).eval()
+    shared = noisy(make_shared([0, 0], [0, 1], num_maps=decoder.spec.map_queries))
+    sample = make_sample([Prompt("cat", decoder.spec.name), Prompt("dog", decoder.spec.name)])
+    with torch.inference_mode():
+        table, num_answers = tool.candidates_of(decoder, shared, sample)
+        (answer,) = decoder.predict(shared, [sample])
+    assert num_answers == len(answer) == int(table.is_kept.sum()) > 0
+    assert len(table) == num_answers if kind == "paper" else len(table) >= num_answers
+    scores = table.scores[table.is_kept].sort().values
+    torch.testing.assert_close(scores, answer.scores.sort().values)
 
 
 def test_misses_are_written_worst_first_with_a_table_of_reasons(tool, tiny_lumen, tmp_path):
@@ -82,6 +111,6 @@ def test_models_and_images_that_do_not_fit_are_told(tool):
     with pytest.raises(DataError, match=r"no images \[5\]; its ids are 10 to 11"):
         tool.chosen_indices(Files(), [5], None)
     model = nn.Module()
-    model.decoders = nn.ModuleDict({"other": nn.Linear(1, 1)})
-    with pytest.raises(ConfigError, match=r"this model has \['Linear'\]"):
+    model.decoders = nn.ModuleDict({"counting": CountingDecoder(8)})
+    with pytest.raises(ConfigError, match=r"this model has \['CountingDecoder'\]"):
         tool.box_decoder(model)

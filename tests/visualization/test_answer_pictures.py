@@ -4,10 +4,11 @@ import torch
 from helpers import make_instances
 from mmengine.structures import InstanceData
 
+from lumen.ops.fields import answer_to_input
 from lumen.ops.geometry import InputTransform
 from lumen.ops.masks import decode_masks, encode_masks
 from lumen.structures import Prompt
-from lumen.visualization import answer_in_input, draw_answer, draw_boxes, draw_texts, draw_truth, phrase_colour
+from lumen.visualization import draw_answer, draw_arrows, draw_boxes, draw_points, draw_texts, draw_truth, phrase_colour
 
 IMAGE = np.full((640, 640, 3), 100, np.uint8)
 PROMPTS = (Prompt("cat"), Prompt("dog"))
@@ -73,8 +74,59 @@ def test_an_answer_goes_back_to_input_pixels():
     answer = InstanceData(
         bboxes=torch.tensor([[8.0, 5.0, 16.0, 10.0]]), keypoints=torch.tensor([[[8.0, 5.0]]]), masks=encode_masks(mask)
     )
-    moved = answer_in_input(answer, frame)
+    moved = answer_to_input(answer, frame, {})
     assert moved.bboxes.tolist() == [[8, 10, 16, 20]] and moved.keypoints.tolist() == [[[8, 10]]]
     rows, cols = decode_masks(moved.masks, (40, 40))[0].nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (10, 19, 8, 15)
     assert answer.bboxes.tolist() == [[8, 5, 16, 10]], "the answer given stays"
+
+
+KINDS = {"tips": "points", "heading": "directions", "turn": "angles", "colours": "classes"}
+
+
+def declared(**changes):
+    """Return an object in the middle of the image, whose arrows go right and down."""
+    fields = {
+        "tips": torch.tensor([[[100.0, 500.0], [120.0, 540.0]]]),
+        "heading": torch.tensor([[2.0, 0.0]]),
+        "turn": torch.tensor([np.pi / 2], dtype=torch.float32),
+        "colours": torch.tensor([3]),
+    }
+    return make_instances([[280, 300, 360, 340]], [1], **(fields | changes))
+
+
+def test_points_and_directions_of_a_plug_in_are_drawn_and_classes_written():
+    plain, picture = (draw_truth(IMAGE, PROMPTS, declared(), kinds) for kinds in (None, KINDS))
+    colour = phrase_colour(1)
+    assert tuple(picture[500, 100]) == colour and tuple(picture[540, 120]) == colour
+    # arrows start at (320, 320) and are 640 / 12 pixels long
+    assert tuple(picture[320, 345]) == colour and tuple(picture[345, 320]) == colour
+    assert tuple(plain[320, 345]) == tuple(plain[345, 320]) == tuple(plain[500, 100]) == (100, 100, 100)
+    noted = draw_boxes(IMAGE, np.array([[280, 300, 360, 340]], np.float32), [1], ["cat", "dog"], notes=["colours 3"])
+    assert np.array_equal(picture[260:300], noted[260:300]), "the class stands beside the phrase"
+    answer = declared(scores=torch.ones(1))
+    assert tuple(draw_answer(IMAGE, PROMPTS, answer, kinds=KINDS)[320, 345]) == colour
+    assert np.array_equal(draw_answer(IMAGE, PROMPTS, answer[:0], kinds=KINDS), IMAGE)
+
+
+def test_a_small_image_is_magnified_once():
+    small = np.full((64, 64, 3), 100, np.uint8)
+    targets = make_instances([[28, 30, 36, 34]], [1], tips=torch.tensor([[10.0, 50.0]]))
+    picture = draw_truth(small, PROMPTS, targets, {"tips": "points"})
+    assert picture.shape == (640, 640, 3) and tuple(picture[500, 100]) == phrase_colour(1)
+
+
+def test_values_without_a_box_stand_below_the_picture():
+    answer = declared(scores=torch.ones(1))
+    answer.pop("bboxes")
+    picture = draw_answer(IMAGE, PROMPTS, answer, kinds=KINDS)
+    assert picture.shape[0] > 640 and tuple(picture[500, 100]) == phrase_colour(1)
+
+
+def test_a_direction_without_length_is_left_out_and_numbers_must_fit():
+    nothing = np.zeros((1, 2))
+    assert np.array_equal(draw_arrows(IMAGE, nothing, nothing, [0]), IMAGE)
+    with pytest.raises(ValueError, match="1 starts, 1 directions, 0 labels"):
+        draw_arrows(IMAGE, nothing, nothing, [])
+    with pytest.raises(ValueError, match="1 points, 0 labels"):
+        draw_points(IMAGE, nothing, [])

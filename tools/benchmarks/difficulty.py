@@ -97,14 +97,14 @@ def open_data(
         (arguments.train, arguments.train_images) if split == "train" else (arguments.val, arguments.val_images)
     )
     frame = ResizeToInput(input_hw=arguments.input_hw, flip_probability=flip)
-    return CocoDataset(
+    data = CocoDataset(
         ann_file=file,
         data_root=find_path(arguments.data),
         data_prefix={"img": images},
         pipeline=[LoadImage(cache_mb=600 if split == "train" else 0), frame],
-        indices=None if indices is None else list(indices),
         test_mode=True,
     )
+    return data if indices is None else data.get_subset(list(indices))
 
 
 def batches(data: CocoDataset, size: int, seed: int) -> Iterator[list[dict[str, Any]]]:

@@ -79,7 +79,7 @@ def build_model(path: str) -> Lumen:
         fine_levels=len(adapter.lateral_channels),
         mlp_channels=128,
     )
-    return Lumen(adapter, aligner, [DetectionDecoder(64, min_score=0.02, num_peaks=10)]).eval()
+    return Lumen(adapter, aligner, [DetectionDecoder(64, limits={"min_score": 0.02, "num_peaks": 10})]).eval()
 
 
 @torch.inference_mode()

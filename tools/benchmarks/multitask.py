@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "multitask"
 TASKS = ("detection", "segmentation", "pose", "grounding", "referring_segmentation", "counting", "vqa")
 BLIND = {
-    "grounding": "test_dataloader.dataset.shuffle_sentences=0",
+    "grounding": "test_dataloader.dataset.type=ShuffledReferDataset",
     "vqa": "test_dataloader.dataset.pipeline.2.share=1.0",
 }
 ROWS = (

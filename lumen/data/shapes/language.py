@@ -1,4 +1,4 @@
-"""Everything said about a scene: referring sentences, captions, questions with answers.
+"""All texts about a scene: referring sentences, captions, questions with answers.
 
 Sentences are drawn at random and kept if they pick exactly the shape they should, by ``Query.find``.
 """
@@ -116,7 +116,7 @@ def _anchors(objects: Sequence[ShapeObject]) -> dict[int, Phrase]:
 
 
 def _phrases(item: ShapeObject) -> list[Phrase]:
-    """Return the descriptions of a shape, short ones first. Nobody calls a shape medium."""
+    """Return the descriptions of a shape, short ones first. Medium shapes are described without their size."""
     noun, colour, texture, size = item.category, item.colour, item.texture, item.size
     phrases = [
         Phrase(noun),
@@ -144,7 +144,7 @@ def _absent(objects: Sequence[ShapeObject], rng: np.random.Generator) -> Query |
         phrase = _random_phrase(item, rng)
         anchors = _anchors(objects).values()
         queries = [Query(phrase, relation, anchor) for relation, anchor in product(DIRECTIONS, anchors)]
-        # A phrase that fits the anchor only would say "the star left of the star".
+        # A phrase that fits the anchor only would read "the star left of the star".
         queries = [query for query in queries if query.anchor and query.anchor.noun != item.category]
     queries = [query for query in queries if query.find(objects) == []]
     return _pick(queries, rng) if queries else None

@@ -22,7 +22,7 @@ KEYPOINTS: dict[str, tuple[str, ...]] = {
     "heart": ("centre", "notch", "right lobe", "tip", "left lobe"),
     "arrow": ("centre", "tip", "right barb", "tail", "left barb"),
 }
-"""Names of the five keypoints of each category. Hearts and arrows turn freely: their sides are their own."""
+"""Names of the five keypoints of each category. Hearts and arrows turn freely: their sides turn with them."""
 
 NUM_KEYPOINTS = 5
 MAX_TURN = {

@@ -1,4 +1,4 @@
-"""Write the data set: every scene on its own, in several processes, into a folder that appears only when complete."""
+"""Write the data set: scene by scene, in several processes, into a folder that appears only when complete."""
 
 import json
 import os

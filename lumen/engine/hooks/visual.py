@@ -18,11 +18,11 @@ from torch.utils.data import Dataset
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, seeded_cpu_rng
 from lumen.errors import ConfigError
+from lumen.ops.fields import answer_to_input
 from lumen.registry import HOOKS
 from lumen.structures import PerceptionSample
 from lumen.visualization import (
     RgbImage,
-    answer_in_input,
     contact_sheet,
     draw_answer,
     draw_heatmap,
@@ -141,10 +141,14 @@ class ShowHook(Hook):
         outputs: Sequence[PerceptionSample] | None = None,
     ) -> None:
         """Draw a batch."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.test_loop.dataloader.dataset
         for image, sample in zip(data_batch["inputs"], outputs or (), strict=True):
             number = self._num_drawn * get_world_size() + get_rank()
-            pair = draw_pair(image, sample, sample.pred_instances, dataset=dataset, min_score=self._min_score)
+            kinds = kinds_of(model, sample)
+            pair = draw_pair(
+                image, sample, sample.pred_instances, dataset=dataset, min_score=self._min_score, kinds=kinds
+            )
             pictures, titles = zip(*pair, strict=True)
             name = f"{number:06d}_{Path(sample.get('img_path') or '').stem}".rstrip("_")
             save_png(self._folder / f"{name}.png", contact_sheet(pictures, titles, columns=2, cell_wh=_CELL_WH))
@@ -192,8 +196,19 @@ def edges_of(dataset: Dataset, sample: PerceptionSample) -> Sequence[Sequence[in
     return skeletons[sample.box_label] if skeletons else ()
 
 
+def kinds_of(model: nn.Module, sample: PerceptionSample) -> dict[str, str]:
+    """Return the kinds of the fields that the task of a sample declares; none for a sample without prompts."""
+    return model.decoders[sample.prompts[0].task].spec.kinds if sample.prompts else {}
+
+
 def draw_pair(
-    image: Tensor, sample: PerceptionSample, answer: InstanceData, *, dataset: Dataset, min_score: float
+    image: Tensor,
+    sample: PerceptionSample,
+    answer: InstanceData,
+    *,
+    dataset: Dataset,
+    min_score: float,
+    kinds: Mapping[str, str],
 ) -> list[tuple[RgbImage, str]]:
     """Return two pictures with their titles: the targets of a sample, and an answer to it.
 
@@ -203,13 +218,15 @@ def draw_pair(
         answer: In original pixels.
         dataset: Where the sample comes from; knows the bones between keypoints.
         min_score: See ``VisualHook``.
+        kinds: See ``kinds_of``.
     """
     pixels, prompts = image.permute(1, 2, 0).cpu().numpy(), sample.prompts
-    drawn = answer_in_input(answer, sample.frame)
+    drawn = answer_to_input(answer, sample.frame, kinds)
+    truth = draw_truth(pixels, prompts, sample.gt_instances.cpu(), sample.get("fields"))
     edges = edges_of(dataset, sample)
     return [
-        (draw_truth(pixels, prompts, sample.gt_instances.cpu()), f"{sample.get('img_id', '?')}: targets"),
-        (draw_answer(pixels, prompts, drawn, edges=edges, min_score=min_score), "answers"),
+        (truth, f"{sample.get('img_id', '?')}: targets"),
+        (draw_answer(pixels, prompts, drawn, edges=edges, min_score=min_score, kinds=kinds), "answers"),
     ]
 
 
@@ -223,7 +240,8 @@ def _draw_row(
     batch = model.data_preprocessor(pseudo_collate([packed]), False)
     shared = model(**batch, mode="tensor")
     answer = model(**batch, mode="predict")[0].pred_instances
-    row = draw_pair(packed["inputs"], sample, answer, dataset=dataset, min_score=min_score)
+    kinds = kinds_of(model, sample)
+    row = draw_pair(packed["inputs"], sample, answer, dataset=dataset, min_score=min_score, kinds=kinds)
     heat = shared.heat_logits[:, 0].float().sigmoid().cpu().numpy()
     presence = shared.presence_logits.float().sigmoid().tolist()
     asked, wanted = shared.prompt_index.tolist(), set(targets.prompt_index.tolist())
