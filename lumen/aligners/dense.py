@@ -18,6 +18,7 @@ from lumen.errors import ConfigError
 from lumen.ops.attention import Attention, TwoWayLayer, mlp
 from lumen.ops.geometry import sine_positions
 from lumen.ops.heatmap import TARGETS, gaussian_focal_loss, ignore_weight
+from lumen.ops.precision import without_autocast
 from lumen.options import check_choice, read_options
 from lumen.registry import MODELS
 from lumen.structures import (
@@ -200,19 +201,36 @@ class DenseAligner(nn.Module):
             tokens, queries = tokens[:, :_SHARED_TOKENS], tokens[:, _SHARED_TOKENS:]
         else:
             tokens, queries, cells = self._two_way(shared, queries, cells, cell_position, image_index)
+        # In bfloat16 a heatmap has only a few thousand different values, and many peaks of equal height.
+        with without_autocast(state):
+            return self._read(state, tokens, queries, cells, dense, image_index, (height, width))
+
+    def _read(
+        self,
+        state: Float[Tensor, "pairs dim"],
+        tokens: Float[Tensor, "pairs 2 channels"],
+        queries: Float[Tensor, "pairs queries channels"],
+        cells: Float[Tensor, "pairs cells channels"],
+        dense: Float[Tensor, "images channels fine_height fine_width"],
+        image_index: Int[Tensor, " pairs"],
+        size_hw: tuple[int, int],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return heat logits, presence logits, tokens and maps; products are of float32."""
+        dtype = self.heat_bias.dtype
+        state, heat_token, queries = state.to(dtype), tokens[:, 1:2].to(dtype), queries.to(dtype)
         # 4. The heat token becomes a kernel over the cells, and each map query another. Two products: how many map
         #    queries there are may decide how a joint one is summed, and so the heatmap's bits.
-        heat = _product(self.heat_kernel(tokens[:, 1:2]), cells, (height, width))
-        maps = _product(self.map_kernel(queries), cells, (height, width))
+        heat = _product(self.heat_kernel(heat_token), cells, size_hw)
+        maps = _product(self.map_kernel(queries), cells, size_hw)
         # 5. Finer levels add a product with the dense map of the image.
         if self.fine.num_levels:
-            heat_kernel = self.fine_heat_kernel(tokens[:, 1:2]) + self.query_kernel(state)[:, None]
+            heat_kernel = self.fine_heat_kernel(heat_token) + self.query_kernel(state)[:, None]
             heat = _refine(heat, heat_kernel, dense, image_index)
             maps = _refine(maps, self.fine_map_kernel(queries), dense, image_index)
         heat = heat + self.heat_bias
         # 6. Presence reads the query token and the heatmap's peak; without gradient, so that it does not shape the
         #    heatmap.
-        evidence = torch.cat([tokens[:, 0], heat.detach().amax((2, 3)).to(tokens.dtype)], 1)
+        evidence = torch.cat([tokens[:, 0].to(dtype), heat.detach().amax((2, 3)).to(dtype)], 1)
         return heat, self.presence(evidence)[:, 0].float(), tokens[:, 0], maps
 
     def _two_way(
@@ -283,7 +301,7 @@ def _product(
     cells: Float[Tensor, "pairs cells channels"],
     size_hw: tuple[int, int],
 ) -> Float[Tensor, "pairs maps height width"]:
-    return (kernels @ cells.transpose(1, 2)).float().unflatten(2, size_hw)
+    return (kernels.float() @ cells.float().transpose(1, 2)).unflatten(2, size_hw)
 
 
 def _refine(
@@ -294,7 +312,7 @@ def _refine(
 ) -> Float[Tensor, "pairs maps fine_height fine_width"]:
     """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
     size_hw = dense.shape[-2:]
-    fine = _product_by_image(kernels, dense.flatten(2), image_index).float()
+    fine = _product_by_image(kernels.float(), dense.float().flatten(2), image_index)
     if coarse.numel():  # interpolation refuses empty tensors
         coarse = functional.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
         return coarse + fine.unflatten(2, size_hw)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lumen.ops.heatmap import cells_around
 from lumen.ops.losses import giou_loss
+from lumen.ops.precision import without_autocast
 from lumen.structures import SharedRepresentation
 
 
@@ -32,8 +33,14 @@ class BoxHead(nn.Module):
         )
 
     def forward(self, shared: SharedRepresentation) -> Float[Tensor, "images 4 height width"]:
-        """Return distances in input pixels."""
-        return torch.exp(self.layers(shared.dense).float().clamp(max=8.0)) * shared.stride
+        """Return distances in input pixels; the last layer runs in float32 under autocast too."""
+        *hidden, last = self.layers
+        state = shared.dense
+        for layer in hidden:
+            state = layer(state)
+        with without_autocast(state):
+            logits = last(state.to(last.weight.dtype)).float()
+        return torch.exp(logits.clamp(max=8.0)) * shared.stride
 
 
 def box_loss(

@@ -29,10 +29,11 @@ from lumen.lmm.options import (
     read_groups,
     wordings_with,
 )
+from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PassOptions, PrefixLayout
 from lumen.lmm.packing.prefix_attention import SPLIT
-from lumen.lmm.packing.reader import PassOptions, RowRunner, add_up
+from lumen.lmm.packing.reader import RowRunner, add_up
 from lumen.lmm.packing.rows import PackedRows, Suffix, pack_rows
-from lumen.lmm.packing.selfcheck import fits_window, packing_works, split_works
+from lumen.lmm.packing.selfcheck import INSTEAD, fits_window, mode_that_works, split_works
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
 from lumen.lmm.tokens.phrases import PromptEncoder, count_answer_tokens
@@ -96,9 +97,7 @@ class HFAdapter(nn.Module):
         self.family = family_of(config)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
         self.features = FeatureSource(self.family, config, self.readout.features, self.readout.dense_size_hw)
-        if self.packing.is_packed and not packing_works(config):  # asked of a small copy
-            _LOGGER.warning("%s cannot pack prompts: each prompt gets a pass of its own", self.name_or_path)
-            self.packing = replace(self.packing, mode="separate")
+        self._fall_back(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
         loaded = base_model or loading.load_base(path, self.base, chat_template=self.family.chat_template)
         self.base_model: PreTrainedModel = loaded.model
         self.statistics = loaded.statistics
@@ -120,8 +119,8 @@ class HFAdapter(nn.Module):
         self.lora = dict(self.base.lora) if self.base.lora else None
         loading.prepare_training(self.base_model, self.base)
         self.usage = Usage()
-        bound = self.packing.max_pass_tokens
-        self.writer = AnswerGenerator(self.family, self.encoder, self.text, self.usage, max_pass_tokens=bound)
+        self._layouts: dict[LayoutKey, PrefixLayout] = {}
+        self.writer = AnswerGenerator(self.encoder, self.text, self.usage)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -315,7 +314,7 @@ class HFAdapter(nn.Module):
         further = {}
         if "texts" in extras and predicting:
             bound = self.generation.max_new_tokens
-            further["texts"] = self.writer.answer_texts(self.base_model, encoded, prompts, bound)
+            further["texts"] = self.writer.answer_texts(self._runner, encoded, prompts, bound)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(self._readout.head, text_rows[0], states.layers[0][:0])})
@@ -327,8 +326,8 @@ class HFAdapter(nn.Module):
             grid=self._widen(grid),
             laterals=tuple(map(self._widen, self.family.laterals(encoded.states))),
             stride=encoded.input_hw[0] // grid.shape[2],
-            image_index=pairs.image_index.to(device),
-            prompt_index=pairs.prompt_index.to(device),
+            image_index=pairs.image_index.to(device, non_blocking=True),
+            prompt_index=pairs.prompt_index.to(device, non_blocking=True),
             text_losses=add_up(losses),
             extras=further,
             names=None if predicting else self._readout.read_names(encoded, pairs, nothing=nothing),
@@ -348,13 +347,22 @@ class HFAdapter(nn.Module):
             PromptError: If a turn is empty, too long or holds special tokens.
         """
         bound = self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens
-        return self.writer.answer(self.base_model, encoded, questions, bound)
+        return self.writer.answer(self._runner, encoded, questions, bound)
+
+    @property
+    def _runner(self) -> RowRunner:
+        is_packed = self.packing.is_packed
+        # Layers that are computed again keep no cache: they would fill it twice.
+        recomputes = self.base.gradient_checkpointing and torch.is_grad_enabled()
+        expands = self.packing.mode == "expanded" and not recomputes
+        mode = PassMode(is_packed, is_packed and self.splits, expands, self.readout.layers)
+        passes = Passes(self.base_model, self.family, mode, self._layouts)
+        return RowRunner(passes, self.usage, self.packing.max_pass_tokens)
 
     @property
     def _readout(self) -> Readout:
-        runner = RowRunner(self.base_model, self.family, self.usage, self.packing.max_pass_tokens)
-        head, has_answer = self.base_model.get_output_embeddings(), self.encoder.template.has_answer
-        return Readout(runner, self.readout, head, has_answer)
+        head = self.base_model.get_output_embeddings()
+        return Readout(self._runner, self.readout, head, self.encoder.template.has_answer)
 
     def _widen(self, states: Tensor) -> Tensor:
         return loading.widened(states) if self.is_narrow else states
@@ -363,8 +371,7 @@ class HFAdapter(nn.Module):
         forced = forced_pairs(self.encoder, prompts)
         if not predicting or self.generation.answer_mode == "forced":
             return forced
-        asked = forced.choose(prompts)
-        return forced.written(self.writer.locate(self.base_model, encoded, asked, forced.suffixes))
+        return forced.written(self.writer.locate(self._runner, encoded, forced.choose(prompts), forced.suffixes))
 
     def _pack(
         self, prefix: Sequence[int], suffixes: Sequence[Sequence[Suffix]], every_image: bool = False
@@ -380,16 +387,14 @@ class HFAdapter(nn.Module):
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
             every_image=every_image,
         )
-        options = PassOptions(
-            prefix, packed=is_packed, splits=self.splits, layers=self.readout.layers, wants_prefix=every_image
-        )
-        return rows, options
+        return rows, PassOptions(prefix, every_image)
 
     def _fall_back_unless_it_fits(self, length: int) -> None:
         if self.packing.is_packed and not fits_window(self.config, length):
-            _LOGGER.warning(
-                "%s cannot pack prompts: %d tokens do not fit its sliding window of %d; from now on each prompt gets "
-                "a pass of its own",
-                *(self.name_or_path, length, self.config.text_config.sliding_window),
-            )
-            self.packing = replace(self.packing, mode="separate")
+            mode = mode_that_works(self.config, self.family, "expanded")
+            self._fall_back(mode, f"{length} tokens do not fit its window of {self.config.text_config.sliding_window}")
+
+    def _fall_back(self, mode: str, reason: str) -> None:
+        if mode != self.packing.mode:
+            _LOGGER.warning("%s cannot pack prompts (%s): %s", self.name_or_path, reason, INSTEAD[mode])
+            self.packing = replace(self.packing, mode=mode)

@@ -34,9 +34,10 @@ def check_packing(
     queries = {}
     with torch.no_grad():
         encoded = adapter.encode_images(images)
-        for mode in ("packed", "separate"):
+        together = "expanded" if packing.mode == "expanded" else "packed"
+        for mode in (together, "separate"):
             adapter.packing = replace(packing, mode=mode)
             queries[mode] = adapter.ask(encoded, prompts).query.double()
     adapter.packing = packing
-    difference = (queries["packed"] - queries["separate"]).abs().max() / queries["separate"].abs().max()
+    difference = (queries[together] - queries["separate"]).abs().max() / queries["separate"].abs().max()
     return float(difference)

@@ -1,32 +1,33 @@
 """Encoded images: what the vision tower made of them, and what the LLM remembers of them between questions."""
 
-import itertools
 from dataclasses import dataclass, field
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.lmm.families.family import Size
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixKV:
-    """What the LLM made of the prefix with one image.
+class PrefixStates:
+    """What the LLM made of the prefix with some images.
 
     Args:
-        layers: Keys and values by layer, (1, heads, prefix, width) each.
+        cache: What suffixes read of it, layer by layer: keys and values, or the state of a recurrent layer.
         states: States of the wanted layers.
     """
 
-    layers: dict[int, tuple[Tensor, Tensor]]
-    states: list[Float[Tensor, "1 prefix dim"]]
+    cache: Cache
+    states: list[Float[Tensor, "images prefix dim"]]
 
     @property
     def num_bytes(self) -> int:
         """Memory that it takes."""
-        held = (*itertools.chain.from_iterable(self.layers.values()), *self.states)
-        tensors = {id(tensor): tensor for tensor in held}
+        held = [each for layer in self.cache.layers for each in tree_leaves(list(vars(layer).values()))]
+        tensors = {id(each): each for each in (*held, *self.states) if isinstance(each, Tensor)}
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
@@ -37,10 +38,10 @@ class PrefixCache:
     Belongs to the images that it came with and to the weights of that moment.
 
     Args:
-        kept: By tokens of the prefix and number of the image.
+        kept: By tokens of the prefix and numbers of the images.
     """
 
-    kept: dict[tuple[tuple[int, ...], int], PrefixKV] = field(default_factory=dict)
+    kept: dict[tuple[tuple[int, ...], ...], PrefixStates] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -57,8 +58,8 @@ class EncodedImages:
         states: Output of tower and connector, in the form of the family.
         token_hw: Grid of the image tokens of each image.
         image_text: What each image takes in the text.
-        prefix_cache: Filled by the first question, read by the later ones: without gradients, and where packed prompts
-            split. None where nothing is kept.
+        prefix_cache: Filled by the first question, read by the later ones: without gradients, and where
+            a prefix can run on its own (``PassMode.keeps_prefix``). None where nothing is kept.
     """
 
     images: UInt8[Tensor, "images 3 height width"]

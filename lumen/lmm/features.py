@@ -127,5 +127,6 @@ class FeatureSource:
         self, states: Float[Tensor, "images length dim"], prefix: Sequence[int], token_hw: tuple[int, int]
     ) -> Float[Tensor, "images dim height width"]:
         """Return the states at the image tokens; a newline behind the cells is left out."""
-        is_image = torch.tensor(prefix, device=states.device) == self.config.image_token_id
-        return to_grid(states[:, is_image.nonzero()[: token_hw[0] * token_hw[1], 0]], token_hw)
+        is_image = torch.tensor(prefix) == self.config.image_token_id
+        columns = is_image.nonzero()[: token_hw[0] * token_hw[1], 0].to(states.device, non_blocking=True)
+        return to_grid(states[:, columns], token_hw)

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from lumen.lmm.encoded import EncodedImages
-from lumen.lmm.families import Family
-from lumen.lmm.packing.rows import Suffix
+from lumen.lmm.packing.passes import expanded
+from lumen.lmm.packing.reader import RowRunner
+from lumen.lmm.packing.rows import Suffix, place_rows
 from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.usage import Usage
@@ -49,26 +50,20 @@ class AnswerGenerator:
     """Let an LMM write: the answers of text prompts, and of location prompts that are not forced.
 
     Args:
-        family: Family of the LMM.
         encoder: Encoder of the phrases.
         text: Encoder of the questions.
         usage: Counter of what is written.
-        max_pass_tokens: Bound on the tokens of one batch.
     """
 
-    def __init__(
-        self, family: Family, encoder: PromptEncoder, text: TextEncoder, usage: Usage, *, max_pass_tokens: int
-    ) -> None:
-        self.family = family
+    def __init__(self, encoder: PromptEncoder, text: TextEncoder, usage: Usage) -> None:
         self.encoder = encoder
         self.text = text
         self.usage = usage
-        self.max_pass_tokens = max_pass_tokens
         self.report = AnswerReport()
 
     def answer(
         self,
-        base_model: PreTrainedModel,
+        runner: RowRunner,
         encoded: EncodedImages,
         questions: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
@@ -77,19 +72,19 @@ class AnswerGenerator:
         prefix = self.text.prefix(encoded.image_text)
         asked = [[[*prefix, *self.text.question(prompt)] for prompt in of_image] for of_image in questions]
         decode = self.encoder.tokenizer.decode
-        written = self._write(base_model, encoded, len(prefix), asked, max_new_tokens)
+        written = self._write(runner, encoded, len(prefix), asked, max_new_tokens)
         return [[decode(ids, skip_special_tokens=True).strip() for ids in of_image] for of_image in written]
 
     def answer_texts(
         self,
-        base_model: PreTrainedModel,
+        runner: RowRunner,
         encoded: EncodedImages,
         prompts: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str | None]]:
         """Return the answer of each text prompt and None for each location prompt."""
         questions = [[prompt for prompt in of_image if self.text.is_text(prompt)] for of_image in prompts]
-        answers = map(iter, self.answer(base_model, encoded, questions, max_new_tokens))
+        answers = map(iter, self.answer(runner, encoded, questions, max_new_tokens))
         return [
             [next(written) if self.text.is_text(prompt) else None for prompt in of_image]
             for of_image, written in zip(prompts, answers, strict=True)
@@ -97,7 +92,7 @@ class AnswerGenerator:
 
     def locate(
         self,
-        base_model: PreTrainedModel,
+        runner: RowRunner,
         encoded: EncodedImages,
         prompts: Sequence[Sequence[Prompt]],
         forced: Sequence[Sequence[Suffix]],
@@ -105,7 +100,7 @@ class AnswerGenerator:
         """Return suffixes with the answer that the LMM writes instead of the forced one, None where it lacks ``[LOC]``.
 
         Args:
-            base_model: The LMM.
+            runner: Runs the LMM.
             encoded: The images.
             prompts: Location prompts of each image.
             forced: Their suffixes; an answer may be twice as long as the forced one.
@@ -113,7 +108,7 @@ class AnswerGenerator:
         prefix = self.encoder.prefix(encoded.image_text)
         longest = max((suffix.num_answer_tokens for suffix in itertools.chain.from_iterable(forced)), default=0)
         asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in of_image] for of_image in forced]
-        written = self._write(base_model, encoded, len(prefix), asked, 2 * longest)
+        written = self._write(runner, encoded, len(prefix), asked, 2 * longest)
         return [
             [self._read(*answer) for answer in zip(*of_image, strict=True)]
             for of_image in zip(prompts, forced, written, strict=True)
@@ -127,7 +122,7 @@ class AnswerGenerator:
 
     def _write(
         self,
-        base_model: PreTrainedModel,
+        runner: RowRunner,
         encoded: EncodedImages,
         start: int,
         asked: Sequence[Sequence[Sequence[int]]],
@@ -135,71 +130,94 @@ class AnswerGenerator:
     ) -> list[list[list[int]]]:
         """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
         rows = list(itertools.chain.from_iterable(asked))
-        written = generate_ids(
-            base_model,
-            self.family,
-            encoded,
-            rows,
-            [image for image, of_image in enumerate(asked) for _ in of_image],
-            start=start,
+        row_image = [image for image, of_image in enumerate(asked) for _ in of_image]
+        config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            max_pass_tokens=self.max_pass_tokens,
-            pad_id=self.encoder.tokenizer.pad_token_id or 0,
-            eos_id=self.encoder.tokenizer.eos_token_id,
+            do_sample=False,
+            pad_token_id=self.encoder.tokenizer.pad_token_id or 0,
+            eos_token_id=self.encoder.tokenizer.eos_token_id,
+            use_cache=True,
         )
+        keeps = encoded.prefix_cache is not None and runner.passes.mode.keeps_prefix and not torch.is_grad_enabled()
+        go_on = continue_prefixes if keeps else continue_rows
+        written = go_on(runner, encoded, rows, row_image, start=start, config=config)
         self.usage.passes += len(rows)
-        self.usage.tokens += sum(map(len, rows)) + sum(map(len, written))
+        self.usage.tokens += sum(map(len, rows)) + sum(map(len, written)) - keeps * start * len(rows)
         answers = iter(written)
         return [[next(answers) for _ in of_image] for of_image in asked]
 
 
-def generate_ids(
-    base_model: PreTrainedModel,
-    family: Family,
+def continue_rows(
+    runner: RowRunner,
     encoded: EncodedImages,
     rows: Sequence[Sequence[int]],
     row_image: Sequence[int],
     *,
     start: int,
-    max_new_tokens: int,
-    max_pass_tokens: int,
-    pad_id: int,
-    eos_id: int,
+    config: GenerationConfig,
 ) -> list[list[int]]:
-    """Continue rows of tokens greedily, each behind its encoded image.
+    """Continue rows of tokens, each behind its encoded image.
 
     Args:
-        base_model: The LMM.
-        family: Its family.
+        runner: Runs the LMM.
         encoded: The images.
         rows: Token ids, image tokens included.
         row_image: Image of each row.
         start: Tokens of the prefix, with which each row begins.
-        max_new_tokens: Bound on the tokens of an answer.
-        max_pass_tokens: Bound on the tokens, padding and answers included, of one batch.
-        pad_id: Token of the padding, which is on the left.
-        eos_id: Token that ends an answer.
+        config: How, and up to how many tokens.
 
     Returns:
         The new tokens of each row, without the one that ends it.
     """
-    longest = max((len(row) for row in rows), default=0) + max_new_tokens
-    step = max(1, max_pass_tokens // max(longest, 1))
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id, eos_token_id=eos_id, use_cache=True
-    )
+    base_model, family = runner.passes.base_model, runner.passes.family
+    device = base_model.device
+    longest = max((len(row) for row in rows), default=0) + config.max_new_tokens
+    step = max(1, runner.max_pass_tokens // max(longest, 1))
     answers: list[list[int]] = []
     for first in range(0, len(rows), step):
         chunk = rows[first : first + step]
         # Padding lies on the left, so that all answers go on at the same column.
-        ids, mask = _pad_left(chunk, pad_id), _pad_left([[1] * len(row) for row in chunk], 0)
+        ids, mask = _pad_left(chunk, config.pad_token_id), _pad_left([[1] * len(row) for row in chunk], 0)
         behind_prefix = start + (mask == 0).sum(1, keepdim=True)
-        inputs = {"input_ids": ids.to(base_model.device), "attention_mask": mask.to(base_model.device)}
-        inputs |= family.plain_inputs(base_model.config, inputs["input_ids"], behind_prefix.to(base_model.device))
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        inputs |= family.plain_inputs(base_model.config, inputs["input_ids"], behind_prefix.to(device))
         inputs |= family.writing_inputs(base_model.config, inputs["input_ids"], encoded.token_hw)
         images = {"image": family.take(encoded.states, row_image[first : first + step])}
         written = base_model.generate(**inputs, mm_encoder_outputs=images, generation_config=config)
-        answers += [_until(row, eos_id) for row in written[:, ids.shape[1] :].tolist()]
+        answers += [_until(row, config.eos_token_id) for row in written[:, ids.shape[1] :].tolist()]
+    return answers
+
+
+def continue_prefixes(
+    runner: RowRunner,
+    encoded: EncodedImages,
+    rows: Sequence[Sequence[int]],
+    row_image: Sequence[int],
+    *,
+    start: int,
+    config: GenerationConfig,
+) -> list[list[int]]:
+    """Continue rows of tokens behind what ``encoded.prefix_cache`` holds of their images; see ``continue_rows``."""
+    base_model, answers = runner.passes.base_model, [[] for _ in rows]
+    # Rows of one call are equally long: a recurrent layer would read padding between the prefix and the question.
+    by_length = sorted(range(len(rows)), key=lambda row: (row_image[row], len(rows[row])))
+    for (image, length), group in itertools.groupby(by_length, lambda row: (row_image[row], len(rows[row]))):
+        members = list(group)
+        kept = runner.prefix(rows[members[0]][:start], [image], encoded)
+        layout = runner.passes.layout(rows[members[0]][:start], encoded.token_hw)
+        step = max(1, runner.max_pass_tokens // (length + config.max_new_tokens))
+        for first in range(0, len(members), step):
+            chunk = members[first : first + step]
+            ids = torch.tensor([rows[row] for row in chunk], device=base_model.device)
+            written = base_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                position_ids=place_rows(torch.arange(length, device=ids.device).expand(len(ids), -1), layout.positions),
+                past_key_values=expanded(kept.cache, torch.zeros_like(ids[:, 0]), goes_on=True),
+                generation_config=config,
+            )
+            for row, tokens in zip(chunk, written[:, length:].tolist(), strict=True):
+                answers[row] = _until(tokens, config.eos_token_id)
     return answers
 
 

@@ -113,8 +113,9 @@ class PackingOptions:
     """How many prompts go through the LLM at once.
 
     Args:
-        mode: ``packed`` or ``separate``. ``packed`` falls back to ``separate``, with a warning, where the self-check
-            fails.
+        mode: ``packed``, many prompts in a row; ``expanded``, each in a row of its own behind a copy of what the LLM's
+            cache holds of its image; or ``separate``. One falls back to the next, with a warning, where the self-check
+            fails: layers that mix neighbours, such as linear attention, cannot pack.
         max_suffix_tokens: Bound on the suffix tokens of one row; more prompts than fit take more rows.
         max_pass_tokens: Bound on the tokens of one LLM call when no gradient is needed.
 
@@ -127,7 +128,7 @@ class PackingOptions:
     max_pass_tokens: int = 16384
 
     def __post_init__(self) -> None:
-        check_choice("packing.mode", self.mode, ("packed", "separate"))
+        check_choice("packing.mode", self.mode, ("packed", "expanded", "separate"))
 
     @property
     def is_packed(self) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.options import ReadoutOptions
-from lumen.lmm.packing.reader import PassOptions, RowChunk, RowRunner
+from lumen.lmm.packing.passes import PassOptions
+from lumen.lmm.packing.reader import RowChunk, RowRunner
 from lumen.lmm.packing.rows import PackedRows, Suffix
 from lumen.lmm.text_losses import (
     answer_loss,
@@ -155,18 +156,19 @@ class Readout:
             layers = chunk.states
         # Chunks hold pairs in the order of their rows; the queries go back into the order of the prompts.
         order, query = torch.cat(numbers).argsort(), torch.cat(queries)
-        return PairStates(query[order.to(query.device)], torch.cat(prefixes) if prefixes else None, losses, layers)
+        order = order.to(query.device, non_blocking=True)
+        return PairStates(query[order], torch.cat(prefixes) if prefixes else None, losses, layers)
 
     def _read_chunk(
         self, chunk: RowChunk, suffixes: Sequence[Suffix], predicting: bool
     ) -> tuple[Float[Tensor, "pairs dim"], dict[str, Tensor]]:
         states, query_states, _ = chunk.states
-        device = states.device
-        start, row = chunk.rows.pair_start.to(device), chunk.rows.pair_row.to(device)
+        start, row = chunk.rows.pair_start, chunk.rows.pair_row
         # The query is the state at [LOC], or the one before it, which predicts [LOC].
-        loc = start + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long, device=device)
-        query = query_states[row, loc - int(self.options.position == "before_loc")]
-        phrase = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long, device=device).view(-1, 2)
+        loc = start + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long)
+        places = (row, loc - int(self.options.position == "before_loc"))
+        query = query_states[tuple(place.to(states.device, non_blocking=True) for place in places)]
+        phrase = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long).view(-1, 2)
         columns = start[:, None] + phrase
         # A row holds several pairs, so all answers of a row are learned in one go, and each query is read by its row.
         losses = {}
@@ -186,4 +188,4 @@ class Readout:
             return None
         tokens = token_grid(encoded.states.pooler_output, encoded.token_hw)
         phrases = names_of(pairs.flat, self.options.name_tokens)
-        return name_scores(self.head, tokens, phrases, pairs.image_index.to(tokens.device), nothing)
+        return name_scores(self.head, tokens, phrases, pairs.image_index.to(tokens.device, non_blocking=True), nothing)

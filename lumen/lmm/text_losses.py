@@ -24,9 +24,9 @@ NOTHING_WEIGHT = 0.05  # a tenth of the cells show something
 
 def answer_loss(head: nn.Module, rows: PackedRows, states: Float[Tensor, "rows length dim"]) -> Float[Tensor, ""]:
     """Return the cross-entropy of the answers, summed over their tokens; ``head`` turns states into logits."""
-    targets = rows.answer_targets.to(states.device)
-    asked = (targets != IGNORE).nonzero(as_tuple=True)
-    return functional.cross_entropy(head(states[asked]).float(), targets[asked], reduction="sum")
+    asked = (rows.answer_targets != IGNORE).nonzero(as_tuple=True)
+    targets, *places = (each.to(states.device, non_blocking=True) for each in (rows.answer_targets[asked], *asked))
+    return functional.cross_entropy(head(states[tuple(places)]).float(), targets, reduction="sum")
 
 
 def phrase_reconstruction_loss(
@@ -38,13 +38,14 @@ def phrase_reconstruction_loss(
         head: Turns states into logits.
         rows: The rows of the pairs.
         query: The ``[LOC]`` states.
-        columns: Start and end of each pair's phrase in its row.
+        columns: Start and end of each pair's phrase in its row, on the CPU.
     """
-    column = torch.arange(rows.input_ids.shape[1], device=query.device)
+    column = torch.arange(rows.input_ids.shape[1])
     inside = (column >= columns[:, :1]) & (column < columns[:, 1:])
     share = inside / inside.sum(1, keepdim=True).clamp(min=1)
     # Outside of phrases stand tokens that the head may not know: learned ones beside the base's own table.
-    tokens = rows.input_ids.to(query.device)[rows.pair_row.to(query.device)] * inside
+    tokens = rows.input_ids[rows.pair_row] * inside
+    tokens, share = (each.to(query.device, non_blocking=True) for each in (tokens, share))
     picked = head(query).float().log_softmax(-1).gather(1, tokens)
     return -(picked * share).sum()
 
@@ -52,11 +53,19 @@ def phrase_reconstruction_loss(
 def span_mean(
     states: Float[Tensor, "rows length dim"], row: Int[Tensor, " pairs"], columns: Int[Tensor, "pairs 2"]
 ) -> Float[Tensor, "pairs dim"]:
-    """Mean state of the columns [start, end) of each pair's row, without copying a row per pair."""
+    """Return the mean state of the columns [start, end) of each pair's row, without copying a row per pair.
+
+    Args:
+        states: States of the rows.
+        row: Row of each pair, on the CPU.
+        columns: Start and end, on the CPU.
+    """
     length = int((columns[:, 1] - columns[:, 0]).max()) if len(columns) else 0
-    column = columns[:, :1] + torch.arange(length, device=states.device)
+    column = columns[:, :1] + torch.arange(length)
     inside = column < columns[:, 1:]
-    picked = states[row[:, None], column.clamp(max=states.shape[1] - 1)] * inside[..., None]
+    places = (row[:, None], column.clamp(max=states.shape[1] - 1), inside)
+    row, column, inside = (each.to(states.device, non_blocking=True) for each in places)
+    picked = states[row, column] * inside[..., None]
     return picked.sum(1) / inside.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -101,10 +110,12 @@ def name_scores(
     length = max((len(ids) for ids in phrases), default=0)
     sizes = torch.tensor([len(ids) for ids in phrases], dtype=torch.long)
     ids = torch.tensor([[*phrase, *[0] * (length - len(phrase))] for phrase in phrases], dtype=torch.long)
-    ids = ids.view(len(phrases), length).to(scores.device)
+    ids = ids.view(len(phrases), length).to(scores.device, non_blocking=True)
     share = (torch.arange(length) < sizes[:, None]) / sizes[:, None].clamp(min=1)
     picked = scores.permute(0, 3, 1, 2)[image_index[:, None], ids]
-    return NameScores((picked * share.to(scores.device)[..., None, None]).sum(1), scores[..., nothing])
+    return NameScores(
+        (picked * share.to(scores.device, non_blocking=True)[..., None, None]).sum(1), scores[..., nothing]
+    )
 
 
 def naming_loss(features: LocFeatures, samples: Sequence[PerceptionSample]) -> Float[Tensor, ""]:

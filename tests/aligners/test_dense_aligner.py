@@ -6,6 +6,7 @@ import torch
 from helpers import make_sample
 
 from lumen.aligners.dense import DenseAligner
+from lumen.decoders.boxes import BoxHead
 from lumen.errors import ConfigError
 from lumen.structures import FeatureWidths, LocFeatures
 
@@ -183,6 +184,22 @@ def test_autocast_runs_and_keeps_logits_in_float32(fine_levels):
         losses = aligner.loss(shared, [make_sample(["a", "b"], [[0, 0, 9, 9]], [0]), make_sample(["a", "b", "c"])])
     assert shared.heat_logits.dtype == shared.presence_logits.dtype == shared.maps.dtype == torch.float32
     assert all(loss.dtype == torch.float32 and bool(loss.isfinite()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("fine_levels", [0, 2])
+def test_autocast_leaves_as_many_different_logits_as_float32(fine_levels):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 20, 16, 16), (2, 6, 64, 64), (2, 8, 32, 32)]
+    grid, *laterals = (torch.randn(shape, generator=generator) for shape in shapes)
+    features = dataclasses.replace(make_features(), grid=grid, laterals=tuple(laterals))
+    aligner, head = make_aligner(fine_levels=fine_levels).eval(), BoxHead(32).eval()
+    counts = []
+    for is_narrow in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_narrow):
+            shared = aligner(features, make_queries(2))
+            read = (shared.heat_logits, shared.presence_logits, shared.maps, head(shared))
+        counts.append([tensor.unique().numel() for tensor in read])
+    assert all(narrow > 0.9 * wide for wide, narrow in zip(*counts, strict=True)), counts
 
 
 def test_too_many_levels_are_refused():

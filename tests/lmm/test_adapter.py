@@ -17,7 +17,7 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.model import make_nano
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
-from lumen.lmm.packing import reader, rows, selfcheck
+from lumen.lmm.packing import passes, rows, selfcheck
 from lumen.lmm.tokens.phrases import load_statistics, load_tokenizer
 from lumen.prompts import LOC_TOKEN, TaskWording
 from lumen.structures import Prompt
@@ -76,7 +76,7 @@ def test_suffixes_that_see_each_other_are_found_out(make_adapter, monkeypatch):
     with torch.no_grad():
         right = ask(adapter).query
 
-        monkeypatch.setattr(reader, "block_mask", leak)
+        monkeypatch.setattr(passes, "block_mask", leak)
         assert relative_difference(ask(adapter).query, right) > 1e-2
 
 
@@ -319,12 +319,34 @@ def test_the_self_check_finds_a_leaking_mask(tiny_nano, monkeypatch, attention):
     assert not selfcheck.packing_works(config)
 
 
-def test_a_failed_self_check_falls_back_and_says_so(make_adapter, monkeypatch, caplog):
-    monkeypatch.setattr(adapter_module, "packing_works", lambda config: False)
+@pytest.mark.parametrize(
+    ("expands", "mode", "instead"),
+    [(True, "expanded", "behind a copy of the cache"), (False, "separate", "each prompt gets a pass of its own")],
+)
+def test_a_failed_self_check_falls_back_and_says_so(make_adapter, monkeypatch, caplog, expands, mode, instead):
+    monkeypatch.setattr(selfcheck, "packing_works", lambda config: False)
+    monkeypatch.setattr(selfcheck, "expanding_works", lambda config: expands)
     adapter = make_adapter()
-    assert adapter.packing.mode == "separate"
-    assert "each prompt gets a pass of its own" in caplog.text
+    assert adapter.packing.mode == mode
+    assert instead in caplog.text
     assert ask(adapter).query.shape == (8, 32)
+
+
+def test_the_self_check_finds_a_cache_of_another_sequence(tiny_nano, monkeypatch):
+    config = AutoConfig.from_pretrained(tiny_nano)
+    assert selfcheck.expanding_works(config)
+    selfcheck._check_expanded.cache_clear()
+    monkeypatch.setattr(selfcheck, "expanded", shuffled)
+    assert not selfcheck.expanding_works(config)
+    selfcheck._check_expanded.cache_clear()
+
+
+def shuffled(cache, chosen):
+    """Copy a cache, but with the keys of its tokens in another order than their values."""
+    copied = passes.expanded(cache, chosen)
+    for layer in copied.layers:
+        layer.keys = layer.keys.flip(2)
+    return copied
 
 
 def test_a_saved_adapter_loads_its_weights_again(make_adapter):

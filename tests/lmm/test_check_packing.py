@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lumen.lmm.check_packing import TOLERANCE, check_packing
-from lumen.lmm.packing import reader
+from lumen.lmm.packing import passes
 from lumen.lmm.packing.rows import block_mask
 from lumen.structures import Prompt
 
@@ -21,7 +21,7 @@ def test_a_model_that_packs_is_within_the_tolerance(make_adapter):
 
 def test_a_leaking_mask_is_seen(make_adapter, monkeypatch):
     adapter = make_adapter().eval()
-    monkeypatch.setattr(reader, "block_mask", lambda segments: block_mask(segments.clamp(max=0)))
+    monkeypatch.setattr(passes, "block_mask", lambda segments: block_mask(segments.clamp(max=0)))
     assert check_packing(adapter, random_images(), PROMPTS) > 1e-3
 
 

@@ -69,7 +69,7 @@ def plain_inputs(adapter, name, image, phrase):
 def test_packed_prompts_equal_separate_ones(name, load):
     images = make_images(2, ZOO[name].size_hw)
     packed = load(name)
-    assert packed.packing.mode == ("packed" if ZOO[name].packs else "separate")
+    assert packed.packing.mode == ("packed" if ZOO[name].packs else "expanded")
     separate = load(name, mode="separate")
     assert relative_difference(ask(packed, images).query, ask(separate, images).query) <= 1e-5
 
@@ -164,8 +164,8 @@ def test_a_corner_of_a_wide_image_lies_where_its_frame_says(name, make_frame, lo
     assert found == [(row, col) for col, row in wanted.tolist()]
 
 
-@pytest.mark.parametrize("name", ["gemma3", "cohere2_vision"])
-def test_a_short_sliding_window_falls_back_to_one_pass_per_prompt(name, tmp_path, caplog, folder):
+@pytest.mark.parametrize(("name", "mode"), [("gemma3", "separate"), ("cohere2_vision", "expanded")])
+def test_a_short_sliding_window_falls_back_to_one_row_per_prompt(name, mode, tmp_path, caplog, folder):
     shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["sliding_window"] = 24
@@ -174,18 +174,54 @@ def test_a_short_sliding_window_falls_back_to_one_pass_per_prompt(name, tmp_path
     adapter = HFAdapter(str(tmp_path)).eval()
     assert adapter.packing.mode == "packed"
     found = ask(adapter, images).query
-    assert adapter.packing.mode == "separate"
-    assert "do not fit its sliding window of 24" in caplog.text
+    assert adapter.packing.mode == mode
+    assert "do not fit its window of 24" in caplog.text
     inputs, suffix = plain_inputs(adapter, name, images[1], PHRASES[2])
     with torch.no_grad():
         states = adapter.base_model.model(**inputs).last_hidden_state[0]
     assert relative_difference(found[-1], states[len(states) - len(suffix.ids) + suffix.loc]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["qwen3_5", "lfm2_vl"])
-def test_an_llm_that_mixes_neighbours_asks_one_by_one_and_says_so(name, caplog, folder):
-    HFAdapter(folder(name))
-    assert "cannot pack prompts: each prompt gets a pass of its own" in caplog.text
+MIXING = [name for name in ZOO if not ZOO[name].packs]
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_an_llm_that_mixes_neighbours_runs_its_images_once_and_says_so(name, caplog, folder):
+    adapter = HFAdapter(folder(name)).eval()
+    assert "each prompt goes behind a copy of the cache of its image" in caplog.text
+    ask(adapter, make_images(2, ZOO[name].size_hw))
+    suffixes = [adapter.encoder.suffix(phrase, "detection") for phrase in PHRASES]
+    prefix = adapter.prefix(ZOO[name].size_hw)
+    assert adapter.usage.tokens == 2 * (len(prefix) + sum(len(suffix.ids) for suffix in suffixes))
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_expanded_prompts_learn_what_separate_ones_do(name, load):
+    images, prompts = make_images(2, ZOO[name].size_hw), [[Prompt(phrase) for phrase in PHRASES], [Prompt("cat")]]
+    found = []
+    for mode in ("expanded", "separate"):
+        adapter = load(name, mode=mode)
+        query = adapter(images, prompts).query
+        weights = torch.sin(torch.arange(query.numel())).view_as(query)
+        gradients = torch.autograd.grad((query * weights).sum(), list(adapter.parameters()), allow_unused=True)
+        found.append([query.detach(), *(each for each in gradients if each is not None)])
+    largest = max(float(each.abs().max()) for each in found[1])
+    assert len(found[0]) == len(found[1])
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].template])
+@torch.no_grad()
+def test_answers_behind_a_kept_prefix_are_those_of_whole_rows(name, load):
+    adapter, images = load(name), make_images(2, ZOO[name].size_hw)
+    questions = [[Prompt("what is it?", "vqa"), Prompt("is the cat red?", "vqa"), Prompt("and it?", "vqa")]] * 2
+    wanted = adapter.generate(adapter.encode_images(images), questions, 6)
+    encoded = adapter.encode_images(images, cache_prefix=True)
+    adapter.usage.clear()
+    for _ in range(2):
+        assert adapter.generate(encoded, questions, 6) == wanted
+    assert [shown for _, shown in encoded.prefix_cache.kept] == [(0,), (1,)]
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "llava_next", "paligemma", "gemma3"])

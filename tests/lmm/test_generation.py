@@ -106,7 +106,7 @@ def test_a_plug_in_adds_a_text_task(make_adapter):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("template", ["compact", "paper"])
-@pytest.mark.parametrize("mode", ["packed", "separate"])
+@pytest.mark.parametrize("mode", ["packed", "expanded", "separate"])
 def test_the_text_loss_and_its_gradients_are_those_of_every_prompt_alone(make_adapter, attention, template, mode):
     images = make_images(2)
     adapter = make_adapter(attention=attention, template=template, mode=mode)
@@ -219,7 +219,7 @@ def test_a_trained_answer_is_given_again(make_adapter):
 def answers_of(adapter, texts):
     """Make the adapter write these texts, whatever it is asked."""
     ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer._write = lambda base_model, encoded, start, asked, bound: [
+    adapter.writer._write = lambda runner, encoded, start, asked, bound: [
         [ids[at] for at, _ in enumerate(own)] for own in asked
     ]
 

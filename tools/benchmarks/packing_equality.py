@@ -34,8 +34,8 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm import adapter as adapter_module
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.model import make_nano
-from lumen.lmm.packing import reader
-from lumen.lmm.packing.prefix_attention import Blocks, find_blocks
+from lumen.lmm.packing import passes
+from lumen.lmm.packing.prefix_attention import Split, split_of
 from lumen.lmm.packing.rows import IGNORE, PackedRows, pack_rows
 from lumen.model import Lumen
 from lumen.structures import FeatureWidths, LocFeatures, PerceptionSample, Prompt
@@ -237,9 +237,9 @@ def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[Percept
         found = {}
         for fault, module, name, wrong in (
             ("positions run on", adapter_module, "pack_rows", rows_without_restart),
-            ("blocks leak", reader, "find_blocks", one_block)
+            ("blocks leak", passes, "split_of", one_block)
             if adapter.splits
-            else ("mask leaks", reader, "block_mask", causal_mask),
+            else ("mask leaks", passes, "block_mask", causal_mask),
         ):
             with mock.patch.object(module, name, wrong):
                 query = adapter(images, [sample.prompts for sample in samples]).query
@@ -260,9 +260,9 @@ def causal_mask(segments: Tensor) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segments), 1, -1, -1)
 
 
-def one_block(segments: Tensor) -> Blocks | None:
-    """Return blocks in which every prompt sees the prompts before it."""
-    return find_blocks((segments > 0).long())
+def one_block(start: int, behind: Tensor, device: torch.device, **options: object) -> Split:
+    """Return how rows are attended to, with every prompt seeing the prompts before it."""
+    return split_of(start, (behind > 0).long(), device, **options)
 
 
 def split(images: Tensor, samples: Sequence[PerceptionSample]) -> list[tuple[Tensor, PerceptionSample]]:

@@ -1,9 +1,10 @@
 """What packed prompts cost when their prefix is attended to without a mask, and when its keys and values are kept.
 
 ``split`` is the adapter's own way, ``masked`` one masked square over prefix and suffixes, ``kept`` a further question
-about an image whose prefix has run; ``separate`` is one LLM pass per prompt, timed for a few prompts and scaled. Vision
-and connector ran before. Random weights; on a CPU least process CPU time of one thread, on a GPU least wall time; taken
-in turns. The share of the token ratio is what packing saves over what it could save by tokens alone.
+about an image whose prefix has run; ``expanded`` goes behind copies of the cache, as models do that cannot pack;
+``separate`` is one LLM pass per prompt, timed for a few prompts and scaled. Vision and connector ran before. Random
+weights; on a CPU least process CPU time of one thread, on a GPU least wall time; taken in turns. The share of the token
+ratio is what packing saves over what it could save by tokens alone.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate
             name,
             f"{seconds[name]:.3f}",
             f"{seconds['separate'] / seconds[name]:.1f}",
-            f"{share[name]:.0%}" if name in ("masked", "split") else "",
+            f"{share[name]:.0%}" if name in ("masked", "split", "expanded") else "",
             f"{flops[name] / seconds[name] / 1e12:.3f}",
             f"{flops[name] / seconds[name] / peak:.0%}",
             f"{flops[name] / seconds[name] / rate:.0%}",
@@ -141,6 +142,7 @@ def make_ways(
         "masked": lambda: ask("masked", splits=False),
         "split": lambda: ask("split"),
         "kept": lambda: ask("kept", cached),
+        "expanded": lambda: ask("expanded", mode="expanded"),
     }
 
 
@@ -155,6 +157,7 @@ def count_flops(adapter: HFAdapter, start: int, suffix: int, count: int) -> dict
         "masked": packed,
         "split": packed,
         "kept": llm_flops(text, count * suffix, behind),
+        "expanded": llm_flops(text, start + count * suffix, square + behind),
     }
 
 

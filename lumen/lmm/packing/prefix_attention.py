@@ -1,27 +1,35 @@
-"""Attention of packed rows in two pieces: the shared prefix in plain products, each suffix's own block beside it.
+"""Attention of packed rows in two pieces: the shared prefix by a kernel, each suffix's own block beside it.
 
 Every token of a suffix sees the whole prefix and its own suffix so far. So the prefix needs no mask, the block of a
 suffix is small, and the masked square over prefix and suffixes is never formed. Both pieces are softmax averages;
 weighted by the sums under their softmax they give the average over all keys. Backwards, each piece takes the joint
 result and the joint sum in the place of its own, which gives its share of the joint gradient.
 
+The two pieces are for a CPU, whose kernel gives the sum under its softmax. Elsewhere, and where the own blocks are not
+tiny, rows with one suffix are causal ``sdpa`` and others go through ``chunked_attention``.
+
 Legend: R rows, H heads, S tokens behind the prefix, D width of a head, N suffixes of a row, T tokens of the longest.
 Source: the merge is that of Dao et al., "FlashAttention" (2022), section 3.1; the shared piece after Juravsky et al.,
 "Hydragen" (2024).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from transformers import AttentionInterface
+from transformers import AttentionInterface, Cache
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lumen.lmm.packing.chunked_attention import Suffixes, chunked_attention, find_suffixes
+
 SPLIT = "lumen_split"
 """Name of this attention in transformers; without a ``Split`` it is its ``sdpa``."""
+
+_MAX_OWN_PRODUCTS = 2**22
+"""Products of a head between own queries and own keys, empty places included, up to which own blocks are laid out."""
 
 _PAIR = tuple[Tensor, Tensor]
 
@@ -51,9 +59,7 @@ class Blocks:
         """Return the tokens by suffix; empty places hold any values."""
         if self.columns is not None:
             rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-            tokens = tokens.transpose(1, 2)[
-                rows, self.columns.to(tokens.device).clamp(max=tokens.shape[2] - 1)
-            ].transpose(1, 2)
+            tokens = tokens.transpose(1, 2)[rows, self.columns.clamp(max=tokens.shape[2] - 1)].transpose(1, 2)
         return tokens.unflatten(2, (self.num_suffixes, self.longest))
 
     def restore(
@@ -65,7 +71,7 @@ class Blocks:
             return flat
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         restored = flat.new_full((len(flat), length + 1, flat.shape[1], flat.shape[3]), empty)
-        restored[rows, self.columns.to(tokens.device)] = flat.transpose(1, 2)
+        restored[rows, self.columns] = flat.transpose(1, 2)
         return restored[:, :length].transpose(1, 2)
 
 
@@ -75,38 +81,79 @@ class Split:
 
     Args:
         start: Columns of the prefix in these rows; 0 where ``given`` holds it.
-        blocks: The suffixes; None where the rows are the prefix alone.
+        suffixes: The suffixes; None where the rows are the prefix alone.
+        blocks: The suffixes laid out for a CPU; None where they go another way.
         prefix_mask: Which key of the prefix each of its tokens sees; None for all earlier ones.
-        given: Keys and values of the prefix by layer, one row for all rows; read where ``start`` is 0.
-        kept: Where to put keys and values of the prefix by layer.
+        given: Keys and values of prefixes; read where ``start`` is 0.
+        chosen: Which of them each row has; None where there is one for all rows.
     """
 
     start: int
+    suffixes: Suffixes | None
     blocks: Blocks | None
     prefix_mask: Bool[Tensor, "start start"] | None = None
-    given: dict[int, _PAIR] = field(default_factory=dict)
-    kept: dict[int, _PAIR] | None = None
+    given: Cache | None = None
+    chosen: Int[Tensor, " rows"] | None = None
+
+    def prefix(self, layer: int, key: Tensor, value: Tensor) -> _PAIR:
+        """Return keys and values of the prefix of each row, given those of its columns, in the dtype of ``value``."""
+        if self.start:
+            return key[:, :, : self.start], value[:, :, : self.start]
+        held = self.given.layers[layer].keys.to(value.dtype), self.given.layers[layer].values
+        if len(held[0]) == 1:
+            return tuple(each.expand(len(key), -1, -1, -1) for each in held)
+        return tuple(each.index_select(0, self.chosen.to(each.device)) for each in held)
 
 
-def find_blocks(segments: Int[Tensor, "rows length"]) -> Blocks | None:
-    """Return the suffixes of the columns behind the prefix; ``segments`` as in ``PackedRows``. None without any."""
-    rows, length = segments.shape
-    num_suffixes = int(segments.max()) if segments.numel() else 0
-    if num_suffixes < 1:
-        return None
+def split_of(
+    start: int,
+    behind: Int[Tensor, "rows length"],
+    device: torch.device,
+    *,
+    prefix_mask: Bool[Tensor, "start start"] | None = None,
+    given: Cache | None = None,
+    chosen: Int[Tensor, " rows"] | None = None,
+) -> Split:
+    """Return how rows are attended to.
+
+    Args:
+        start: See ``Split``.
+        behind: The columns behind the prefix, of ``PackedRows.segments``; on the CPU, where it is read.
+        device: Device of the pass.
+        prefix_mask: See ``Split``.
+        given: See ``Split``.
+        chosen: See ``Split``.
+    """
+    is_prefix = not behind.numel() or int(behind.max()) < 1
+    return Split(
+        start,
+        None if is_prefix else find_suffixes(behind, device),
+        find_blocks(behind) if not is_prefix and device.type == "cpu" else None,
+        prefix_mask,
+        given,
+        chosen,
+    )
+
+
+def find_blocks(behind: Int[Tensor, "rows length"]) -> Blocks | None:
+    """Return the suffixes of the columns behind the prefix; None where own blocks would not be tiny."""
+    rows, length = behind.shape
+    num_suffixes = int(behind.max())
     # Tokens of each suffix of each row; column 0 stays 0, since padding is not counted.
-    counts = torch.zeros(rows, num_suffixes + 1, dtype=torch.long, device=segments.device)
-    counts.scatter_add_(1, segments.clamp(min=0), (segments > 0).long())
+    counts = torch.zeros(rows, num_suffixes + 1, dtype=torch.long)
+    counts.scatter_add_(1, behind.clamp(min=0), (behind > 0).long())
     longest = int(counts.max())
+    if rows * num_suffixes * longest**2 > _MAX_OWN_PRODUCTS:
+        return None
     if num_suffixes * longest == length and bool((counts[:, 1:] == longest).all()):
         return Blocks(num_suffixes, longest, None)
     # Each token goes to the place of its suffix and its rank within it; padding to one place too many.
-    column = torch.arange(length, device=segments.device).expand(rows, -1)
-    first = (counts.cumsum(1) - counts).gather(1, segments.clamp(min=0))
-    place = (segments - 1) * longest + column - first
+    column = torch.arange(length).expand(rows, -1)
+    first = (counts.cumsum(1) - counts).gather(1, behind.clamp(min=0))
+    place = (behind - 1) * longest + column - first
     places = num_suffixes * longest
-    columns = torch.full((rows, places + 1), length, device=segments.device)
-    columns.scatter_(1, place.where(segments > 0, places), column)
+    columns = torch.full((rows, places + 1), length)
+    columns.scatter_(1, place.where(behind > 0, places), column)
     return Blocks(num_suffixes, longest, columns[:, :places])
 
 
@@ -187,7 +234,7 @@ class _SplitAttention(torch.autograd.Function):
 
 
 def _block_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "rows heads suffixes longest longest"]:
-    logits = _precise((query * scale) @ key.transpose(-1, -2))
+    logits = (_precise(query) * scale) @ _precise(key).transpose(-1, -2)
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     return logits.masked_fill(future, -torch.inf)
 
@@ -202,33 +249,20 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Float[Tensor, "rows heads length"]]:
     """Return attention without a mask, and the logarithm of the sum under its softmax."""
-    if _has_kernel(query, value):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
-    logits = _precise((query * scale) @ key.transpose(-1, -2))
-    total = logits.logsumexp(-1)
-    return (logits - total[..., None]).exp().to(value.dtype) @ value, total
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
 
 
 def _attend_backward(
     gradient: Tensor, query: Tensor, mixed: Tensor, total: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values, given the joint result and the joint logarithm of the sum."""
-    if _has_kernel(query, value):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            gradient, query, key, value, mixed, total, 0.0, False, scale=scale
-        )
-    weights = (_precise((query * scale) @ key.transpose(-1, -2)) - total[..., None]).exp()
-    slope = (_precise(gradient) * _precise(mixed)).sum(-1, keepdim=True)
-    back = ((_precise(gradient @ value.transpose(-1, -2)) - slope) * weights * scale).to(value.dtype)
-    return back @ key, back.transpose(-1, -2) @ query, weights.to(value.dtype).transpose(-1, -2) @ gradient
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient, query, key, value, mixed, total, 0.0, False, scale=scale
+    )
 
 
 def _precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _has_kernel(query: Tensor, value: Tensor) -> bool:
-    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
 
 
 def _attention_forward(
@@ -248,10 +282,11 @@ def _attention_forward(
     # Under autocast positions leave queries and keys in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     start, scale = split.start, query.shape[-1] ** -0.5 if scaling is None else scaling
-    prefix = key[:, :, :start], value[:, :, :start]
-    if split.kept is not None:
-        split.kept[module.layer_idx] = prefix
-    pieces = []
+    # One suffix in each row is plain causal attention; the padding behind it is not read.
+    has_kernel = split.blocks is not None and query.shape[-1] == value.shape[-1]
+    if start and split.prefix_mask is None and not has_kernel and (split.suffixes is None or split.suffixes.most == 1):
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scale, is_causal=True)
+    pieces, prefix = [], split.prefix(module.layer_idx, key, value)
     if start:
         # The prefix attends to itself, causally unless the family opens it.
         mask = None if split.prefix_mask is None else split.prefix_mask[None, None]
@@ -259,12 +294,12 @@ def _attention_forward(
             module, query[:, :, :start], *prefix, mask, scaling=scale, is_causal=mask is None
         )
         pieces.append(itself[0])
-    else:
-        # The prefix ran before: one row of keys and values serves all rows.
-        prefix = tuple(tensor.expand(len(query), -1, -1, -1) for tensor in split.given[module.layer_idx])
-    if split.blocks is not None:
-        behind = key[:, :, start:], value[:, :, start:]
-        mixed = split_attention(query[:, :, start:], prefix, behind, split.blocks, scale)
+    if split.suffixes is not None:
+        inputs = query[:, :, start:], prefix, (key[:, :, start:], value[:, :, start:])
+        if has_kernel:
+            mixed = split_attention(*inputs, split.blocks, scale)
+        else:
+            mixed = chunked_attention(*inputs, split.suffixes, scale)
         pieces.append(mixed.transpose(1, 2))
     return torch.cat(pieces, 1), None
 

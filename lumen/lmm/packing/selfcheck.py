@@ -1,17 +1,30 @@
-"""Does a model pack? Asked of a small float32 copy of its LLM, once per process, before any weights load."""
+"""Does a model pack, or go on behind a copied cache? Asked of a small float32 copy of its LLM, before weights load."""
 
 import functools
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
-from lumen.lmm.packing.prefix_attention import SPLIT, Split, find_blocks
+from lumen.lmm.families import Family
+from lumen.lmm.families.family import sees_no_future
+from lumen.lmm.packing.passes import expanded
+from lumen.lmm.packing.prefix_attention import SPLIT, Split, split_of
 from lumen.lmm.packing.rows import PackedRows, Suffix, additive_mask, block_mask, pack_rows
+
+INSTEAD = {
+    "expanded": "each prompt goes behind a copy of the cache of its image",
+    "separate": "each prompt gets a pass of its own",
+}
+"""What happens to prompts that do not pack, by mode."""
 
 _TOLERANCE = 1e-5
 _HEADS = 2
+_PREFIX = list(range(5, 15))
+_SUFFIXES = [Suffix((20, 21, 22), (0, 1), 2, 3), Suffix((30, 31), (0, 1), 1, 2)]
 _SMALL = {
     "intermediate_size": 64,
     "vocab_size": 128,
@@ -20,6 +33,21 @@ _SMALL = {
     "eos_token_id": 2,
     "use_bidirectional_attention": False,  # a prefix that sees its future is a matter of the mask
 }
+
+
+def mode_that_works(config: PretrainedConfig, family: Family, wanted: str) -> str:
+    """Return the wanted mode of packing, or the next one that gives states equal to those of separate prompts.
+
+    Args:
+        config: Config of the LMM.
+        family: Its family.
+        wanted: ``packed``, ``expanded`` or ``separate``.
+    """
+    if wanted == "packed" and packing_works(config):
+        return wanted
+    if wanted != "separate" and family.sees_future is sees_no_future and expanding_works(config):
+        return "expanded"
+    return "separate"
 
 
 def packing_works(config: PretrainedConfig) -> bool:
@@ -38,6 +66,12 @@ def split_works(config: PretrainedConfig) -> bool:
     return _check(config.to_json_string(use_diff=False), SPLIT, text)
 
 
+def expanding_works(config: PretrainedConfig) -> bool:
+    """Return whether prompts behind copies of one cache equal separate ones; see ``packing_works``."""
+    text = json.dumps(config.text_config.to_dict(), sort_keys=True, default=str)
+    return _check_expanded(config.to_json_string(use_diff=False), config._attn_implementation or "sdpa", text)
+
+
 def fits_window(config: PretrainedConfig, length: int) -> bool:
     """Return whether a prefix and one suffix, ``length`` tokens, fit the LLM's sliding window, if it has one.
 
@@ -49,36 +83,52 @@ def fits_window(config: PretrainedConfig, length: int) -> bool:
 
 @functools.cache
 def _check(config: str, attention: str, text: str) -> bool:
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = _small_llm(json.loads(config), attention)
-        prefix = list(range(5, 15))
-        suffixes = [Suffix((20, 21, 22), (0, 1), 2, 3), Suffix((30, 31), (0, 1), 1, 2)]
-        rows = pack_rows(prefix, [suffixes], max_suffix_tokens=64, context=64, pad_id=0)
-        inputs = _packed_inputs(rows, attention, len(prefix))
-        packed = _states(model, rows.input_ids, position_ids=rows.position_ids, **inputs)
-        for start, suffix in zip(rows.pair_start.tolist(), suffixes, strict=True):
-            alone = _states(model, torch.tensor([[*prefix, *suffix.ids]]))[len(prefix) :]
-            difference = (packed[start : start + len(suffix.ids)] - alone).abs().max() / alone.abs().max()
-            if not difference <= _TOLERANCE:
-                return False
+    with _small_llm(json.loads(config), attention) as model:
+        rows = pack_rows(_PREFIX, [_SUFFIXES], max_suffix_tokens=64, context=64, pad_id=0)
+        inputs = _packed_inputs(rows, attention, len(_PREFIX))
+        packed = _states(model, rows.input_ids, position_ids=rows.position_ids, **inputs)[0]
+        return _equal_separate(model, [packed[start:] for start in rows.pair_start.tolist()])
+
+
+@functools.cache
+def _check_expanded(config: str, attention: str, text: str) -> bool:
+    with _small_llm(json.loads(config), attention) as model:
+        embed = model.get_input_embeddings()
+        cache = model(inputs_embeds=embed(torch.tensor([_PREFIX])), use_cache=True).past_key_values
+        if cache is None:
+            return False
+        rows = pack_rows(_PREFIX, [_SUFFIXES], max_suffix_tokens=0, context=64, pad_id=0)
+        ids, positions = (each[:, len(_PREFIX) :] for each in (rows.input_ids, rows.position_ids))
+        cache = expanded(cache, torch.zeros(len(ids), dtype=torch.long))
+        inputs = {"inputs_embeds": embed(ids), "position_ids": positions, "past_key_values": cache, "use_cache": True}
+        return _equal_separate(model, list(model(**inputs).last_hidden_state))
+
+
+def _equal_separate(model: PreTrainedModel, found: Sequence[Tensor]) -> bool:
+    """Return whether the states of each suffix, found in some way, are those of a pass of its own."""
+    for states, suffix in zip(found, _SUFFIXES, strict=True):
+        alone = _states(model, torch.tensor([[*_PREFIX, *suffix.ids]]))[0, len(_PREFIX) :]
+        difference = (states[: len(suffix.ids)] - alone).abs().max() / alone.abs().max()
+        if not difference <= _TOLERANCE:  # not a number is no equality either
+            return False
     return True
 
 
 def _packed_inputs(rows: PackedRows, attention: str, start: int) -> dict[str, Tensor | Split]:
     if attention == SPLIT:
-        split = Split(start, find_blocks(rows.segments[:, start:]))
+        split = split_of(start, rows.segments[:, start:], rows.segments.device)
         return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool), "split": split}
     mask = block_mask(rows.segments)
     return {"attention_mask": additive_mask(mask, torch.float32) if attention == "eager" else mask}
 
 
 def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Tensor:
-    return model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False, **inputs).last_hidden_state[0]
+    return model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False, **inputs).last_hidden_state
 
 
-def _small_llm(fields: dict, attention: str) -> PreTrainedModel:
-    """Return the LLM at toy size: every kind of layer once or twice, the heads as wide as they are.
+@contextmanager
+def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
+    """Give the LLM at toy size: every kind of layer once or twice, the heads as wide as they are; without gradients.
 
     The whole model is laid out without memory first: only it knows which class its LLM is of.
     """
@@ -98,4 +148,6 @@ def _small_llm(fields: dict, attention: str) -> PreTrainedModel:
     config.text_config = type(config.text_config).from_dict({**text, **small})
     with torch.device("meta"):
         kind = type(AutoModelForImageTextToText.from_config(config).get_decoder())
-    return kind._from_config(config.text_config, attn_implementation=attention).float().eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        yield kind._from_config(config.text_config, attn_implementation=attention).float().eval()

@@ -32,10 +32,11 @@ class ImageStatistics:
 
     def normalise(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
         """Return ``pixel_values`` of a uint8 RGB batch; equal to the image processor's without its geometry."""
-        factor = torch.tensor([self.scale / value for value in self.std], device=images.device).view(3, 1, 1)
-        shift = torch.tensor(self.mean, device=images.device) / torch.tensor(self.std, device=images.device)
+        factor = torch.tensor([self.scale / value for value in self.std])
+        shift = torch.tensor(self.mean) / torch.tensor(self.std)
+        factor, shift = (each.view(3, 1, 1).to(images.device, non_blocking=True) for each in (factor, shift))
         pixels = images.contiguous(memory_format=torch.channels_last).float()
-        return pixels.mul_(factor).sub_(shift.view(3, 1, 1))
+        return pixels.mul_(factor).sub_(shift)
 
 
 def load_statistics(name_or_path: str) -> ImageStatistics:
