@@ -26,6 +26,7 @@ Each of the three parts names in ``losses`` what its loss sums are divided by, a
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -212,25 +213,21 @@ class Lumen(BaseModel):
 
         Prompts that are answered in words give no pairs, and their objects take no part in the heatmap.
         """
-        counts = dict.fromkeys(sorted(set(self.loss_counts.values())), 0)
+        counted = Counter(self.lmm.count_tokens([sample.prompts for sample in samples]))
         for sample in samples:
             tasks = [prompt.task for prompt in sample.prompts]
-            for task in tasks:
-                if task not in self.text_tasks:
-                    _add(counts, "pairs", 1)
-                    _add(counts, f"{task}/pairs", 1)
+            located = [task for task in tasks if task not in self.text_tasks]
+            counted["pairs"] += len(located)
+            counted.update(f"{task}/pairs" for task in located)
             # An object stands in the table once for each prompt that asks for it.
-            for index in sample.gt_instances.prompt_index.tolist():
-                if tasks[index] not in self.text_tasks:
-                    _add(counts, "objects", 1)
-                _add(counts, f"{tasks[index]}/objects", 1)
-        tokens = self.lmm.count_tokens([sample.prompts for sample in samples])
-        counts |= {name: number for name, number in tokens.items() if name in counts}
+            objects = [tasks[index] for index in sample.gt_instances.prompt_index.tolist()]
+            counted["objects"] += sum(task not in self.text_tasks for task in objects)
+            counted.update(f"{task}/objects" for task in objects)
         # One sum over ranks for all counts; at least 1, so that nothing is divided by 0.
-        device = next(self.parameters()).device
-        total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
+        names, device = sorted(set(self.loss_counts.values())), next(self.parameters()).device
+        total = torch.tensor([counted[name] for name in names], dtype=torch.float64, device=device)
         dist.all_reduce(total, op="sum")
-        return dict(zip(counts, total.clamp(min=1).unbind(), strict=True))
+        return dict(zip(names, total.clamp(min=1).unbind(), strict=True))
 
     def sum_losses(
         self, features: LocFeatures, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
@@ -380,8 +377,3 @@ def _check_fields(decoder: Decoder, answer: InstanceData) -> None:
             f"{type(decoder).__name__}.predict wrote {sorted(answer.keys())}, its spec names "
             f"{sorted(decoder.spec.predictions)}"
         )
-
-
-def _add(counts: dict[str, int], key: str, amount: int) -> None:
-    if key in counts:
-        counts[key] += amount

@@ -177,7 +177,7 @@ def test_wrong_use_is_explained(predictor):
     with pytest.raises(ConfigError, match="batch_size"):
         predictor.predict_batch([_image()], PHRASES, batch_size=0)
     with pytest.raises(ConfigError, match="input_hw or views"):
-        LumenPredictor(predictor.model)
+        LumenPredictor(predictor.model, input_hw=(64, 64), views=predictor._views)
     with pytest.raises(ConfigError, match="dtype must be"):
         LumenPredictor(predictor.model, input_hw=(64, 64), dtype=torch.float16)
 

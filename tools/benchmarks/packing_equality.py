@@ -283,7 +283,7 @@ class OneByOne(nn.Module):
 
     def __init__(self, adapter: HFAdapter) -> None:
         super().__init__()
-        self.adapter = adapter
+        self.adapter, self.input_spec = adapter, adapter.input_spec
         self.dim, self.vision_dim, self.lateral_channels = adapter.dim, adapter.vision_dim, adapter.lateral_channels
 
     def forward(
