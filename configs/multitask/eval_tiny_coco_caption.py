@@ -1,4 +1,4 @@
-r"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, and the log says so.
+r"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, as the log tells.
 
     python tools/test.py configs/multitask/eval_tiny_coco_caption.py work_dirs/multitask_nano_tiny_coco
 

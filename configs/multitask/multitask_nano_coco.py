@@ -35,7 +35,7 @@ _captions = dict(_files, type=QuestionsDataset, layout="captions", ann_file="ann
 _joined = dict(type=JoinedDataset, base=_images, further=dict(captions=dict(dataset=_captions, key="questions")))
 
 _load = dict(type=LoadImage)
-# A caption tells of the whole scene: no zoom here, and "left" becomes "right" in a mirrored view.
+# A caption describes the whole scene: no zoom here, and "left" becomes "right" in a mirrored view.
 _resize = dict(type=ResizeToInput, flip_probability=0.5)
 _crop = dict(type=CropInstance, scale_range=(0.75, 1.3), max_shift=0.08, flip_probability=0.5)
 _colour = dict(type=Photometric)

@@ -9,7 +9,7 @@ whose centres share a cell cost .07 of AP50 at most; stride 4 costs .70 a step.
     python tools/test.py configs/multitask/eval_tiny_coco_detection.py work_dirs/multitask_nano_tiny_coco
 
 The other tasks: ``eval_tiny_coco_{segmentation,pose,caption}.py``. All look at the training images, and the header of
-``_base_/tiny_coco_eval.py`` says how to look at others.
+``_base_/tiny_coco_eval.py`` tells how to look at others.
 """
 
 from mmengine.config import read_base

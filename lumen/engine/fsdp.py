@@ -88,7 +88,7 @@ class FSDP2(nn.Module):
         return logged
 
     def val_step(self, data: Any) -> list:
-        """Answer a batch; every rank needs one, since each lends its pieces to the others."""
+        """Answer a batch; every rank needs one, since each provides its pieces to the others."""
         return self._run(data, "predict", training=False)
 
     def test_step(self, data: Any) -> list:
@@ -104,8 +104,8 @@ class FSDP2(nn.Module):
 
 def _share_weights(module: nn.Module) -> None:
     """Give all ranks what rank 0 has: the ranks may have drawn new weights differently."""
-    own = [*(parameter for parameter in module.parameters() if parameter.requires_grad), *module.buffers()]
-    for tensor in own:
+    trained = [*(parameter for parameter in module.parameters() if parameter.requires_grad), *module.buffers()]
+    for tensor in trained:
         broadcast(tensor.data)
 
 

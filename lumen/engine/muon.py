@@ -24,7 +24,7 @@ class MuonAdamW(Optimizer):
     Args:
         params: Parameter groups; a group may hold ``muon``, and any of the settings below.
         lr: Learning rate of AdamW.
-        muon_lr: Learning rate of Muon where a group does not say ``lr``; roughly the size of a step in spectral norm.
+        muon_lr: Learning rate of Muon where a group names no ``lr``; roughly the size of a step in spectral norm.
         betas: AdamW's.
         eps: AdamW's.
         weight_decay: AdamW's decay, times ``lr`` per step.
@@ -90,8 +90,8 @@ class MuonAdamW(Optimizer):
             steps = orthogonalise(torch.stack([direction for _, direction in items]))
             for (param, _), direction in zip(items, steps.to(items[0][0].dtype), strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
-                own = shard_like(direction.view(param.shape), param)
-                param.add_(own, alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
+                step = shard_like(direction.view(param.shape), param)
+                param.add_(step, alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
 
     def _step_adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:

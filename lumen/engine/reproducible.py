@@ -137,5 +137,5 @@ class SeededSamples(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What the data set says of itself; raises AttributeError where it says nothing."""
+        """The data set's ``metainfo``; raises AttributeError where it has none."""
         return self.dataset.metainfo

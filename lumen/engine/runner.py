@@ -243,7 +243,9 @@ class LumenRunner(Runner):
         recorded, present = checkpoint["meta"].get("model", {}), describe(model)
         for key in sorted(recorded.keys() & present.keys()):
             if recorded[key] != present[key]:
-                self.logger.warning(f"the checkpoint says {key}={recorded[key]}, this model {key}={present[key]}")
+                self.logger.warning(
+                    f"the checkpoint was made with {key}={recorded[key]}, this model has {key}={present[key]}"
+                )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
 
     def _load_schedulers(self, states: list[dict[str, Any]]) -> None:

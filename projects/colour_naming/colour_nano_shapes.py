@@ -1,4 +1,4 @@
-"""Colours of shapes with nano: the data set, the task and its metric are ours, the rest is that of detection.
+"""Colours of shapes with nano: data set, task and metric come from this folder, everything else from detection.
 
 python tools/train.py projects/colour_naming/colour_nano_shapes.py
 python tools/test.py projects/colour_naming/colour_nano_shapes.py work_dirs/colour_nano_shapes

@@ -277,3 +277,7 @@ def test_the_next_image_drops_what_was_kept_of_the_last(splitting_predictor):
     assert predictor._encoded.prefix_cache is not first
     assert len(predictor._encoded.prefix_cache.kept) == 1
     _check_equal(other, predictor.predict_batch([_image(seed=1)], PHRASES, score_threshold=0.0)[0])
+
+
+def test_a_predictor_takes_the_size_of_images_from_its_model(predictor):
+    assert LumenPredictor(predictor.model).input_hw == predictor.model.inputs.input_hw

@@ -53,7 +53,7 @@ class SafeCheckpointHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Save where the interval says so, and after the last iteration."""
+        """Save at each interval, and after the last iteration."""
         num_iters = runner.iter + 1
         if num_iters % self.interval == 0 or num_iters == runner.max_iters:
             runner.save_checkpoint(runner.work_dir, f"iter_{num_iters}.pth", num_iters=num_iters)

@@ -78,11 +78,11 @@ def process_tree_seconds() -> float:
 
     Living children are read from ``/proc``; where there is none, they count once they have ended.
     """
-    own = sum(
+    ended = sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
-    return own + _living_children_seconds(os.getpid())
+    return ended + _living_children_seconds(os.getpid())
 
 
 def _living_children_seconds(pid: int) -> float:

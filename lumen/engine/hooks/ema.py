@@ -76,11 +76,11 @@ class EmaHook(Hook):
         """Take the average back on a resume; without a stored one it starts from the loaded weights."""
         if "raw_state_dict" in checkpoint:
             self._num_updates = checkpoint["hooks"]["ema"]["num_updates"]
-            own = _averaged(runner.model)
+            averaged = _averaged(runner.model)
             stored = checkpoint["state_dict"]
             self._average = {
                 name: shard_like(stored[name].to(tensor.device, tensor.dtype, copy=True), tensor)
-                for name, tensor in own.items()
+                for name, tensor in averaged.items()
             }
 
     @torch.no_grad()

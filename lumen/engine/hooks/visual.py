@@ -88,7 +88,7 @@ class VisualHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
-        """Draw where the interval says so."""
+        """Draw at each interval."""
         if self.interval is not None and (runner.iter + 1) % self.interval == 0:
             self._draw(runner, runner.iter + 1)
 
