@@ -284,9 +284,8 @@ class HFAdapter(nn.Module):
 
     def prefix(self, input_hw: Sequence[int]) -> list[int]:
         """Return the token ids before the phrase for images of this size."""
-        return self.encoder.prefix(
-            self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
-        )
+        text = self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
+        return self.encoder.prefix(text)
 
     def ask(
         self,
@@ -308,9 +307,8 @@ class HFAdapter(nn.Module):
             loading.recompute_frozen(self.base_model)
         losses, text_states = self._readout.read_texts(*text_rows, encoded)
         # Run pair rows, and read queries and losses chunk by chunk.
-        states = self._readout.read_pairs(
-            *pair_rows, encoded, pairs, fallback_states=text_states, predicting=predicting
-        )
+        pass_on = {"fallback_states": text_states, "predicting": predicting}
+        states = self._readout.read_pairs(*pair_rows, encoded, pairs, **pass_on)
         losses += states.losses
         # Read what belongs to images and not to pairs: the dense grid, free answers, names.
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
@@ -364,8 +362,8 @@ class HFAdapter(nn.Module):
 
     @property
     def _readout(self) -> Readout:
-        head = self.base_model.get_output_embeddings()
-        return Readout(self._runner, self.readout, head, self.encoder.template.has_answer)
+        has_answer = self.encoder.template.has_answer
+        return Readout(self._runner, self.readout, self.base_model.get_output_embeddings(), has_answer)
 
     def _widen(self, states: Tensor) -> Tensor:
         return loading.widened(states) if self.is_narrow else states
@@ -381,11 +379,10 @@ class HFAdapter(nn.Module):
     ) -> tuple[PackedRows, PassOptions]:
         longest = max((len(suffix.ids) for suffix in itertools.chain.from_iterable(suffixes)), default=0)
         self._fall_back_unless_it_fits(len(prefix) + longest)
-        is_packed = self.packing.is_packed
         rows = pack_rows(
             prefix,
             suffixes,
-            max_suffix_tokens=self.packing.max_suffix_tokens if is_packed else 0,
+            max_suffix_tokens=self.packing.max_suffix_tokens if self.packing.is_packed else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
             every_image=every_image,

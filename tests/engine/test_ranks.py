@@ -5,13 +5,17 @@ import os
 import pytest
 import torch
 from helpers import TINY, adapter_options, make_images, make_sample
+from torch import nn
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.text import CaptionDecoder
 from lumen.engine.ddp import LumenDDP
 from lumen.engine.fsdp import FSDP2
+from lumen.engine.hooks.freeze import freeze_parameters
 from lumen.engine.optim import LumenOptimWrapper
+from lumen.engine.precision import widen_trained
+from lumen.errors import ConfigError
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.model import make_nano
 from lumen.model import Lumen
@@ -53,17 +57,26 @@ def make_lumen(folder, **options):
     return model.eval()  # running statistics would differ between the ranks
 
 
+def make_mixed(folder):
+    """Return a model as in the paper: a frozen base in bfloat16; LoRA, output layer and new tokens in float32."""
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    model = make_lumen(folder, dtype="bfloat16", lora=lora, new_tokens="learn", template="paper")
+    freeze_parameters(model, ["lmm.*vision_tower.*", "lmm.*multi_modal_projector.*"])
+    widen_trained(model)
+    return model
+
+
 def batch(numbers):
     images = list(make_images(len(SAMPLES)))
     return {"inputs": [images[number] for number in numbers], "data_samples": [SAMPLES[n] for n in numbers]}
 
 
-def train(model, numbers, pieces=1):
+def train(model, numbers, pieces=1, dtype="float32"):
     """Take steps with the samples of these numbers; return the losses and the weights."""
     inner = model if isinstance(model, Lumen) else model.module
     inner.num_micro_batches = pieces
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = LumenOptimWrapper(torch.optim.SGD(trained, lr=0.05), clip_grad={"max_norm": 1.0})
+    optimizer = LumenOptimWrapper(torch.optim.SGD(trained, lr=0.05), clip_grad={"max_norm": 1.0}, dtype=dtype)
     losses = [model.train_step(batch(numbers), optimizer)["loss"].detach() for _ in range(STEPS)]
     weights = {name: whole(value.detach()).clone() for name, value in inner.named_parameters() if value.requires_grad}
     return {"losses": torch.stack(losses), "weights": weights}
@@ -90,6 +103,7 @@ def rank_main(rank, folder):
         "fsdp": train(FSDP2(make_lumen(folder)), mine, pieces=2),
         "ddp": train(LumenDDP(make_lumen(folder)), mine, pieces=2),
     }
+    found["mixed"] = train(FSDP2(make_mixed(folder)), few, dtype="bfloat16")
     sharded = FSDP2(make_lumen(folder, max_pass_tokens=1))  # a pass for each row
     found["answers"] = answers(sharded, [[0, 2, 4, 5, 7], [1]][rank])
     torch.save(found, f"{folder}/{rank}.pth")
@@ -126,6 +140,31 @@ def test_two_ranks_of_two_pieces_step_as_one_process_with_the_whole_batch(two_ra
     alone = train(make_lumen(folder), range(8))
     check_equal(ranks, "ddp", alone)
     check_equal(ranks, "fsdp", alone)
+
+
+def test_lora_in_float32_beside_a_base_in_bfloat16_is_sharded(two_ranks):
+    folder, ranks = two_ranks
+    model = make_mixed(folder)
+    kinds = {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad}
+    assert kinds == {torch.bfloat16}
+    start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    alone = train(model, range(4), dtype="bfloat16")
+    mean = (ranks[0]["mixed"]["losses"] + ranks[1]["mixed"]["losses"]) / 2
+    torch.testing.assert_close(mean, alone["losses"], rtol=0.02, atol=0.02)
+    assert any("lora_A" in name for name in start) and any("lm_head" in name for name in start)
+    for name, value in alone["weights"].items():
+        first, second = (rank["mixed"]["weights"][name] for rank in ranks)
+        assert first.dtype == torch.float32 and torch.equal(first, second)
+        moved, wanted = first - start[name], value - start[name]
+        assert (moved - wanted).norm() <= 0.2 * wanted.norm() + 1e-6, name
+
+
+def test_a_parameter_without_a_loss_is_named_before_ranks_wait_for_it(two_ranks):
+    model = make_lumen(two_ranks[0])
+    model.idle = nn.Linear(2, 2)
+    optimizer = LumenOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
+    with pytest.raises(ConfigError, match=r"2 trained parameters have no part in any loss, such as \['idle.weight'"):
+        model.train_step(batch([2]), optimizer, wrapper=model)
 
 
 def test_ranks_with_other_numbers_of_images_and_words_answer_as_one_process(two_ranks):
