@@ -28,6 +28,7 @@ Each of the three parts names in ``losses`` what its loss sums are divided by, a
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from mmengine import dist
@@ -185,25 +186,32 @@ class Lumen(BaseModel):
             return self.predict(shared, data_samples)
         return self.normalise(self.sum_losses(features, shared, data_samples), counts)
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict, optim_wrapper: OptimWrapper, *, wrapper: nn.Module | None = None
+    ) -> dict[str, Tensor]:
         """Do one optimizer step over the whole batch, in ``num_micro_batches`` pieces.
 
-        Every loss is a sum divided by one count of the global batch, so the pieces add up to the whole, apart from
-        batch normalisation.
+        Every loss is a sum divided by one count over all ranks and pieces, so these add up to the whole, apart from
+        batch normalisation. ``wrapper`` is what the model is wrapped in for several ranks.
+
+        Raises:
+            ConfigError: On several ranks, a trained parameter got no gradient.
         """
-        data = self.data_preprocessor(data, True)
+        data, run = self.data_preprocessor(data, True), wrapper or self
         inputs, samples = data["inputs"], data["data_samples"]
-        counts = self.count(samples)
-        size = -(-len(samples) // self.num_micro_batches)
+        counts, size = self.count(samples), -(-len(samples) // self.num_micro_batches)
         logged: dict[str, Tensor] = {}
         for start in range(0, len(samples), size):
-            piece = slice(start, start + size)
-            # Gradients of the pieces add up; the optimizer steps once, at the end.
-            with optim_wrapper.optim_context(self):
-                losses = self(inputs[piece], samples[piece], mode="loss", counts=counts)
-                total, named = self.parse_losses(losses)
-            optim_wrapper.backward(total)
+            piece, is_last = slice(start, start + size), start + size >= len(samples)
+            # Gradients of the pieces add up; DDP exchanges them with the last piece, FSDP2 with each.
+            with nullcontext() if is_last else getattr(run, "no_sync", nullcontext)():
+                with optim_wrapper.optim_context(run):
+                    losses = run(inputs[piece], samples[piece], mode="loss", counts=counts)
+                    total, named = self.parse_losses(losses)
+                optim_wrapper.backward(total)
             logged = {key: logged.get(key, 0) + value.detach() for key, value in named.items()}
+        if wrapper is not None:
+            _check_gradients(self)
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return logged
@@ -356,6 +364,15 @@ def _stacked(inputs: ImageBatch) -> ImageBatch:
     if isinstance(inputs, Tensor) or not all(isinstance(image, Tensor) for image in inputs):
         return inputs
     return torch.stack(list(inputs))
+
+
+def _check_gradients(model: nn.Module) -> None:
+    """Refuse trained parameters without a gradient: DDP would wait for them in the next step."""
+    idle = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    if idle:
+        raise ConfigError(
+            f"{len(idle)} trained parameters have no part in any loss, such as {idle[:3]}: freeze them by a FreezeHook"
+        )
 
 
 def _check_targets(decoder: Decoder, samples: Sequence[PerceptionSample]) -> None:

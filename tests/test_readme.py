@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_images, make_sample
-from lmm import zoo
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from real_layouts import CLASSES, coco_file, picture, write
@@ -21,12 +19,10 @@ from lumen.data.pipelines import fill_pipelines
 from lumen.engine.check_config import load_config
 from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.families import FAMILIES
-from lumen.lmm.meta import input_spec_of
 from lumen.model import Lumen
 from lumen.prompts import KNOWN_TASKS
 from lumen.registry import DATASETS, DECODERS, MODELS
 from lumen.serialization.checkpoint import plain, save_checkpoint, trained_state
-from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,26 +106,6 @@ def test_the_config_of_own_data_reads_them(bases, monkeypatch):
         dataset = DATASETS.build(fill_pipelines(config[name].dataset, inputs))
         assert list(dataset.metainfo["classes"]) == CLASSES
         assert {prompt.text for prompt in dataset[0]["data_samples"].prompts} <= set(CLASSES)
-
-
-def test_the_snippet_that_brings_an_lmm_builds_and_learns(bases):
-    folder = bases / "smolvlm"
-    folder.mkdir()
-    zoo.save("smolvlm", folder)
-    path = bases / "configs" / "detection" / "mine.py"
-    lines = snippet("Your data") + snippet("Your LMM")
-    path.write_text(lines.replace("HuggingFaceTB/SmolVLM-Instruct", str(folder)))
-    config = load_config(path, {}, tool_root=bases)
-    assert input_spec_of({"name_or_path": "HuggingFaceTB/SmolVLM-Instruct"}).fixed_hw == (378, 378)
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("lumen"):
-        model = MODELS.build(config.model)
-    size_hw = model.inputs.input_hw  # the tiny one takes smaller pictures
-    assert size_hw == model.lmm.input_spec.fixed_hw == inputs_of_config(config).input_hw
-    images, sample = make_images(1, size_hw), make_sample([Prompt("cat"), Prompt("dog")], [[2, 2, 12, 12]], [0])
-    losses = model(images, [sample], mode="loss")
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values())
 
 
 def test_the_decoder_that_the_readme_shows_is_that_of_the_example():

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lumen.errors import ConfigError
+from lumen.model import Lumen
 from lumen.registry import MODEL_WRAPPERS
 
 DTYPES = ("float32", "bfloat16")
@@ -80,7 +81,9 @@ class FSDP2(nn.Module):
         return self.module(*args, **kwargs)
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """Do one optimizer step over the global batch."""
+        """Do one optimizer step over the global batch; see ``Lumen.train_step``."""
+        if isinstance(self.module, Lumen):
+            return self.module.train_step(data, optim_wrapper, wrapper=self)
         with optim_wrapper.optim_context(self):
             losses = self._run(data, "loss", training=True)
             total, logged = self.module.parse_losses(losses)

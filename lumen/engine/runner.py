@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 from lumen import __version__
 from lumen.data.check import class_difference
 from lumen.data.pipelines import fill_pipelines
+from lumen.engine.ddp import LumenDDP
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
+from lumen.engine.precision import check_autocast, is_mixed, widen_trained
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
 from lumen.engine.schedule import placed_schedulers
 from lumen.errors import CheckpointError, ConfigError
@@ -55,6 +57,8 @@ class LumenRunner(Runner):
       ``lumen.data.pipelines.fill_pipelines``.
     - ``model_wrapper_cfg``: also ``dict(type=FSDP2, ...)`` of ``lumen.engine.fsdp``.
     - Hooks may have ``after_build_model(runner)``, called before the model is moved and wrapped.
+    - What is trained of a base model in bfloat16 or float16 is cast to float32 then, so that weights, optimizer and
+      checkpoints are float32.
     """
 
     _beyond_base: frozenset[str] = frozenset()
@@ -77,7 +81,19 @@ class LumenRunner(Runner):
                     "SafeCheckpointHook and EmaHook of lumen.engine.hooks"
                 )
         self.call_hook("after_build_model")
+        if self.optim_wrapper is not None:
+            self._widen_trained()
         self.model = self._wrapped(self.cfg.get("model_wrapper_cfg"))
+
+    def _widen_trained(self) -> None:
+        """Cast what is trained to float32, once it is known what is frozen."""
+        widened = widen_trained(self.model)
+        if not widened:
+            return
+        self.logger.info(f"{len(widened)} trained parameters of 16 bits are kept in float32")
+        if is_mixed(self.model):
+            places = {"optim_wrapper": self.optim_wrapper, "val_cfg": self._val_loop, "test_cfg": self._test_loop}
+            check_autocast(widened, places)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Return the model as it is: ``register_hooks`` wraps it."""
@@ -86,6 +102,8 @@ class LumenRunner(Runner):
     def _wrapped(self, settings: dict[str, Any] | None) -> nn.Module:
         kind = (settings or {}).get("type")
         kind = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+        if self.distributed and settings is None:
+            settings = {"type": LumenDDP, "find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
         if kind is not FSDP2 or not self.distributed:
             return super().wrap_model(settings, self.model)
         if hasattr(self.model, "init_weights"):
@@ -145,15 +163,12 @@ class LumenRunner(Runner):
         counts = (wrapper if isinstance(wrapper, dict) else vars(wrapper)).get("accumulative_counts", 1)
         if counts <= 1:  # below 1 is refused where the wrapper is built
             return
-        if (
-            not isinstance(model, Lumen)
-            or self.distributed
-            or not isinstance(loader, dict)
-            or "batch_size" not in loader
-        ):
+        takes_pieces = isinstance(self.model, Lumen | LumenDDP | FSDP2) and isinstance(model, Lumen)
+        if not takes_pieces or not isinstance(loader, dict) or "batch_size" not in loader:
             raise ConfigError(
-                f"accumulative_counts={counts} works for a Lumen in a single process whose train_dataloader is a dict "
-                "with a batch_size; with several processes, use more of them or a smaller batch_size"
+                f"accumulative_counts={counts} works for a Lumen, alone or in LumenDDP or FSDP2, whose "
+                f"train_dataloader is a dict with a batch_size, got {type(model).__name__} in "
+                f"{type(self.model).__name__}"
             )
         model.num_micro_batches = counts
         loader["batch_size"] *= counts

@@ -17,6 +17,7 @@ from lumen.lmm.encoded import EncodedImages, PrefixCache
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
 from lumen.lmm.generation import AnswerGenerator, AnswerReport
+from lumen.lmm.lockstep import Lockstep
 from lumen.lmm.nano import vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.options import (
     LAST,
@@ -118,6 +119,7 @@ class HFAdapter(nn.Module):
         self.new_tokens = add_tokens(self.base_model, self.encoder, num_known, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
         loading.prepare_training(self.base_model, self.base)
+        self._lockstep = Lockstep(self.base_model.get_decoder())
         self.usage = Usage()
         self._layouts: dict[LayoutKey, PrefixLayout] = {}
         self.writer = AnswerGenerator(self.encoder, self.text, self.usage)
@@ -282,9 +284,8 @@ class HFAdapter(nn.Module):
 
     def prefix(self, input_hw: Sequence[int]) -> list[int]:
         """Return the token ids before the phrase for images of this size."""
-        return self.encoder.prefix(
-            self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
-        )
+        text = self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
+        return self.encoder.prefix(text)
 
     def ask(
         self,
@@ -313,21 +314,21 @@ class HFAdapter(nn.Module):
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
         if "texts" in extras and predicting:
-            bound = self.generation.max_new_tokens
-            further["texts"] = self.writer.answer_texts(self._runner, encoded, prompts, bound)
+            further["texts"] = self.writer.answer_texts(self._runner, encoded, prompts, self.generation.max_new_tokens)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(self._readout.head, text_rows[0], states.layers[0][:0])})
-        # Assemble.
-        device, nothing = states.query.device, self.encoder.tokenizer.eos_token_id
-        # Features leave in float32 even of a narrow base: what follows is small and trained.
+        # Several ranks: call the LLM as often as the others do; calls that nobody reads take part as no pairs.
+        idle = self._lockstep.finish(self._runner.passes, encoded, pair_rows[1].prefix)
+        query, nothing = torch.cat([states.query, *idle]), self.encoder.tokenizer.eos_token_id
+        # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
-            query=self._widen(states.query),
+            query=self._widen(query),
             grid=self._widen(grid),
             laterals=tuple(map(self._widen, self.family.laterals(encoded.states))),
             stride=encoded.input_hw[0] // grid.shape[2],
-            image_index=pairs.image_index.to(device, non_blocking=True),
-            prompt_index=pairs.prompt_index.to(device, non_blocking=True),
+            image_index=pairs.image_index.to(query.device, non_blocking=True),
+            prompt_index=pairs.prompt_index.to(query.device, non_blocking=True),
             text_losses=add_up(losses),
             extras=further,
             names=None if predicting else self._readout.read_names(encoded, pairs, nothing=nothing),
@@ -361,8 +362,8 @@ class HFAdapter(nn.Module):
 
     @property
     def _readout(self) -> Readout:
-        head = self.base_model.get_output_embeddings()
-        return Readout(self._runner, self.readout, head, self.encoder.template.has_answer)
+        has_answer = self.encoder.template.has_answer
+        return Readout(self._runner, self.readout, self.base_model.get_output_embeddings(), has_answer)
 
     def _widen(self, states: Tensor) -> Tensor:
         return loading.widened(states) if self.is_narrow else states
@@ -378,11 +379,10 @@ class HFAdapter(nn.Module):
     ) -> tuple[PackedRows, PassOptions]:
         longest = max((len(suffix.ids) for suffix in itertools.chain.from_iterable(suffixes)), default=0)
         self._fall_back_unless_it_fits(len(prefix) + longest)
-        is_packed = self.packing.is_packed
         rows = pack_rows(
             prefix,
             suffixes,
-            max_suffix_tokens=self.packing.max_suffix_tokens if is_packed else 0,
+            max_suffix_tokens=self.packing.max_suffix_tokens if self.packing.is_packed else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
             every_image=every_image,

@@ -17,6 +17,9 @@ from lumen.serialization.sharding import shard_like
 class EmaHook(Hook):
     """Keeps an exponential moving average of trained parameters and floating buffers; evaluation uses it.
 
+    The average is float32 whatever the precision of the weights: steps of a share of 1 - ``decay`` would be rounded
+    away in bfloat16.
+
     The decay after n steps is min(decay, (1 + n) / (10 + n)), so that the first, random weights are soon forgotten
     (as in TensorFlow's ExponentialMovingAverage). Checkpoints hold the average as ``state_dict`` and the weights that
     training goes on with as ``raw_state_dict``.
@@ -33,11 +36,12 @@ class EmaHook(Hook):
         self._decay = decay
         self._num_updates = 0
         self._average: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
         """Start from the weights of the model, unless a resume has set the average."""
         if not self._average:
-            self._average = {name: tensor.clone() for name, tensor in _averaged(runner.model).items()}
+            self._average = {name: tensor.float().clone() for name, tensor in _averaged(runner.model).items()}
 
     @torch.no_grad()
     def after_train_iter(
@@ -47,23 +51,23 @@ class EmaHook(Hook):
         self._num_updates += 1
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         for name, tensor in _averaged(runner.model).items():
-            self._average[name].lerp_(tensor, 1.0 - decay)
+            self._average[name].lerp_(tensor.float(), 1.0 - decay)
 
     def before_val_epoch(self, runner: Any) -> None:
         """Put the average into the model."""
-        self._swap(runner.model)
+        self._put(runner.model)
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
         """Put the weights of training back."""
-        self._swap(runner.model)
+        self._put_back(runner.model)
 
     def before_test_epoch(self, runner: Any) -> None:
         """Put the average into the model."""
-        self._swap(runner.model)
+        self._put(runner.model)
 
     def after_test_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
         """Put the weights of training back."""
-        self._swap(runner.model)
+        self._put_back(runner.model)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Store the average as what users load."""
@@ -79,17 +83,22 @@ class EmaHook(Hook):
             averaged = _averaged(runner.model)
             stored = checkpoint["state_dict"]
             self._average = {
-                name: shard_like(stored[name].to(tensor.device, tensor.dtype, copy=True), tensor)
+                name: shard_like(stored[name].to(tensor.device, torch.float32, copy=True), tensor.float())
                 for name, tensor in averaged.items()
             }
 
     @torch.no_grad()
-    def _swap(self, model: nn.Module) -> None:
+    def _put(self, model: nn.Module) -> None:
         for name, tensor in _averaged(model).items():
             if name in self._average:
-                kept = tensor.clone()
+                self._kept[name] = tensor.clone()
                 tensor.copy_(self._average[name])
-                self._average[name].copy_(kept)
+
+    @torch.no_grad()
+    def _put_back(self, model: nn.Module) -> None:
+        for name, tensor in _averaged(model).items():
+            if name in self._kept:
+                tensor.copy_(self._kept.pop(name))
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,18 @@
+"""Counts of objects from a pretrained LMM: data/mine in COCO's format, boxes of all objects. Not measured.
+
+A count is the number of peaks of the heatmap: the decoder itself has no weights to train.
+
+python tools/train.py configs/finetune/counting.py --cfg-options model.lmm.name_or_path=Qwen/Qwen3-VL-2B-Instruct
+"""
+
+from mmengine.config import read_base
+
+from lumen.decoders.counting import CountingDecoder
+from lumen.metrics.counting import CountingMetric
+
+with read_base():
+    from .._base_.pretrained_lmm import *
+
+model["decoders"] = [dict(type=CountingDecoder)]
+val_evaluator = dict(type=CountingMetric)
+test_evaluator = val_evaluator

@@ -1,0 +1,18 @@
+"""Instance masks from a pretrained LMM: data/mine in COCO's format, with polygons or run-length codes. Not measured.
+
+python tools/train.py configs/finetune/segmentation.py --cfg-options model.lmm.name_or_path=Qwen/Qwen3-VL-2B-Instruct
+"""
+
+from mmengine.config import read_base
+
+from lumen.decoders.segmentation import SegmentationDecoder
+from lumen.metrics.coco.metric import CocoMetric
+
+with read_base():
+    from .._base_.pretrained_lmm import *
+
+model["decoders"] = [dict(type=SegmentationDecoder)]
+model["loss_weights"]["segmentation/loss_box"] = 2.0
+_train["with_masks"] = _val["with_masks"] = True
+val_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))
+test_evaluator = val_evaluator
