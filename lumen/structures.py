@@ -55,6 +55,7 @@ class Prompt:
         label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
         answer: What the LMM is trained to answer, for tasks that are answered in text.
         history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
+        is_cut: The answer is the beginning of a longer one, so the LMM does not learn to end there.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Prompt:
     label: int = NO_LABEL
     answer: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    is_cut: bool = False
 
     def __deepcopy__(self, memo: dict) -> "Prompt":
         """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
+from lumen.structures import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,13 @@ class ModelInputs:
     Args:
         input_hw: Height and width of its images; None where the model does not say.
         task: Task of its only decoder; None where it has several.
+        fit_text: Check of the texts that it is to learn, see ``lumen.lmm.tokens.limits.TextLimits``; None where it
+            learns nothing.
     """
 
     input_hw: tuple[int, int] | None = None
     task: str | None = None
+    fit_text: Callable[[Prompt], Prompt | None] | None = field(default=None, compare=False)
 
 
 NO_INPUTS = ModelInputs()
@@ -29,7 +33,8 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
     """Return the config of a loader or data set with the size and the task that its pipelines leave out.
 
     Every transform that takes ``input_hw`` gets that of the model, every one that takes ``task`` the task of the
-    model's only decoder. What the config names stays, and the config that was given stays as it is.
+    model's only decoder, every one that takes ``fit_text`` the model's check. What the config names stays, and the
+    config that was given stays as it is.
 
     Args:
         node: A config; data sets inside data sets are filled too, built ones are not.
@@ -60,6 +65,8 @@ def fill_step(step: Any, inputs: ModelInputs) -> Any:
         filled["input_hw"] = inputs.input_hw
     if "task" in accepted and step.get("task") is None and inputs.task is not None:
         filled["task"] = inputs.task
+    if "fit_text" in accepted and step.get("fit_text") is None and inputs.fit_text is not None:
+        filled["fit_text"] = inputs.fit_text
     return filled
 
 

@@ -10,17 +10,15 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from lumen.data.annotations import check_budget, check_images, format_report, parse_json
+from lumen.data.annotations import check_budget, format_report, parse_json
+from lumen.data.coco import take_usable
 from lumen.data.image import PAD_VALUE, read_image
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
-from lumen.errors import ConfigError, DataError
+from lumen.data.text_files import LAYOUTS, Report
+from lumen.errors import ConfigError, DataError, PromptError
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS
 from lumen.structures import Prompt
-
-_IMAGE_MARK = "<image>"
-_ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-_Report = defaultdict[str, list[Any]]
 
 
 @DATASETS.register_module()
@@ -43,7 +41,8 @@ class QuestionsDataset(BaseDataset):
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
         skip_budget: Share of the images, and of the texts, that may be skipped before it is an error.
-        test_mode: Put ``ann_file`` in ``metainfo``.
+        test_mode: Put ``ann_file`` in ``metainfo``, and raise at once for an unusable image or text instead of taking
+            the next sample.
         indices: Keep only the first so many records, or these.
 
     Raises:
@@ -79,7 +78,7 @@ class QuestionsDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read and check the file; MMEngine calls this once."""
-        report: _Report = defaultdict(list)
+        report: Report = defaultdict(list)
         records, num_texts = LAYOUTS[self.layout](parse_json(self.ann_file), self.ann_file, report)
         check_budget(report, num_texts, self.skip_budget, f"{self.ann_file}: texts and images")
         records = [record for record in records if record["questions"]]
@@ -105,10 +104,8 @@ class QuestionsDataset(BaseDataset):
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:
-        """Return a sample; an image that cannot be read is an error."""
-        if not self._fully_initialized:
-            self.full_init()
-        return self.prepare_data(index)
+        """Return a sample; when training, the next usable one, within ``skip_budget``."""
+        return take_usable(self, index)
 
 
 @TRANSFORMS.register_module()
@@ -154,9 +151,15 @@ class AskQuestions:
         shuffle: Ask in random order; otherwise the first ones, in the order of the file.
         key: Key of the questions in the record.
         exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the question out.
+        fit_text: Check of the prompts to learn; the runner takes it from the model. It returns a prompt, perhaps with a
+            shorter answer, or None where no part of the answer fits; both are counted and logged. It raises PromptError
+            for a text that the model cannot be asked, such as one with a special token of its tokenizer: behind other
+            prompts such a text is left out, counted and logged too.
 
     Raises:
-        ConfigError: An option has no such value.
+        ConfigError: An option is not accepted.
+        DataError: When called, if a sample of texts alone has one that the model cannot be asked, or none that fits.
+            Data sets count it against their budget.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class AskQuestions:
         shuffle: bool = True,
         key: str = "questions",
         exchange_sides: bool = False,
+        fit_text: Callable[[Prompt], Prompt | None] | None = None,
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -179,6 +183,9 @@ class AskQuestions:
         self.shuffle = shuffle
         self.key = key
         self.exchange_sides = exchange_sides
+        self.fit_text = fit_text
+        self.num_cut = 0
+        """Texts that were cut or left out so far, in this worker."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts."""
@@ -191,14 +198,42 @@ class AskQuestions:
         order = np.random.permutation(len(questions)) if self.shuffle else np.arange(len(questions))
         asked = tuple(questions[place] for place in order[: self.num_prompts])
         earlier = results.get("prompts", ())
+        asked, prompts = self._fitting(asked, results.get("img_id"), is_alone=not earlier)
         results["questions"] = (*((None,) * len(earlier)), *asked) if earlier else asked
-        results["prompts"] = (
-            *earlier,
-            *(self._prompt(entry) for entry in asked),
-        )
+        results["prompts"] = (*earlier, *prompts)
         results.setdefault("gt_instances", _no_targets())
         results.setdefault("ignored_instances", _no_targets())
         return results
+
+    def _fitting(
+        self, asked: Sequence[Mapping[str, Any]], img_id: Any, *, is_alone: bool
+    ) -> tuple[tuple[Mapping[str, Any], ...], tuple[Prompt, ...]]:
+        """Return the questions that the model can learn, and their prompts."""
+        prompts = [self._prompt(entry) for entry in asked]
+        if self.fit_text is None:
+            return tuple(asked), tuple(prompts)
+        fitted: list[Prompt | None] = []
+        for prompt in prompts:
+            try:
+                fitted.append(self.fit_text(prompt))
+            except PromptError as error:
+                if is_alone:
+                    raise DataError(f"image {img_id}: a text cannot be learned: {error}") from error
+                fitted.append(None)
+        self._count_cut(sum(new is not old for new, old in zip(fitted, prompts, strict=True)), img_id)
+        kept = [(entry, prompt) for entry, prompt in zip(asked, fitted, strict=True) if prompt is not None]
+        if asked and not kept and is_alone:
+            raise DataError(f"image {img_id}: not one of its {len(asked)} texts fits the context of the LMM")
+        return tuple(entry for entry, _ in kept), tuple(prompt for _, prompt in kept)
+
+    def _count_cut(self, number: int, img_id: Any) -> None:
+        before, self.num_cut = self.num_cut, self.num_cut + number
+        if before.bit_length() < self.num_cut.bit_length():  # log the first one, and whenever the number has doubled
+            print_log(
+                f"{self.num_cut} texts so far were cut or left out, since they do not fit the context of the LMM or "
+                f"hold its special tokens; the last of image {img_id}",
+                logger="current",
+            )
 
     def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
         answer = self._choose(entry["answers"])
@@ -220,122 +255,6 @@ def _exchanged(entry: Mapping[str, Any]) -> dict[str, Any]:
     texts = {"question": exchange_sides(entry["question"]), "answers": tuple(map(exchange_sides, entry["answers"]))}
     history = tuple(tuple(map(exchange_sides, turn)) for turn in entry["history"])
     return {**entry, **texts, "history": history}
-
-
-def read_questions(content: Any, ann_file: str, report: _Report) -> tuple[list[dict], int]:
-    """Return a record per image of a file with ``images`` and ``questions``, and the number of its entries."""
-    images, entries = _tables(content, ann_file, "questions", report)
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _is_text(entry.get("question")):
-            report["question is missing or empty"].append(position)
-            continue
-        answers = entry["answers"] if "answers" in entry else [entry["answer"]] if "answer" in entry else []
-        if not isinstance(answers, list) or not all(map(_is_text, answers)):
-            report["an answer is not a text, or empty"].append(entry.get("id", position))
-        elif entry.get("image_id") not in images:
-            report["question about an unknown or skipped image"].append(entry.get("id", position))
-        else:
-            ident = entry.get("id", entry.get("question_id", position))
-            form = str(entry.get("form", ""))
-            images[entry["image_id"]]["questions"].append(_question(ident, entry["question"], answers, form=form))
-    return list(images.values()), len(images) + len(entries)
-
-
-def read_captions(content: Any, ann_file: str, report: _Report) -> tuple[list[dict], int]:
-    """Return a record per image of a COCO captions file, with one empty question, and the number of its entries."""
-    images, entries = _tables(content, ann_file, "annotations", report)
-    captions: defaultdict[Any, list[str]] = defaultdict(list)
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _is_text(entry.get("caption")):
-            report["caption is missing or empty"].append(position)
-        elif entry.get("image_id") not in images:
-            report["caption of an unknown or skipped image"].append(entry.get("id", position))
-        else:
-            captions[entry["image_id"]].append(entry["caption"])
-    for img_id, of_image in captions.items():
-        images[img_id]["questions"].append(_question(img_id, "", of_image))
-    return list(images.values()), len(images) + len(entries)
-
-
-def read_conversations(content: Any, ann_file: str, report: _Report) -> tuple[list[dict], int]:
-    """Return a record per conversation of a LLaVA-style file, and the number of its entries."""
-    if not isinstance(content, list):
-        raise DataError(f"{ann_file}: a conversations file holds a list, this one a {type(content).__name__}")
-    records = []
-    for position, entry in enumerate(content):
-        ident = entry.get("id", position) if isinstance(entry, dict) else position
-        problem = _conversation_problem(entry)
-        if problem:
-            report[problem].append(ident)
-            continue
-        turns = [turn["value"].replace(_IMAGE_MARK, "").strip() for turn in entry["conversations"]]
-        pairs = tuple(zip(turns[::2], turns[1::2], strict=False))  # a question at the end has no answer to learn
-        questions = [
-            _question(f"{ident}/{turn}", asked, [answer], history=pairs[:turn])
-            for turn, (asked, answer) in enumerate(pairs)
-        ]
-        records.append({"img_path": entry.get("image", ""), "img_id": ident, "ori_hw": None, "questions": questions})
-    return records, len(content)
-
-
-LAYOUTS: dict[str, Callable[[Any, str, _Report], tuple[list[dict], int]]] = {
-    "questions": read_questions,
-    "captions": read_captions,
-    "conversations": read_conversations,
-}
-
-
-def _conversation_problem(entry: Any) -> str | None:
-    turns = entry.get("conversations") if isinstance(entry, dict) else None
-    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
-        return "conversations is not a list of two turns or more"
-    if [_ROLES.get(turn.get("from")) for turn in turns] != [("human", "gpt")[place % 2] for place in range(len(turns))]:
-        return "turns do not alternate, human first"
-    values = [turn.get("value") for turn in turns]
-    if not all(_is_text(value) and value.replace(_IMAGE_MARK, "").strip() for value in values):
-        return "a turn is empty"
-    name = entry.get("image", "")
-    if not isinstance(name, str) or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-        return "image is not a file name, or leaves the image folder"
-    has_image = bool(name)
-    if [value.count(_IMAGE_MARK) for value in values] not in (
-        [int(has_image)] + [0] * (len(values) - 1),
-        [0] * len(values),
-    ):
-        return "<image> does not occur exactly once, in the first turn, or there is no image"
-    return None
-
-
-def _tables(content: Any, ann_file: str, key: str, report: _Report) -> tuple[dict[Any, dict], list]:
-    for name in ("images", key):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise DataError(f"{ann_file}: expected a dict with the lists 'images' and {key!r}; {name!r} is none")
-    images = {
-        img_id: {
-            "img_path": entry["file_name"],
-            "img_id": img_id,
-            "ori_hw": (int(entry["height"]), int(entry["width"])),
-            "questions": [],
-        }
-        for img_id, entry in check_images(content["images"], report).items()
-    }
-    return images, content[key]
-
-
-def _question(
-    ident: Any, question: str, answers: Sequence[str], *, history: tuple[tuple[str, str], ...] = (), form: str = ""
-) -> dict[str, Any]:
-    return {
-        "id": ident,
-        "question": question.strip(),
-        "answers": tuple(answer.strip() for answer in answers),
-        "history": history,
-        "form": form,
-    }
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != ""
 
 
 def _no_instances() -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import difflib
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lumen.engine.precision import check_autocast, is_mixed, widen_trained
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
 from lumen.engine.schedule import placed_schedulers
 from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.tokens.limits import text_limits
 from lumen.model import Lumen
 from lumen.paths import find_path
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
@@ -124,7 +126,7 @@ class LumenRunner(Runner):
             raise ConfigError("train_cfg.by_epoch must not be True: Lumen trains by iteration; give max_iters")
         settings = {"type": LumenTrainLoop, **{key: value for key, value in loop.items() if key != "by_epoch"}}
         if isinstance(self._train_dataloader, dict):
-            self._train_dataloader = _reproducible(self._filled(self._train_dataloader), self.seed)
+            self._train_dataloader = _reproducible(self._filled(self._train_dataloader, learns=True), self.seed)
         self._accumulate()
         return super().build_train_loop(settings)
 
@@ -147,11 +149,15 @@ class LumenRunner(Runner):
         self._test_dataloader = self._filled(self._test_dataloader)
         return super().build_test_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenTestLoop, **loop})
 
-    def _filled(self, dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
+    def _filled(self, dataloader: DataLoader | dict[str, Any], *, learns: bool = False) -> DataLoader | dict[str, Any]:
         """Return a loader whose transforms know what the model wants."""
         model = _unwrapped(self.model)
-        fills = isinstance(dataloader, dict) and isinstance(model, Lumen)
-        return fill_pipelines(dataloader, model.inputs) if fills else dataloader
+        if not isinstance(dataloader, dict) or not isinstance(model, Lumen):
+            return dataloader
+        inputs = model.inputs
+        if learns and model.lmm.input_spec is not None:  # none for features from a cache, which hold no text
+            inputs = replace(inputs, fit_text=text_limits(model.lmm, inputs.input_hw))
+        return fill_pipelines(dataloader, inputs)
 
     def _accumulate(self) -> None:
         """Load ``accumulative_counts`` batches as one, which the model computes in so many pieces.

@@ -109,6 +109,7 @@ def test_a_bounded_number_of_questions_is_drawn_and_stays_with_its_prompts(make)
         ({"id": 1, "image_id": 5, "question": "a"}, "unknown or skipped image"),
         ({"id": 1, "image_id": 1, "question": "a", "answer": ""}, "an answer is not a text"),
         ({"id": 1, "image_id": 1, "question": "a", "answers": "yes"}, "an answer is not a text"),
+        ({"id": 1, "image_id": 1, "question": "a", "answer": "b" * 8193}, "longer than 8192 characters"),
     ],
 )
 def test_a_broken_question_is_counted_and_too_many_are_an_error(make, entry, reason):
@@ -187,3 +188,13 @@ def test_questions_are_asked_behind_other_prompts_and_leave_targets_alone():
     assert [prompt.text for prompt in results["prompts"]] == ["star", "what?"]
     assert results["gt_instances"] == "own"
     assert [entry and entry["question"] for entry in results["questions"]] == [None, "what?"]
+
+
+def test_a_conversation_is_learned_up_to_a_turn_that_is_too_long(make):
+    later = [{"from": "human", "value": "and?"}, {"from": "gpt", "value": "b" * 8193}]
+    entry = {"id": "x", "image": "a.png", "conversations": [*TURNS, *later]}
+    with pytest.raises(DataError, match="longer than 8192 characters"):
+        make([entry], layout="conversations")
+    dataset = make([entry], layout="conversations", skip_budget=1.0)
+    assert [question["answers"] for question in dataset.get_data_info(0)["questions"]] == [("a star",), ("red",)]
+    assert dataset.report == {"a text is longer than 8192 characters": ["x"]}

@@ -60,11 +60,15 @@ class TextEncoder:
         if prompt not in self._suffixes:
             if len(self._suffixes) >= 65536:
                 self._suffixes.clear()
-            answer = self._check(prompt.answer, f"the answer to learn for {prompt.text!r}")
-            asked = self.question(prompt)
-            ids = (*asked, *self.encoder.ids(self._gap + answer), self.encoder.tokenizer.eos_token_id)
-            self._suffixes[prompt] = Suffix(ids, (0, 0), None, len(asked))
+            self._suffixes[prompt] = self.encode(prompt)
         return self._suffixes[prompt]
+
+    def encode(self, prompt: Prompt) -> Suffix:
+        """Return the tokens of one question and its answer, without remembering them; see ``suffix``."""
+        answer = self._check(prompt.answer, f"the answer to learn for {prompt.text!r}")
+        asked = self.question(prompt)
+        end = () if prompt.is_cut else (self.encoder.tokenizer.eos_token_id,)
+        return Suffix((*asked, *self.encoder.ids(self._gap + answer), *end), (0, 0), None, len(asked))
 
     def suffixes(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[Suffix]]:
         """Return the suffixes of the text prompts of each image."""
