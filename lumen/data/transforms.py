@@ -4,6 +4,7 @@ Random draws come from ``np.random``, which MMEngine seeds in each worker.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lumen.data.fields import field_rows, fields_to_input
 from lumen.data.image import PAD_VALUE, read_image, render_image, size_of
+from lumen.data.vocabulary import read_names, without_words_of
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform, box_area, clip_boxes
 from lumen.ops.masks import decode_masks, masks_to_input
@@ -219,6 +221,10 @@ class AskClasses:
     With ``num_prompts``, present classes come first, then absent ones as long as there is room. A class with nothing
     but crowd or ignored boxes is neither.
 
+    A model that learns few names answers to every name. ``negatives`` are names that no image of the data set shows:
+    they are asked beside the classes, with label -1 and without an object. Name none that an image may show, be it by
+    another word for a class; names that share a word with a class or its wording are left out.
+
     Args:
         num_prompts: Number of classes to ask for at most; ``None`` asks for all.
         task: Task of the prompts. A config may leave it out where the model has one decoder: the runner takes its task.
@@ -226,9 +232,12 @@ class AskClasses:
         every_wording: Ask all phrases of a class, each as its own prompt; otherwise one, the first or a random one.
         shuffle: Ask in random order, with random wording; otherwise in class order.
         max_absent: Upper bound on absent classes; ``None`` fills up to ``num_prompts``.
+        negatives: Names that no image shows, or ``everyday`` for those of ``lumen.data.vocabulary``.
+        num_negatives: How many of them are asked about an image, beyond ``num_prompts``, drawn at random.
 
     Raises:
-        ConfigError: A class or phrase is empty, or ``wording`` names an unknown class.
+        ConfigError: A class or phrase is empty, ``wording`` names an unknown class, there is no such vocabulary, or no
+            negative name is left.
     """
 
     def __init__(
@@ -240,6 +249,8 @@ class AskClasses:
         every_wording: bool = False,
         shuffle: bool = True,
         max_absent: int | None = None,
+        negatives: str | Sequence[str] | None = None,
+        num_negatives: int = 4,
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
@@ -252,6 +263,9 @@ class AskClasses:
         self.every_wording = every_wording
         self.shuffle = shuffle
         self.max_absent = max_absent
+        self.negatives = read_names(negatives)
+        self.num_negatives = num_negatives
+        self._foreign: tuple[str, ...] = ()
         self._checked_classes: tuple[str, ...] | None = None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +280,9 @@ class AskClasses:
             for label in asked.tolist()
             for text in self._phrases(classes[label])
         ]
+        if self._foreign:
+            drawn = np.random.permutation(len(self._foreign))[: self.num_negatives].tolist()
+            prompts += [Prompt(text=self._foreign[number], task=self.task) for number in drawn]
         prompt_labels = np.array([prompt.label for prompt in prompts], dtype=np.int64)
         is_answer = prompt_labels[:, None] == labels[None]
         results["prompts"] = tuple(prompts)
@@ -302,6 +319,9 @@ class AskClasses:
         unknown = set(self.wording) - set(classes)
         if unknown:
             raise ConfigError(f"wording names unknown classes {sorted(unknown)}; known are {list(classes)}")
+        self._foreign = without_words_of(self.negatives, [*classes, *chain.from_iterable(self.wording.values())])
+        if self.negatives and not self._foreign:
+            raise ConfigError(f"each of the negatives {list(self.negatives)} shares a word with a class; name others")
         self._checked_classes = classes
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lumen.engine.evaluation_meter import EvaluationMeter
+from lumen.engine.foreign import ForeignNames
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, set_rng_state
 from lumen.errors import ConfigError
@@ -107,13 +108,20 @@ class LumenTestLoop(TestLoop):
         dataloader: Test data.
         evaluator: Metrics.
         dtype: ``float32``, or ``bfloat16`` for mixed precision.
+        foreign_names: Ask about each image for so many names of things that it does not show, 100 at most, and report
+            ``foreign/false_alarms``; see ``ForeignNames``. Right where no image of the data set shows them.
     """
 
     def __init__(
-        self, runner: Any, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list, dtype: str = "float32"
+        self,
+        runner: Any,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        dtype: str = "float32",
+        foreign_names: int = 0,
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
-        self._evaluation = Evaluation(self, "test", dtype)
+        self._evaluation = Evaluation(self, "test", dtype, foreign_names=foreign_names)
 
     def run(self) -> dict[str, float]:
         """Test, write the protocol card and return the metrics."""
@@ -132,22 +140,31 @@ class Evaluation:
         loop: The loop, with its data and its metrics.
         mode: ``val`` or ``test``: names the hooks, the step of the model and the card.
         dtype: ``float32``, or ``bfloat16`` for mixed precision.
+        foreign_names: How many names of things that are not there to ask for, see ``ForeignNames``.
 
     Raises:
-        ConfigError: ``dtype`` is not accepted, or a metric needs what no decoder writes.
+        ConfigError: ``dtype`` is not accepted, or a metric needs what no decoder writes, or the model cannot be asked
+            for foreign names.
     """
 
-    def __init__(self, loop: ValLoop | TestLoop, mode: str, dtype: str) -> None:
+    def __init__(self, loop: ValLoop | TestLoop, mode: str, dtype: str, *, foreign_names: int = 0) -> None:
         self._loop = loop
         self._mode = mode
         self._dtype = check_dtype(dtype)
         check_needs(loop.evaluator, loop.runner.model)
+        classes = (loop.evaluator.dataset_meta or {}).get("classes", ())
+        model = loop.runner.model
+        self._foreign = ForeignNames(model, number=foreign_names, classes=classes) if foreign_names else None
 
     def run(self, run_loop: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Run MMEngine's loop, write the protocol card and return the metrics."""
         loop = self._loop
         self._meter = EvaluationMeter(loop.runner.model)
         figures = run_loop()
+        if self._foreign is not None:
+            foreign = self._foreign.figures()
+            loop.runner.logger.info(f"names of things that are not there: {foreign}")
+            figures = {**figures, **foreign}
         parts = {"dataset": loop.dataloader.dataset, "evaluator": loop.evaluator, "dtype": self._dtype}
         self._meter.write(loop.runner, **parts, figures=figures, mode=self._mode)
         return figures
@@ -160,6 +177,9 @@ class Evaluation:
         with autocast(self._dtype, runner.model), self._meter.timed():
             outputs = step(data_batch)
         self._meter.count(outputs)
+        if self._foreign is not None:
+            with autocast(self._dtype, runner.model):
+                self._foreign.ask(data_batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
         runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 

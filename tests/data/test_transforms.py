@@ -281,3 +281,24 @@ def test_blackened_images_show_nothing():
     assert BlackenImage(share=0.0)({"image": image})["image"] is image
     with pytest.raises(ConfigError, match="share"):
         BlackenImage(share=2.0)
+
+
+def test_negatives_are_asked_beside_the_classes_without_an_object():
+    options = {"num_prompts": 2, "negatives": ["boat", "a cup", "lamp"], "num_negatives": 2}
+    drawn = set()
+    for seed in range(20):
+        results = ask([0, 1], seed=seed, **options)
+        added = results["prompts"][2:]
+        assert [prompt.label for prompt in added] == [-1, -1]
+        assert sorted(results["gt_instances"]["prompt_index"].tolist()) == [0, 1]
+        drawn |= {prompt.text for prompt in added}
+    assert drawn == {"boat", "a cup", "lamp"}
+
+
+def test_negatives_that_share_words_with_classes_are_left_out_or_refused():
+    results = ask([0], num_prompts=1, negatives=["a big Ant", "boat"], wording={"bee": ["a wasp"]})
+    assert [prompt.text for prompt in results["prompts"]] == ["ant", "boat"]
+    with pytest.raises(ConfigError, match="shares a word with a class"):
+        ask([0], negatives=["wasp"], wording={"bee": ["a wasp"]})
+    with pytest.raises(ConfigError, match="no vocabulary 'nowhere'"):
+        AskClasses(negatives="nowhere")

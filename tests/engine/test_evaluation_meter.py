@@ -46,7 +46,7 @@ def runner(tmp_path, tiny_lumen):
         model=tiny_lumen,
         test_dataloader=loader,
         test_evaluator=evaluator,
-        test_cfg={"dtype": "float32"},
+        test_cfg={"dtype": "float32", "foreign_names": 3},
         randomness={"seed": 0},
     )
 
@@ -55,6 +55,7 @@ def test_a_test_writes_what_its_figures_depend_on(tmp_path, runner):
     figures = runner.test()
     card = json.loads((tmp_path / "work" / "protocol_test.json").read_text())
     assert card["figures"] == figures
+    assert figures["foreign/names"] == 3 and 0 <= figures["foreign/false_alarms"] <= 1
     assert card["dataset"].endswith("a.json")
     assert (card["num_images"], card["prompts_per_image"]) == (3, 2)
     assert (card["answer_mode"], card["template"], card["dtype"], card["boxes"]) == (
