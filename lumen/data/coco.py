@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from lumen.data.annotations import format_report, read_coco
+from lumen.data.node_dataset import NodeDataset
 from lumen.errors import DataError
 from lumen.paths import find_path
 from lumen.registry import DATASETS
@@ -19,7 +19,7 @@ _CHECK = "lumen check-data"
 
 
 @DATASETS.register_module()
-class CocoDataset(BaseDataset):
+class CocoDataset(NodeDataset):
     """Images, boxes and, if asked for, masks of a COCO-format file; a sample is one image.
 
     The pipeline receives a record of ``CocoFile.records`` with ``classes``, ``img_root`` and ``sample_idx`` added.
@@ -136,7 +136,7 @@ def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
         raise DataError(f"{error}. Everything that is wrong: {_CHECK} {ann_file}{images}") from error
 
 
-def take_usable(dataset: BaseDataset, index: int) -> Any:
+def take_usable(dataset: NodeDataset, index: int) -> Any:
     """Return a prepared sample, or, when training, the next one that can be used, within the data set's budget.
 
     Unusable images are counted in ``dataset.report``.
@@ -159,7 +159,7 @@ def take_usable(dataset: BaseDataset, index: int) -> Any:
     raise DataError(f"{dataset.ann_file}: not one image can be used\n{format_report(dataset.report)}")
 
 
-def _count_unusable(dataset: BaseDataset, index: int, error: DataError) -> None:
+def _count_unusable(dataset: NodeDataset, index: int, error: DataError) -> None:
     img_id = dataset.get_data_info(index)["img_id"]
     unusable = dataset.report.setdefault(UNREADABLE, [])
     if img_id in unusable:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from lumen.data.annotations import format_report
 from lumen.data.coco import naming_check_data, take_usable
 from lumen.data.fields import field_rows
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
+from lumen.data.node_dataset import NodeDataset
 from lumen.data.refer_files import read_refer
 from lumen.errors import ConfigError, DataError
 from lumen.paths import find_path
@@ -22,7 +22,7 @@ from lumen.structures import NO_LABEL, Prompt
 
 
 @DATASETS.register_module()
-class ReferDataset(BaseDataset):
+class ReferDataset(NodeDataset):
     """Images with referring sentences; a sample is one image with all its objects and all its sentences.
 
     The pipeline receives a record of ``read_refer`` with ``classes``, ``img_root`` and ``sample_idx`` added, so that

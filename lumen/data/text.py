@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from lumen.data.annotations import check_budget, format_report, parse_json
 from lumen.data.coco import take_usable
 from lumen.data.image import PAD_VALUE, read_image
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
+from lumen.data.node_dataset import NodeDataset
 from lumen.data.text_files import LAYOUTS, Report
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.paths import find_path
@@ -22,7 +22,7 @@ from lumen.structures import Prompt
 
 
 @DATASETS.register_module()
-class QuestionsDataset(BaseDataset):
+class QuestionsDataset(NodeDataset):
     """Images with texts; a sample is one image with all its questions.
 
     A record holds ``img_path``, ``img_id``, ``ori_hw`` (None where the file lacks it), ``instances`` without rows
