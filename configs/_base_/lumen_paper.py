@@ -2,6 +2,17 @@
 
 Its code was never released. Marks: SURE, the paper says so; INFERRED, it follows from the paper or from the code it
 builds on (LISA, SAM, CenterNet); UNKNOWN, nobody said, and the value is ours.
+
+Departs:
+- Two text losses, each with weight 1: one over the forced answers of location prompts, one over conversations, each
+  divided by its own tokens of the global batch. A trainer of LLaVA's kind has a single mean over all of these tokens.
+- The loss of the heatmap is divided by the objects of the global batch. CenterNet divides by the cells that hold a
+  centre, image by image in some code: two objects in one cell count once there.
+- The width of a bump keeps an IoU of .3 (CornerNet's figure, and that of mmdet's CenterNet); CenterNet's own code has
+  .7, which gives narrower bumps. The paper names neither.
+- A conversation without an image gets a grey one, so that all samples take the same steps; LLaVA shows none.
+- Each turn of a conversation is a suffix of its own behind the turns before it. The answers and what they see are those
+  of LLaVA's one sequence; earlier turns are computed again.
 """
 
 from mmengine.optim import LinearLR

@@ -75,7 +75,13 @@ _vqa = dict(
     # SURE: a subset of 665K samples. INFERRED: that it is this file.
     ann_file="sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json",
     data_prefix=dict(img="images"),
-    pipeline=[dict(type=LoadImageOrBlank), _resize, dict(type=AskQuestions, num_prompts=1, task="chat"), _pack],
+    # SURE: plain conversations. INFERRED from LLaVA: all turns of a conversation are learned in one sample.
+    pipeline=[
+        dict(type=LoadImageOrBlank),
+        _resize,
+        dict(type=AskQuestions, num_prompts=None, shuffle=False, task="chat"),
+        _pack,
+    ],
 )
 
 _located = [_coco, _objects365, _openimages, _refcoco, _refcocoplus, _refcocog, _coco_keypoints, _aic]

@@ -36,11 +36,15 @@ class GroundingMetric(BaseMetric):
         ``pr_f1``: Share of all prompts answered exactly: each target has its own box with an IoU of at least 0.5 and
             no box of at least ``score_threshold`` is left over; none at all where there is no target.
         ``n_acc_at_t_acc_90``: The best ``n_acc`` of any threshold with a ``t_acc`` of at least 0.9; 0 when none
-            reaches it. The threshold is found on the evaluated prompts themselves, so this is an upper bound.
+            reaches it. The threshold is found on the evaluated prompts
+            themselves, so this is an upper bound: for a figure to report, measure it on a validation split.
+        ``threshold_at_t_acc_90``: That threshold; -1 when there is none.
+        ``n_acc_at_threshold``, ``t_acc_at_threshold``: With ``threshold``, in place of these two, the shares at it.
 
     Args:
         further_thresholds: Overlaps besides 0.5 for which the accuracy is reported.
         score_threshold: Smallest score of a box that is an answer in the generalised figures.
+        threshold: The ``threshold_at_t_acc_90`` of another split, at which ``n_acc_at_threshold`` is reported.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
@@ -61,12 +65,15 @@ class GroundingMetric(BaseMetric):
         *,
         further_thresholds: Sequence[float | int] = (),
         score_threshold: float = 0.5,
+        threshold: float | None = None,
         prefix: str | None = None,
         collect_device: str = "cpu",
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.further_thresholds = _check_thresholds(further_thresholds)
         self.score_threshold = score_threshold
+        self.threshold = threshold
+        self.protocol = {} if threshold is None else {"threshold": threshold}
 
     @property
     def headline(self) -> str:
@@ -105,8 +112,19 @@ class GroundingMetric(BaseMetric):
             "n_acc": share((score < self.score_threshold)[is_absent]),
             "t_acc": share((score >= self.score_threshold)[~is_absent]),
             "pr_f1": share(table["is_exact"]),
-            "n_acc_at_t_acc_90": _best_n_acc(score, is_absent),
+            **self._at_threshold(score, is_absent),
         }
+
+    def _at_threshold(self, score: np.ndarray, is_absent: np.ndarray) -> dict[str, float]:
+        """Return the figures at the threshold that was given, or else at the best one of these prompts."""
+        if self.threshold is not None:
+            is_answered = score >= self.threshold
+            return {
+                "n_acc_at_threshold": share(~is_answered[is_absent]),
+                "t_acc_at_threshold": share(is_answered[~is_absent]),
+            }
+        best, threshold = _best_n_acc(score, is_absent)
+        return {"n_acc_at_t_acc_90": best, "threshold_at_t_acc_90": threshold}
 
 
 @METRICS.register_module()
@@ -290,14 +308,19 @@ def _is_matched(overlaps: np.ndarray, threshold: float = _RIGHT) -> bool:
     return True
 
 
-def _best_n_acc(score: np.ndarray, is_absent: np.ndarray) -> float:
-    """Return the share of prompts without target below the highest threshold that keeps 9 of 10 with targets."""
+def _best_n_acc(score: np.ndarray, is_absent: np.ndarray) -> tuple[float, float]:
+    """Return the share of prompts without target below the highest threshold that keeps 9 of 10 with targets, and it.
+
+    Without such a threshold it is -1.
+    """
     # Scores of prompts with targets, best first: the threshold is the last one that is needed for the share.
     present = np.sort(score[~is_absent])[::-1]
     if not len(present) or not is_absent.any():
-        return NOT_MEASURED
+        return NOT_MEASURED, NOT_MEASURED
     threshold = present[math.ceil(_LEAST_T_ACC * len(present)) - 1]
-    return float((score[is_absent] < threshold).mean()) if threshold > -np.inf else 0.0
+    if threshold == -np.inf:
+        return 0.0, NOT_MEASURED
+    return float((score[is_absent] < threshold).mean()), float(threshold)
 
 
 def _join(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

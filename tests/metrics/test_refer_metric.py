@@ -128,6 +128,16 @@ def test_the_swept_threshold_gives_up_one_in_ten():
     figures = grounding(boxed(targets, answers), score_threshold=0.05)
     assert figures["n_acc"] == 0.25 and figures["t_acc"] == 1
     assert figures["n_acc_at_t_acc_90"] == 0.75  # at 0.5, which loses the first prompt only
+    assert figures["threshold_at_t_acc_90"] == 0.5
+
+
+def test_a_threshold_of_another_split_is_taken_as_it_is():
+    """At 0.5 of a validation split, one of three answered prompts is lost and one of two empty ones is answered."""
+    sample = boxed([[A], [B], [C], [], []], [(0, 0.5, A), (1, 0.9, A), (2, 0.49, C), (3, 0.6, A), (4, 0.4, A)])
+    figures = grounding(sample, threshold=0.5)
+    assert figures["n_acc_at_threshold"] == 0.5
+    assert figures["t_acc_at_threshold"] == pytest.approx(2 / 3)
+    assert "n_acc_at_t_acc_90" not in figures
 
 
 def test_the_sweep_fails_when_too_many_prompts_have_no_answer():
@@ -136,12 +146,14 @@ def test_the_sweep_fails_when_too_many_prompts_have_no_answer():
 
 def test_no_predictions_at_all_are_misses_not_errors():
     figures = grounding(boxed([[A], []], []), boxed([], [], img_id=1))
-    assert figures == {"accuracy": 0, "n_acc": 1, "t_acc": 0, "pr_f1": 0.5, "n_acc_at_t_acc_90": 0}
+    best = {"n_acc_at_t_acc_90": 0, "threshold_at_t_acc_90": -1}
+    assert figures == {"accuracy": 0, "n_acc": 1, "t_acc": 0, "pr_f1": 0.5, **best}
 
 
 def test_without_prompts_of_a_kind_the_figure_is_minus_one():
     figures = grounding(boxed([[]], [(0, 0.9, A)]))
-    assert figures == {"accuracy": -1, "n_acc": 0, "t_acc": -1, "pr_f1": 0, "n_acc_at_t_acc_90": -1}
+    best = {"n_acc_at_t_acc_90": -1, "threshold_at_t_acc_90": -1}
+    assert figures == {"accuracy": -1, "n_acc": 0, "t_acc": -1, "pr_f1": 0, **best}
 
 
 def test_batch_equals_single():

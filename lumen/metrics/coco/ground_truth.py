@@ -14,11 +14,16 @@ from lumen.metrics.coco.matching import Objects
 from lumen.ops.masks import segmentation_to_rle
 
 GroundTruth = dict[str, list[dict]]
+FREQUENCIES = ("r", "c", "f")
+ABSENT = "neg_category_ids"
+INCOMPLETE = "not_exhaustive_category_ids"
 
 _AREAS_AT_ONCE = 255  # pycocotools counts the masks of a call in a byte
 
 
-def read_ground_truth(ann_file: str | os.PathLike[str], *, with_masks: bool = False) -> GroundTruth:
+def read_ground_truth(
+    ann_file: str | os.PathLike[str], *, with_masks: bool = False, federated: bool = False
+) -> GroundTruth:
     """Read what COCO's evaluation needs, with nothing left out.
 
     Annotations are numbered anew from 1: the evaluators take the id 0 for "not matched".
@@ -26,6 +31,7 @@ def read_ground_truth(ann_file: str | os.PathLike[str], *, with_masks: bool = Fa
     Args:
         ann_file: COCO-format json.
         with_masks: Read ``segmentation`` too, as RLE, and the sizes of images.
+        federated: Read too which classes are verified in an image, and how frequent each is, see ``add_verified``.
 
     Raises:
         DataError: The file cannot be read, or an entry lacks something.
@@ -46,7 +52,30 @@ def read_ground_truth(ann_file: str | os.PathLike[str], *, with_masks: bool = Fa
         sizes = {image["id"]: (image["height"], image["width"]) for image in images}
         for entry, annotation in zip(content["annotations"], annotations, strict=True):
             annotation["segmentation"] = _mask(entry, sizes[annotation["image_id"]], ann_file)
-    return {"images": images, "categories": categories, "annotations": annotations}
+    truth = {"images": images, "categories": categories, "annotations": annotations}
+    if federated:
+        add_verified(truth, content, ann_file)
+    return truth
+
+
+def add_verified(truth: GroundTruth, content: Mapping[str, Any], ann_file: str | os.PathLike[str]) -> None:
+    """Add to ground truth what an LVIS file states of its images and categories.
+
+    Images get the ids of the classes that are verified absent and of those that are annotated incompletely, categories
+    their ``frequency``: ``r`` for rare, ``c`` for common, ``f`` for frequent.
+
+    Raises:
+        DataError: An image lacks a list, or a category its frequency.
+    """
+    for table, keys in (("images", (ABSENT, INCOMPLETE)), ("categories", ("frequency",))):
+        for entry, source in zip(truth[table], content[table], strict=True):
+            lacking = [key for key in keys if key not in source]
+            if lacking:
+                raise DataError(f"{ann_file}: {table} {source['id']} has no {lacking}; federated files are LVIS's")
+            entry.update({key: source[key] for key in keys})
+    unknown = {entry["frequency"] for entry in truth["categories"]} - set(FREQUENCIES)
+    if unknown:
+        raise DataError(f"{ann_file}: frequency must be one of {FREQUENCIES}, got {sorted(map(str, unknown))}")
 
 
 def objects_of(

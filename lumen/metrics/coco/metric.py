@@ -9,7 +9,8 @@ from mmengine.logging import print_log
 
 from lumen.errors import ConfigError, DataError
 from lumen.metrics.coco.backends import Predictions, choose_backend, evaluate
-from lumen.metrics.coco.ground_truth import GroundTruth, read_ground_truth
+from lumen.metrics.coco.federated import columns_of, verified_answers, with_open_regions
+from lumen.metrics.coco.ground_truth import FREQUENCIES, GroundTruth, read_ground_truth
 from lumen.metrics.tables import annotation_file, mean_of_measured, require_fields, to_array
 from lumen.ops.masks import Rle
 from lumen.paths import find_path
@@ -36,6 +37,9 @@ class CocoMetric(BaseMetric):
             ``auto`` takes ``numpy``, which is by far the fastest.
         max_dets: Number of predictions per image and class that count, best first.
         classwise: Report the AP of each class as well.
+        federated: Evaluate as LVIS does: ``max_dets`` is the number of predictions per image over all classes,
+            predictions of classes that nobody looked for in an image do not count, nor do unmatched ones of classes
+            that are annotated incompletely. The AP of rare, common and frequent classes is reported too.
         is_partial: Evaluate on the answered images only, such as the first hundred. Such figures are not COCO figures.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
@@ -56,6 +60,7 @@ class CocoMetric(BaseMetric):
         backend: str = "auto",
         max_dets: int = 100,
         classwise: bool = False,
+        federated: bool = False,
         is_partial: bool = False,
         prefix: str | None = None,
         collect_device: str = "cpu",
@@ -67,6 +72,7 @@ class CocoMetric(BaseMetric):
         self.backend = choose_backend(backend)
         self.max_dets = max_dets
         self.classwise = classwise
+        self.federated = federated
         self.is_partial = is_partial
         self._ground_truth = None if ann_file is None else self._read()
         self._sizes_hw: dict[int, tuple[int, int]] = {}
@@ -128,6 +134,7 @@ class CocoMetric(BaseMetric):
             "classes": len(cat_ids),
             "prompts_per_image": (min(num_prompts, default=0), max(num_prompts, default=0)),
             "ground_truth": "answered images only" if self.is_partial else "all images, unfiltered",
+            **({"classes_counted": "verified per image, as in LVIS"} if self.federated else {}),
             "max_dets": self.max_dets,
             "backend": self.backend,
         }
@@ -137,14 +144,15 @@ class CocoMetric(BaseMetric):
     def _figures(
         self, iou_type: str, results: Sequence[Mapping[str, Any]], img_ids: list[int], cat_ids: Sequence[int]
     ) -> dict[str, float]:
-        settings = {"img_ids": img_ids, "cat_ids": cat_ids, "max_dets": self.max_dets}
-        predictions = _predictions(results, cat_ids, "scores", iou_type)
-        ap = evaluate(self.backend, self.ground_truth, predictions, **settings)
+        predictions, ap = self._curves(_predictions(results, cat_ids, "scores", iou_type), img_ids, cat_ids)
         figures = {f"{iou_type}_mAP{name}": mean_of_measured(ap[:, :, :, area]) for name, area in _AREAS.items()}
         figures |= {
             f"{iou_type}_mAP_50": mean_of_measured(ap[0, :, :, 0]),
             f"{iou_type}_mAP_75": mean_of_measured(ap[5, :, :, 0]),
         }
+        if self.federated:
+            columns = {name: columns_of(self.ground_truth, cat_ids, name) for name in FREQUENCIES}
+            figures |= {f"{iou_type}_AP{n}": mean_of_measured(ap[:, :, c, 0]) for n, c in columns.items()}
         if self.classwise:
             # The evaluators sort the category ids.
             columns = np.argsort(np.argsort(cat_ids))
@@ -153,13 +161,23 @@ class CocoMetric(BaseMetric):
                 f"{iou_type}_AP_{n}": mean_of_measured(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)
             }
         if len(predictions.scores) and all("peak_scores" in result for result in results):
-            peaks = _predictions(results, cat_ids, "peak_scores", iou_type)
-            ap = evaluate(self.backend, self.ground_truth, peaks, **settings)
+            _, ap = self._curves(_predictions(results, cat_ids, "peak_scores", iou_type), img_ids, cat_ids)
             figures[f"{iou_type}_mAP_peak_only"] = mean_of_measured(ap[:, :, :, 0])
         return figures
 
+    def _curves(
+        self, predictions: Predictions, img_ids: list[int], cat_ids: Sequence[int]
+    ) -> tuple[Predictions, np.ndarray]:
+        """Return the predictions that count, and the interpolated precision."""
+        truth = self.ground_truth
+        if self.federated:
+            predictions = verified_answers(predictions, truth, max_dets=self.max_dets)
+            truth = with_open_regions(truth, with_masks=predictions.masks is not None)
+        settings = {"img_ids": img_ids, "cat_ids": cat_ids, "max_dets": self.max_dets}
+        return predictions, evaluate(self.backend, truth, predictions, **settings)
+
     def _read(self) -> GroundTruth:
-        return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types)
+        return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types, federated=self.federated)
 
     def _size_hw(self, img_id: int) -> tuple[int, int] | None:
         """Return the size of an image; None where the file does not know it, which ``compute_metrics`` reports."""
