@@ -23,7 +23,7 @@ _LAST_COEFFICIENT = 63
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a pass over the file adds: coefficients ``first`` to ``last`` of some components, down to bit ``low_bit``."""
+    """What a pass over the image adds: coefficients ``first`` to ``last`` of some components, down to ``low_bit``."""
 
     components: bytes
     first: int
@@ -39,7 +39,8 @@ def decode_cut_jpeg(content: bytes) -> tuple[Image.Image, float]:
 
     Returns:
         The image, and the share of its pixels that are missing and grey: the lowest rows, and the right part of the
-        rows where the file breaks off. In a progressive file nothing is grey: the last pass only sharpens what is there.
+        rows where the file breaks off. In a progressive file nothing is grey: the last pass only sharpens what is
+        there.
 
     Raises:
         OSError: The file is broken in another way, or so much is missing that no pass shows the whole image.

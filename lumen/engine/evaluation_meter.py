@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -37,6 +37,7 @@ class EvaluationMeter:
         self._num_samples = self._num_prompts = 0
         self._seconds = 0.0
         self._stride: int | None = None
+        self._unusable: dict[str, str] = {}
         self._hook = None
         if isinstance(self._model, Lumen):
             self._model.lmm.usage.clear()
@@ -55,8 +56,9 @@ class EvaluationMeter:
         self._seconds += time.perf_counter() - start
 
     def count(self, samples: Sequence[PerceptionSample | Any]) -> None:
-        """Count answered samples and their prompts."""
+        """Count answered samples and their prompts, and note those whose image could not be used."""
         self._num_samples += len(samples)
+        self._unusable |= {s.img_path: s.fault for s in samples if isinstance(s, PerceptionSample) and "fault" in s}
         self._num_prompts += sum(len(sample.prompts) for sample in samples if isinstance(sample, PerceptionSample))
 
     def write(
@@ -81,8 +83,12 @@ class EvaluationMeter:
         """
         if self._hook is not None:
             self._hook.remove()
+        unusable = {path: why for own in all_gather_object(self._unusable) for path, why in own.items()}
         if not is_main_process():
             return
+        if unusable:
+            listed = "\n".join(f"  {why}" for why in unusable.values())
+            runner.logger.warning(f"{len(unusable)} images could not be used and count as unanswered:\n{listed}")
         meta, lmm = evaluator.dataset_meta or {}, self._model.lmm if isinstance(self._model, Lumen) else None
         asking, usage, written = ({}, None, None) if lmm is None else (lmm.protocol, lmm.usage, lmm.answer_report)
         card = ProtocolCard(
@@ -90,6 +96,7 @@ class EvaluationMeter:
             checkpoint=_weights_of(runner),
             dataset=str(meta.get("ann_file") or type(dataset).__name__),
             num_images=len(dataset),
+            unusable_images=unusable,
             boxes=str(meta.get("boxes", "not used")),
             prompts_per_image=self._per_image(self._num_prompts),
             answer_mode=asking.get("answer_mode"),

@@ -68,5 +68,5 @@ def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Names
     except LumenError as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         sys.exit(2)
