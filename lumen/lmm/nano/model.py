@@ -18,6 +18,7 @@ from transformers import (
 
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.nano.vision import NanoVisionConfig
+from lumen.lmm.untrained import note_untrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
+    note_untrained(model.config, [""])
     model.save_pretrained(folder)
     build_processor(config, tokenizer).save_pretrained(folder)
     return folder
