@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
     from lumen.lmm.check_packing import check_packing
     from lumen.structures import Prompt
 
-    adapter = HFAdapter(arguments.model, template=arguments.template, attention=arguments.attention).eval()
+    adapter = HFAdapter(arguments.model, template=arguments.template, base={"attention": arguments.attention}).eval()
     adapter.to(device=arguments.device, dtype=getattr(torch, arguments.dtype))
     spec = adapter.input_spec
     height, width = spec.fixed_hw or (10 * spec.multiple, 12 * spec.multiple)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_images, relative_difference
+from helpers import make_images
 from transformers import (
     AutoProcessor,
     CLIPConfig,
@@ -26,13 +26,14 @@ from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm import assemble
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.assemble import LanguageModel, assemble_llava, load_language_model, load_tower, with_images
+from lumen.lmm.check_packing import TOLERANCE, check_packing
 from lumen.lmm.nano.tokenizer import build_tokenizer
 from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 3}
 TEXT_ONLY = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '[/]' }}{% endfor %}"
-PHRASES = ("star", "red ring", "a cat left of the dog")
+PROMPTS = [[Prompt(text) for text in ("star", "red ring", "a cat left of the dog")], [Prompt("star")]]
 
 
 def save_llm(folder, kind=LlamaForCausalLM, template=TEXT_ONLY, **fields):
@@ -68,22 +69,20 @@ def make(folder, tower, **options):
     return assemble_llava(folder / "lmm", llm, load_tower(tower), **options)
 
 
-def ask(adapter, images):
+def grid_of(adapter, size_hw):
     with torch.no_grad():
-        return adapter(images, [[Prompt(text) for text in PHRASES]] * len(images))
+        return adapter(make_images(1, size_hw), [[Prompt("star")]]).grid
 
 
 @pytest.mark.parametrize(("kind", "strategy"), [("clip", "default"), ("siglip", "full"), ("dinov2", "default")])
 def test_any_tower_and_language_model_give_an_lmm_that_packs(tmp_path, kind, strategy):
     folder = make(tmp_path, save_tower(kind, tmp_path / "tower"))
-    adapter = HFAdapter(str(folder), attention="sdpa").eval()
-    assert adapter.packing == "packed" and adapter.splits
+    adapter = HFAdapter(str(folder), base={"attention": "sdpa"}).eval()
+    assert adapter.packing.is_packed and adapter.splits
     assert adapter.config.vision_feature_select_strategy == strategy
     assert adapter.statistics.mean == (0.4,) * 3
-    packed = ask(adapter, make_images(2, (32, 32)))
-    adapter.packing = "separate"
-    assert relative_difference(packed.query, ask(adapter, make_images(2, (32, 32))).query) <= 1e-5
-    assert packed.grid.shape == (2, 32, 4, 4)
+    assert check_packing(adapter, make_images(2, (32, 32)), PROMPTS) <= TOLERANCE
+    assert grid_of(adapter, (32, 32)).shape == (1, 32, 4, 4)
 
 
 def test_the_parts_keep_their_weights_and_the_connector_follows_the_seed(tmp_path):
@@ -123,7 +122,7 @@ def test_it_lies_on_disk_as_a_downloaded_model(tmp_path):
 def test_a_tower_from_scratch_is_noted_and_takes_any_size(tmp_path):
     adapter = HFAdapter(str(make(tmp_path, "nano"))).eval()
     assert adapter.config.untrained_parts == ["model.multi_modal_projector", "model.vision_tower"]
-    assert ask(adapter, make_images(1, (48, 64))).grid.shape == (1, 128, 3, 4)
+    assert grid_of(adapter, (48, 64)).shape == (1, 128, 3, 4)
 
 
 def test_another_kind_of_language_model_and_a_template_that_shows_images(tmp_path):
@@ -154,9 +153,9 @@ def test_a_template_that_writes_lists_or_nothing_is_not_taken():
 def test_parts_that_do_not_fit_are_told(tmp_path):
     with pytest.raises(ConfigError, match="behind at most a class token; Dinov2WithRegistersModel gives 21 for 16"):
         make(tmp_path, save_tower("registers", tmp_path / "tower"))
-    with pytest.raises(CheckpointError, match="language model '.*gone' cannot be read"):
+    with pytest.raises(CheckpointError, match=r"language model '.*gone' cannot be read"):
         load_language_model(tmp_path / "gone")
-    with pytest.raises(CheckpointError, match="tower '.*gone' cannot be read"):
+    with pytest.raises(CheckpointError, match=r"tower '.*gone' cannot be read"):
         load_tower(tmp_path / "gone")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "no_such_tower"}')

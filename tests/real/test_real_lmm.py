@@ -18,14 +18,14 @@ IMAGES = make_images(2, (96, 128))
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def adapter(request, real_lmm):
-    return HFAdapter(str(real_lmm), base_dtype=request.param, template="paper").eval()
+    return HFAdapter(str(real_lmm), base={"dtype": request.param}, template="paper").eval()
 
 
 def test_grouped_queries_pass_the_self_check(adapter):
     heads = adapter.config.text_config
     assert (heads.num_attention_heads, heads.num_key_value_heads) == (9, 3)
     assert selfcheck.packing_works(adapter.config) and selfcheck.split_works(adapter.config)
-    assert adapter.packing == "packed" and adapter.splits
+    assert adapter.packing.is_packed and adapter.splits
 
 
 def test_packed_prompts_equal_separate_ones(adapter):
@@ -51,9 +51,8 @@ def test_text_alone_is_answered_as_the_language_model_does(adapter):
 
 
 def test_an_answer_about_an_image_ends_or_reaches_its_bound(adapter):
-    encoded = adapter.encode_images(IMAGES[:1])
     with torch.no_grad():
-        (answers,) = adapter.generate(encoded, IMAGES.shape[-2:], [[Prompt("what is this?", "vqa")]], 8)
+        (answers,) = adapter.generate(adapter.encode_images(IMAGES[:1]), [[Prompt("what is this?", "vqa")]], 8)
     print(answers)
     assert len(answers) == 1 and answers[0].strip() and "<|im_end|>" not in answers[0]
 
@@ -61,9 +60,9 @@ def test_an_answer_about_an_image_ends_or_reaches_its_bound(adapter):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lora_learns_and_is_exported(real_lmm, dtype, tmp_path):
     torch.manual_seed(0)
-    options = {"base_dtype": dtype, "template": "paper"}
+    base = {"dtype": dtype, "new_tokens": "learn"}
     lora = {"r": 8, "alpha": 16, "dropout": 0.0}
-    adapter = HFAdapter(str(real_lmm), **options, lora=lora, new_tokens="learn").train()
+    adapter = HFAdapter(str(real_lmm), template="paper", base={**base, "lora": lora}).train()
     adapter.base_model.model.vision_tower.requires_grad_(False).eval()
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
     assert all(
@@ -73,7 +72,7 @@ def test_lora_learns_and_is_exported(real_lmm, dtype, tmp_path):
     losses = []
     for _ in range(6):
         answered = adapter(IMAGES, PROMPTS).text_losses["loss_answer"]
-        loss = answered / adapter.count_answer_tokens(PROMPTS)
+        loss = answered / adapter.count_tokens(PROMPTS)["answer_tokens"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,9 +86,9 @@ def test_lora_learns_and_is_exported(real_lmm, dtype, tmp_path):
     adapter.merge_lora().save_pretrained(tmp_path)
     adapter.encoder.tokenizer.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text((real_lmm / "preprocessor_config.json").read_text())
-    again = HFAdapter(str(tmp_path), **options, new_tokens="learn").eval()
+    again = HFAdapter(str(tmp_path), template="paper", base=base).eval()
     again.load_state_dict(rows, strict=False)
     with torch.no_grad():
         difference = relative_difference(again(IMAGES, PROMPTS).query, before)
     print("merged and reloaded", dtype, difference)
-    assert difference <= {"float32": 1e-4, "bfloat16": 5e-2}[dtype]
+    assert difference <= {"float32": 1e-5, "bfloat16": 5e-2}[dtype]
