@@ -7,19 +7,12 @@ The data, the augmentation and the batch are those of ``detection/detection_nano
 """
 
 from mmengine.config import read_base
-from mmengine.optim import CosineAnnealingLR, LinearLR
 
 with read_base():
     from .._base_.photo import _base_path, _freeze, _groups
     from ..detection.detection_nano_bccd import *
 
-_num_iters = 400
-
 model["lmm"]["name_or_path"] = _base_path
 optim_wrapper["paramwise_cfg"] = _groups
 custom_hooks = [*custom_hooks, _freeze]
-train_cfg = dict(max_iters=_num_iters, val_interval=_num_iters)
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=_num_iters, T_max=_num_iters - 100, eta_min=3e-5),
-]
+train_cfg = dict(max_iters=400)

