@@ -179,7 +179,7 @@ def test_the_help_of_every_tool_has_examples_that_exist(tool):
 def check_options(tool, words):
     """Fail unless the tool knows each option among the words of a command."""
     source = tool.read_text(encoding="utf-8")
-    if "add_common_options" in source:
+    if "add_common_options" in source or "add_plugin_options" in source:
         source += (ROOT / "lumen" / "engine" / "tool.py").read_text(encoding="utf-8")
     called = next(place for place, word in enumerate(words) if word.endswith(tool.name))
     options = [word.partition("=")[0] for word in words[called:] if word.startswith("--")]

@@ -83,12 +83,9 @@ class EvaluationMeter:
         """
         if self._hook is not None:
             self._hook.remove()
-        unusable = {path: why for own in all_gather_object(self._unusable) for path, why in own.items()}
+        unusable = self._all_unusable(runner)
         if not is_main_process():
             return
-        if unusable:
-            listed = "\n".join(f"  {why}" for why in unusable.values())
-            runner.logger.warning(f"{len(unusable)} images could not be used and count as unanswered:\n{listed}")
         meta, lmm = evaluator.dataset_meta or {}, self._model.lmm if isinstance(self._model, Lumen) else None
         asking, usage, written = ({}, None, None) if lmm is None else (lmm.protocol, lmm.usage, lmm.answer_report)
         card = ProtocolCard(
@@ -116,6 +113,14 @@ class EvaluationMeter:
         )
         card.write(Path(runner.work_dir) / f"protocol_{mode}.json")
         runner.logger.info(card.text())
+
+    def _all_unusable(self, runner: Runner) -> dict[str, str]:
+        """Return, and list, the images of all ranks that could not be used; every rank calls it."""
+        unusable = {path: why for own in all_gather_object(self._unusable) for path, why in own.items()}
+        if unusable:
+            listed = "\n".join(f"  {why}" for why in unusable.values())
+            runner.logger.warning(f"{len(unusable)} images could not be used and count as unanswered:\n{listed}")
+        return unusable
 
     def _note_stride(self, module: nn.Module, inputs: Any, shared: SharedRepresentation) -> None:
         self._stride = shared.stride

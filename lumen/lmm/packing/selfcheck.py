@@ -131,7 +131,7 @@ def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Te
 def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
     """Give the LLM at toy size: each kind of layer once or twice, the heads as wide and grouped as they are.
 
-    It runs without gradients. The whole model is laid out without memory first: only it knows which class its LLM is of.
+    It runs without gradients. The whole model is laid out without memory first: only it knows the class of its LLM.
     """
     config = AutoConfig.for_model(**fields)
     text = config.text_config.to_dict()
