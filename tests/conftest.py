@@ -5,7 +5,8 @@ from helpers import TINY, adapter_options
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.nano.model import make_nano
+from lumen.lmm.nano import efficientnet
+from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.model import Lumen
 
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
@@ -15,6 +16,15 @@ torch.set_num_threads(1)  # a second thread of a tiny model only spins
 def tiny_nano(tmp_path_factory):
     """Return the folder of a two-layer nano model with random weights."""
     return make_nano(tmp_path_factory.mktemp("nano"), sizes=TINY, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_photo(tmp_path_factory):
+    """Return the folder of a small photo base; the weights of its tower, which lie in a package, are random."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "load_imagenet_weights", lambda network: None)
+        sizes = NanoSizes(width=32, vision_layers=1, tower="efficientnet-lite0")
+        return make_nano(tmp_path_factory.mktemp("photo"), sizes=sizes)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from real_layouts import make_all
 from lumen.config import read_config
 from lumen.data.pipelines import fill_pipelines
 from lumen.engine.check_config import load_config
+from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, norms_with_fixed_statistics
 from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.cached import CachedAdapter
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
@@ -93,11 +94,11 @@ def test_a_leaf_survives_copying_and_dumping(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", [path for path in LEAVES if path not in PAPER], ids=lambda path: path.stem)
-def test_a_leaf_builds_and_takes_a_step(path, tiny_nano):
+def test_a_leaf_builds_and_takes_a_step(path, tiny_nano, tiny_photo):
     config = load(path)
     if config.model.lmm.type is CachedAdapter:  # the full model in its place, since there is no cache
         config.model.lmm = config.model.lmm.lmm
-    config.model.lmm.name_or_path = str(tiny_nano)
+    config.model.lmm.name_or_path = str(tiny_photo if "photo" in path.stem else tiny_nano)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model)
@@ -107,6 +108,23 @@ def test_a_leaf_builds_and_takes_a_step(path, tiny_nano):
         logged = one_step(config, model, (64, 96))
     assert all(value.isfinite() for value in logged.values())
     assert logged["loss"] > 0
+
+
+def test_the_photo_recipe_keeps_early_stages_depthwise_kernels_and_statistics(tiny_photo):
+    config = load(ROOT / "configs" / "finetune" / "detection_photo_bccd.py")
+    config.model.lmm.name_or_path = str(tiny_photo)
+    with DefaultScope.overwrite_default_scope("lumen"):
+        model = MODELS.build(config.model)
+    network = model.lmm.base_model.model.vision_tower.network
+    (hook,) = [hook for hook in config.custom_hooks if hook["type"] is FreezeHook]
+    freeze_parameters(model, hook["freeze"])
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert {name.partition(".")[0] for name in trained} == {"stages"}
+    assert {name.split(".")[1] for name in trained} == {"2", "3", "4", "5", "6"}
+    assert "stages.2.0.depthwise.conv.weight" not in trained
+    assert {"stages.2.0.depthwise.norm.weight", "stages.2.0.expand.conv.weight"} <= trained
+    norms = norms_with_fixed_statistics(model, hook["statistics"])
+    assert norms == [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

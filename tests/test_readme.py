@@ -155,7 +155,7 @@ def test_the_help_of_every_tool_has_examples_that_exist(tool):
 def check_options(tool, words):
     """Fail unless the tool knows each option among the words of a command."""
     source = tool.read_text(encoding="utf-8")
-    if "add_common_options" in source:
+    if "add_common_options" in source or "add_plugin_options" in source:
         source += (ROOT / "lumen" / "engine" / "tool.py").read_text(encoding="utf-8")
     called = next(place for place, word in enumerate(words) if word.endswith(tool.name))
     options = [word.partition("=")[0] for word in words[called:] if word.startswith("--")]
@@ -230,7 +230,7 @@ def test_every_task_has_a_blind_baseline():
 
 
 def test_every_family_has_a_name_in_the_readme():
-    text = re.sub("[^a-z0-9]", "", README.partition("Known families are")[2].partition("For another one")[0].lower())
+    text = re.sub("[^a-z0-9]", "", README.partition("Known families:")[2].partition("an unknown one")[0].lower())
     kinds = {key.partition("/")[0].removeprefix("llava_").replace("_", "") for key in FAMILIES}
     assert [kind for kind in sorted(kinds) if kind not in text] == []
 

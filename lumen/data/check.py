@@ -7,18 +7,21 @@ from typing import Any
 
 from lumen.data.annotations import category_problem, find_segmentation, load_json, parse_coco
 from lumen.data.federated import ABSENT
-from lumen.data.image import check_inside, read_image
+from lumen.data.image import check_inside, read_header, read_image_file
 from lumen.errors import DataError
 
 Report = dict[str, list[Any]]
 _NUM_NAMES = 10
 Progress = Callable[[Sequence[dict]], Iterable[dict]]
+UNREADABLE = "image file cannot be read"
+CUT = "image file lacks its end; what is missing is read as grey"
 
 
 def check_coco(
     ann_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str] | None = None,
     *,
+    decode: bool = False,
     progress: Progress = iter,
 ) -> Report:
     """Return reason -> ids of the images, annotations or categories that it concerns; empty for a sound data set.
@@ -29,7 +32,8 @@ def check_coco(
 
     Args:
         ann_file: Instances, person keypoints, or both.
-        image_root: Folder of the images; they are all decoded. ``None`` leaves images out.
+        image_root: Folder of the images, whose headers are read. ``None`` leaves images out.
+        decode: Decode all images, too.
         progress: Wraps the list of images, to show how far the check is.
 
     Raises:
@@ -49,7 +53,7 @@ def check_coco(
     _check_names(parsed.records, report)
     if image_root is not None:
         for record in progress(parsed.records):
-            problem = _file_problem(record["img_path"], image_root, record["ori_hw"])
+            problem = image_problem(record["img_path"], image_root, record["ori_hw"], decode=decode)
             if problem is not None:
                 report[problem].append(record["img_id"])
     return dict(report)
@@ -133,7 +137,23 @@ def _check_names(records: list[dict], report: defaultdict[str, list[Any]]) -> No
             report["image file named by an earlier image too"].append(record["img_id"])
 
 
-def _file_problem(path: str, root: str | os.PathLike[str], size_hw: tuple[int, int]) -> str | None:
+def image_problem(
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    size_hw: tuple[int, int] | None,
+    *,
+    decode: bool = False,
+) -> str | None:
+    """Return what is wrong with an image file, or None.
+
+    The header is always read. A file that does not end as one of its format is decoded, to see how much is missing.
+
+    Args:
+        path: The file.
+        root: Folder that it must lie in.
+        size_hw: Height and width that it should have; ``None`` where nobody knows.
+        decode: Decode every file.
+    """
     try:
         check_inside(path, root)
     except DataError:
@@ -141,10 +161,13 @@ def _file_problem(path: str, root: str | os.PathLike[str], size_hw: tuple[int, i
     if not os.path.isfile(path):
         return "image file is missing"
     try:
-        found_hw = read_image(path).shape[:2]
+        found_hw, is_whole = read_header(path)
+        is_cut = read_image_file(path).is_cut if decode or not is_whole else False
     except DataError:
-        return "image file cannot be read"
-    return None if found_hw == size_hw else "image file has another size than its entry"
+        return UNREADABLE
+    if size_hw is not None and found_hw != tuple(size_hw):
+        return "image file has another size than its entry"
+    return CUT if is_cut else None
 
 
 def class_difference(train: Any, val: Any) -> str | None:

@@ -40,7 +40,7 @@ class CocoDataset(NodeDataset):
             ``num_prompts`` in training, since asking for all asks for unverified classes as well.
         filter_empty: Leave out images without any kept annotation.
         skip_budget: Share of the images, and of the annotations, that may be skipped before it is an error.
-        test_mode: Raise at once for an unusable image instead of taking the next one.
+        test_mode: Give a grey image with a ``fault`` in place of an unusable one, instead of taking the next one.
 
     Raises:
         DataError: The file is not a COCO file, lacks a class, holds no usable image, or the budget is exceeded.
@@ -112,6 +112,7 @@ class CocoDataset(NodeDataset):
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
         record["fields"] = self.fields
+        record["test_mode"] = self.test_mode
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:
@@ -139,14 +140,15 @@ def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
 def take_usable(dataset: NodeDataset, index: int) -> Any:
     """Return a prepared sample, or, when training, the next one that can be used, within the data set's budget.
 
-    Unusable images are counted in ``dataset.report``.
+    In an evaluation every sample is asked: ``LoadImage`` puts a grey image in place of one that cannot be used. When
+    training, unusable images are counted in ``dataset.report``.
 
     Args:
         dataset: A data set with ``report`` and ``skip_budget``, such as ``CocoDataset``.
         index: Where to start.
 
     Raises:
-        DataError: In test mode at the first unusable image, else when the budget is exceeded.
+        DataError: In test mode at the first unusable annotation, else when the budget is exceeded.
     """
     dataset.full_init()
     if dataset.test_mode:

@@ -3,11 +3,15 @@
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from lumen.data.cut_jpeg import MAX_MISSING, decode_cut_jpeg, has_end
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform
 
@@ -45,36 +49,97 @@ def size_of(input_hw: Sequence[int] | None, owner: str) -> tuple[int, int]:
     return int(input_hw[0]), int(input_hw[1])
 
 
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """What a file gave.
+
+    Args:
+        pixels: Writable uint8 RGB (height, width, 3).
+        missing: Share of the pixels that the file lacks, grey at the bottom; 0 for a whole file.
+        is_cut: Whether the file lacks its end.
+    """
+
+    pixels: np.ndarray
+    missing: float = 0.0
+    is_cut: bool = False
+
+
 def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """Read an image file as RGB; see ``read_image_file``.
+
+    Returns:
+        Writable uint8 array (height, width, 3).
+    """
+    return read_image_file(path, root=root).pixels
+
+
+def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> ReadImage:
     """Read an image file as RGB.
 
     EXIF orientation is not applied: COCO-format annotations refer to the pixels as they are stored. Transparent
-    pixels are blended with white, 16-bit grey is scaled to 8 bits.
+    pixels are blended with white, 16-bit grey is scaled to 8 bits. A JPEG file whose end is missing is read, with grey
+    where pixels are missing, as long as these are at most 5 % of the image.
 
     Args:
         path: JPEG, PNG, WEBP, BMP or TIFF, at most 50 million pixels and 64 MiB.
         root: Folder that the file must lie in once links are followed; ``None`` allows any.
 
-    Returns:
-        Writable uint8 array (height, width, 3).
+    Raises:
+        DataError: The file is missing, outside ``root``, too large, of another format, cut off or broken.
+    """
+    with _told(path, root), Image.open(path, formats=FORMATS) as image:
+        _check_size(path, image)
+        try:
+            return ReadImage(np.array(to_rgb(image)))
+        except OSError:
+            content = Path(path).read_bytes()
+            if image.format != "JPEG" or has_end(content):
+                raise
+        image, missing = decode_cut_jpeg(content)
+        if missing > MAX_MISSING:
+            raise DataError(
+                f"{path}: the file is cut off: {missing:.0%} of its pixels are missing, the limit is {MAX_MISSING:.0%}"
+            )
+        return ReadImage(np.array(to_rgb(image)), missing, is_cut=True)
+
+
+def read_header(
+    path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> tuple[tuple[int, int], bool]:
+    """Return height and width of an image file, and whether it ends as a whole file of its format does.
+
+    Nothing is decoded. Of JPEG and PNG the end is looked at; other formats count as whole.
 
     Raises:
-        DataError: The file is missing, outside ``root``, too large, of another format, truncated or broken.
+        DataError: The file is missing, outside ``root``, too large, or of another format.
     """
+    with _told(path, root), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
+        _check_size(path, image)
+        file.seek(max(os.stat(path).st_size - 64, 0))
+        tail = file.read()
+        ends = {"JPEG": has_end(tail), "PNG": b"IEND" in tail}
+        return (image.height, image.width), ends.get(image.format or "", True)
+
+
+@contextmanager
+def _told(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Check place and length of a file, and turn what goes wrong inside into a DataError."""
     if root is not None:
         check_inside(path, root)
     try:
         num_bytes = os.stat(path).st_size
         if num_bytes > MAX_BYTES:
             raise DataError(f"{path}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
-            return np.array(to_rgb(image))
+        yield
     except DataError:
         raise
     except _DECODE_ERRORS as error:
         raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
 
 
 def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ class CocoKeypointsDataset(CocoDataset):
         min_box_score: Detections below this score are left out.
         skip_budget: Share of the images, and of the annotations or detections, that may be skipped before it is an
             error.
-        test_mode: Raise at once for an unusable image instead of taking the next object.
+        test_mode: Give a grey image with a ``fault`` in place of an unusable one, instead of taking the next object.
 
     Raises:
         DataError: A file is not a COCO file, lacks a class or its keypoints, holds nothing usable, or the budget is

@@ -39,7 +39,7 @@ class ReferDataset(NodeDataset):
         pipeline: Transforms applied to each record.
         with_masks: Read masks too; an annotation without a sound one is skipped, and its sentences.
         skip_budget: Share of the images, annotations and sentences, each, that may be skipped before it is an error.
-        test_mode: Raise at once for an unusable image instead of taking the next one.
+        test_mode: Give a grey image with a ``fault`` in place of an unusable one, instead of taking the next one.
 
     Raises:
         ConfigError: The layout is unknown, or an argument is missing or does not belong to it.
@@ -107,6 +107,7 @@ class ReferDataset(NodeDataset):
         record = self.get_data_info(index)
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
+        record["test_mode"] = self.test_mode
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:

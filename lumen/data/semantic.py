@@ -38,7 +38,7 @@ class SemanticDataset(BaseDataset):
         ignore_label: Value of pixels without a class.
         reduce_zero_label: Whether 0 stands for no class and the class numbers start at 1, as in ADE20K.
         pipeline: Transforms applied to each record.
-        test_mode: For MMEngine; an unusable image is always an error.
+        test_mode: Give a grey image with a ``fault`` in place of an unusable one, which is an error otherwise.
         indices: Keep only the first so many images, or these.
 
     Raises:
@@ -105,6 +105,7 @@ class SemanticDataset(BaseDataset):
                 "check classes, ignore_label and reduce_zero_label"
             )
         record |= {"classes": classes, "img_root": self.data_prefix["img"], "ori_hw": label_map.shape}
+        record["test_mode"] = self.test_mode
         unlabelled = encode_masks(torch.from_numpy(label_map < 0)[None])[0]
         return self.pipeline(record | {"instances": _instances(label_map, labels), "unlabelled": unlabelled})
 

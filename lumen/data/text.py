@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from lumen.data.annotations import check_budget, format_report, parse_json
 from lumen.data.coco import take_usable
+from lumen.data.faults import grey_in_test
 from lumen.data.image import PAD_VALUE, read_image
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.node_dataset import NodeDataset
@@ -41,8 +42,8 @@ class QuestionsDataset(NodeDataset):
         data_prefix: ``img`` is the image folder, relative to ``data_root``. No image may lie outside it.
         pipeline: Transforms applied to each record.
         skip_budget: Share of the images, and of the texts, that may be skipped before it is an error.
-        test_mode: Put ``ann_file`` in ``metainfo``, and raise at once for an unusable image or text instead of taking
-            the next sample.
+        test_mode: Put ``ann_file`` in ``metainfo``; an image that cannot be read becomes a grey one with a ``fault``,
+            and an unusable text is raised at once instead of taking the next sample.
         indices: Keep only the first so many records, or these.
 
     Raises:
@@ -101,6 +102,7 @@ class QuestionsDataset(NodeDataset):
         record = self.get_data_info(index)
         record["classes"] = ()
         record["img_root"] = self.data_prefix["img"]
+        record["test_mode"] = self.test_mode
         return self.pipeline(record)
 
     def __getitem__(self, index: int) -> Any:
@@ -119,7 +121,8 @@ class LoadImageOrBlank:
         blank_hw: Height and width of a grey image.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: The file cannot be read; in an evaluation it becomes a grey image with a ``fault``, see
+            ``grey_in_test``.
     """
 
     def __init__(self, *, blank_hw: Sequence[int] = (224, 224)) -> None:
@@ -128,12 +131,16 @@ class LoadImageOrBlank:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add the image."""
         if results["img_path"]:
-            image = read_image(results["img_path"], root=results["img_root"] or ".")
+            image = grey_in_test(_read, results, self.blank_hw)
         else:
             image = np.full((*self.blank_hw, 3), PAD_VALUE, dtype=np.uint8)
         results["image"] = image
         results["ori_hw"] = (image.shape[0], image.shape[1])
         return results
+
+
+def _read(results: Mapping[str, Any]) -> np.ndarray:
+    return read_image(results["img_path"], root=results["img_root"] or ".")
 
 
 @TRANSFORMS.register_module()

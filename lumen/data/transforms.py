@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
+from lumen.data.faults import grey_in_test
 from lumen.data.fields import field_rows, fields_to_input
 from lumen.data.image import PAD_VALUE, read_image, render_image, size_of
 from lumen.data.vocabulary import read_names, without_words_of
@@ -27,6 +28,7 @@ _OPTIONAL_METAINFO = (
     *("label_map_path", "ref_ids", "kinds", "target_rles"),
     *("instance_id", "box", "box_label", "box_score"),
     "questions",
+    "fault",
 )
 
 
@@ -34,7 +36,8 @@ _OPTIONAL_METAINFO = (
 class LoadImage:
     """Read the image file.
 
-    Reads ``img_path``, ``img_root``, ``ori_hw``; writes ``image``, uint8 RGB (height, width, 3).
+    Reads ``img_path``, ``img_root``, ``ori_hw``; writes ``image``, uint8 RGB (height, width, 3). Where ``test_mode`` is
+    set, an image that cannot be used is replaced by a grey one, and ``fault`` says why; see ``grey_in_test``.
 
     Args:
         cache_mb: Keep decoded images in memory up to so many megabytes, per worker. Worth it for small data sets.
@@ -52,16 +55,22 @@ class LoadImage:
         path = results["img_path"]
         image = self._cache.get(path)
         if image is None:
-            image = read_image(path, root=results["img_root"] or ".")
-            if image.shape[:2] != results["ori_hw"]:
-                raise DataError(
-                    f"{path}: the file has {image.shape[:2]} pixels (height, width), its annotation {results['ori_hw']}"
-                )
-            if image.nbytes <= self._bytes_left:
+            image = grey_in_test(_read_as_annotated, results, results["ori_hw"])
+            if "fault" not in results and image.nbytes <= self._bytes_left:
                 self._bytes_left -= image.nbytes
                 self._cache[path] = image
         results["image"] = image
         return results
+
+
+def _read_as_annotated(results: Mapping[str, Any]) -> np.ndarray:
+    path = results["img_path"]
+    image = read_image(path, root=results["img_root"] or ".")
+    if image.shape[:2] != results["ori_hw"]:
+        raise DataError(
+            f"{path}: the file has {image.shape[:2]} pixels (height, width), its annotation {results['ori_hw']}"
+        )
+    return image
 
 
 @TRANSFORMS.register_module()
@@ -331,8 +340,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``unlabelled``, ``fields``. Returns a new
-    dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``.
+    Returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:

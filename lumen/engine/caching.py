@@ -132,6 +132,9 @@ def encode(
     packed = [draw(dataset, index, options.seed) for index in indices]
     images = torch.stack([one["inputs"] for one in packed]).to(options.device)
     samples = [one["data_samples"] for one in packed]
+    faults = [sample.fault for sample in samples if "fault" in sample]
+    if faults:
+        raise DataError(f"features are cached of images that can be used, got: {faults[0]}")
     device_type = torch.device(options.device).type
     with torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=options.amp):
         # As when predicting: there are no text losses to compute, and forced answers give the same pairs.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -37,6 +37,7 @@ class EvaluationMeter:
         self._num_samples = self._num_prompts = 0
         self._seconds = 0.0
         self._stride: int | None = None
+        self._unusable: dict[str, str] = {}
         self._hook = None
         if isinstance(self._model, Lumen):
             self._model.lmm.usage.clear()
@@ -55,8 +56,9 @@ class EvaluationMeter:
         self._seconds += time.perf_counter() - start
 
     def count(self, samples: Sequence[PerceptionSample | Any]) -> None:
-        """Count answered samples and their prompts."""
+        """Count answered samples and their prompts, and note those whose image could not be used."""
         self._num_samples += len(samples)
+        self._unusable |= {s.img_path: s.fault for s in samples if isinstance(s, PerceptionSample) and "fault" in s}
         self._num_prompts += sum(len(sample.prompts) for sample in samples if isinstance(sample, PerceptionSample))
 
     def write(
@@ -76,32 +78,27 @@ class EvaluationMeter:
             dataset: What was evaluated.
             evaluator: Its metrics; a ``protocol`` of theirs goes into the card.
             dtype: Precision of the evaluation.
-            figures: What came out.
+            figures: The metrics' values.
             mode: ``val`` or ``test``.
         """
         if self._hook is not None:
             self._hook.remove()
+        unusable = self._all_unusable(runner)
         if not is_main_process():
             return
-        meta, lmm = evaluator.dataset_meta or {}, self._model.lmm if isinstance(self._model, Lumen) else None
-        asking, usage, written = ({}, None, None) if lmm is None else (lmm.protocol, lmm.usage, lmm.answer_report)
+        meta = evaluator.dataset_meta or {}
         card = ProtocolCard(
+            **self._lmm_entries(),
+            prompts_per_image=self._per_image(self._num_prompts),
+            ms_per_image=self._per_image(self._seconds * 1e3),
             config=str(runner.cfg.filename or runner.experiment_name),
             checkpoint=_weights_of(runner),
             dataset=str(meta.get("ann_file") or type(dataset).__name__),
             num_images=len(dataset),
+            unusable_images=unusable,
             boxes=str(meta.get("boxes", "not used")),
-            prompts_per_image=self._per_image(self._num_prompts),
-            answer_mode=asking.get("answer_mode"),
-            template=asking.get("template"),
-            packing=asking.get("packing"),
-            written_answers=written and asdict(written),
             heatmap_stride=self._stride,
             dtype=dtype,
-            lmm_passes_per_image=usage and self._per_image(usage.passes),
-            lmm_tokens_per_image=usage and self._per_image(usage.tokens),
-            lmm_padding_share=usage and usage.padding_share,
-            ms_per_image=self._per_image(self._seconds * 1e3),
             peak_memory_mb=self._peak_memory_mb(),
             device=_name_of(self._device),
             metrics={type(metric).__name__: getattr(metric, "protocol", {}) for metric in evaluator.metrics},
@@ -109,6 +106,28 @@ class EvaluationMeter:
         )
         card.write(Path(runner.work_dir) / f"protocol_{mode}.json")
         runner.logger.info(card.text())
+
+    def _lmm_entries(self) -> dict[str, Any]:
+        """Return how the LMM was asked, and what that cost; None throughout where the model has no LMM."""
+        if not isinstance(self._model, Lumen):
+            names = ("lmm_passes_per_image", "lmm_tokens_per_image", "lmm_padding_share")
+            return dict.fromkeys(("template", "answer_mode", "packing", "written_answers", *names))
+        lmm = self._model.lmm
+        return {
+            **lmm.protocol,
+            "written_answers": asdict(lmm.answer_report),
+            "lmm_passes_per_image": self._per_image(lmm.usage.passes),
+            "lmm_tokens_per_image": self._per_image(lmm.usage.tokens),
+            "lmm_padding_share": lmm.usage.padding_share,
+        }
+
+    def _all_unusable(self, runner: Runner) -> dict[str, str]:
+        """Return, and list, the images of all ranks that could not be used; every rank calls it."""
+        unusable = {path: why for own in all_gather_object(self._unusable) for path, why in own.items()}
+        if unusable:
+            listed = "\n".join(f"  {why}" for why in unusable.values())
+            runner.logger.warning(f"{len(unusable)} images could not be used and count as unanswered:\n{listed}")
+        return unusable
 
     def _note_stride(self, module: nn.Module, inputs: Any, shared: SharedRepresentation) -> None:
         self._stride = shared.stride

@@ -1,6 +1,8 @@
 """Loops: training by iteration that continues exactly, evaluation in the asked precision that disturbs nothing."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from lumen.engine.reproducible import kept_rng, set_rng_state
 from lumen.errors import ConfigError
 from lumen.model import Lumen
 from lumen.registry import LOOPS
+from lumen.serialization.checkpoint import find_checkpoint
+from lumen.structures import PerceptionSample
 
 
 @LOOPS.register_module()
@@ -90,7 +94,7 @@ class LumenValLoop(ValLoop):
 
     def run(self) -> dict[str, float]:
         """Evaluate, write the protocol card and return the metrics."""
-        with kept_rng():
+        with kept_rng(), hint_at_checkpoint(self.runner):
             return self._evaluation.run(super().run)
 
     @torch.no_grad()
@@ -175,13 +179,47 @@ class Evaluation:
         runner.call_hook(f"before_{mode}_iter", batch_idx=idx, data_batch=data_batch)
         step = runner.model.val_step if mode == "val" else runner.model.test_step
         with autocast(self._dtype, runner.model), self._meter.timed():
-            outputs = step(data_batch)
+            outputs = without_answers(step(data_batch))
         self._meter.count(outputs)
         if self._foreign is not None:
             with autocast(self._dtype, runner.model):
                 self._foreign.ask(data_batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
         runner.call_hook(f"after_{mode}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+@contextmanager
+def hint_at_checkpoint(runner: Any) -> Iterator[None]:
+    """Add to an error of an evaluation amid training where the trained weights are and how to go on."""
+    try:
+        yield
+    finally:
+        error = sys.exception()
+        newest = None if error is None or not runner.iter else find_checkpoint(runner.work_dir)
+        if error is not None and newest is not None:
+            config = runner.cfg.filename or "CONFIG"
+            error.add_note(
+                f"The evaluation failed after {runner.iter} iterations; the weights are kept in {newest}. Once the "
+                f"cause is removed, continue with: python tools/train.py {config} --work-dir {runner.work_dir} "
+                f"--resume, or evaluate with: python tools/test.py {config} {newest}"
+            )
+
+
+def without_answers(samples: Sequence[Any]) -> Sequence[Any]:
+    """Take away the answers to samples whose image could not be used, and return all samples.
+
+    A table with a row for every prompt keeps its rows: a count of 0, an empty text.
+    """
+    for sample in samples:
+        if isinstance(sample, PerceptionSample) and "fault" in sample:
+            answer = sample.pred_instances
+            if "texts" in answer:
+                answer.texts = [""] * len(answer.texts)
+            elif "counts" in answer:
+                answer.counts, answer.scores = torch.zeros_like(answer.counts), torch.zeros_like(answer.scores)
+            else:
+                sample.pred_instances = answer[:0]
+    return samples
 
 
 def check_needs(evaluator: Evaluator, model: nn.Module) -> None:

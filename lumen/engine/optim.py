@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lumen.errors import ConfigError, LumenError
+from lumen.lmm.untrained import pretrained_names
+from lumen.model import Lumen
 from lumen.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from lumen.serialization.sharding import whole
 
@@ -166,12 +168,17 @@ class GroupedConstructor:
     def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         groups: dict[tuple[float, str], list[nn.Parameter]] = {}
         self._require_matches([name for name, _ in model.named_parameters()])
+        by_muon: list[str] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matching = [pattern for pattern in self._lr_mult if fnmatchcase(name, pattern)]
                 factor = self._lr_mult[matching[-1]] if matching else 1.0
                 is_kept_out = any(fnmatchcase(name, pattern) for pattern in (*self._adamw, *TABLES))
-                groups.setdefault((factor, self._kind(parameter, is_kept_out)), []).append(parameter)
+                kind = self._kind(parameter, is_kept_out)
+                groups.setdefault((factor, kind), []).append(parameter)
+                if kind == "muon" and not matching:
+                    by_muon.append(name)
+        self._refuse_pretrained(model, by_muon)
         settings = {"vector": {"weight_decay": 0.0}, "matrix": {}, "muon": {"muon": True}}
         return [{"params": params, "lr": lr * factor, **settings[kind]} for (factor, kind), params in groups.items()]
 
@@ -188,6 +195,21 @@ class GroupedConstructor:
                     f"optim_wrapper.paramwise_cfg.{key}: {idle} match no parameter of the model, whose parts are "
                     f"{part_patterns(names)}. Correct the patterns, or take them out of {key}"
                 )
+
+    def _refuse_pretrained(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Refuse to train matrices of a pretrained LMM by Muon, whose steps are as large as from scratch.
+
+        Raises:
+            ConfigError: Some of the parameters ``names`` of the model are such, and no ``lr_mult`` names them.
+        """
+        known = {f"lmm.{name}" for name in pretrained_names(model.lmm)} if isinstance(model, Lumen) else set()
+        found = [name for name in names if name in known]
+        if found:
+            raise ConfigError(
+                f"{len(found)} matrices of the pretrained LMM would be trained by Muon at its full rate, such as "
+                f"{found[0]}: freeze them with FreezeHook, name them in paramwise_cfg.adamw, or give them a rate of "
+                "their own in paramwise_cfg.lr_mult"
+            )
 
     def _kind(self, parameter: nn.Parameter, is_kept_out: bool) -> str:
         if parameter.ndim < 2:

@@ -20,7 +20,7 @@ from lumen.data.check import class_difference
 from lumen.data.pipelines import fill_pipelines
 from lumen.engine.ddp import LumenDDP
 from lumen.engine.fsdp import FSDP2
-from lumen.engine.hooks import SafeCheckpointHook
+from lumen.engine.hooks import CheckImagesHook, SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.engine.precision import check_autocast, is_mixed, widen_trained
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
@@ -65,6 +65,16 @@ class LumenRunner(Runner):
 
     _beyond_base: frozenset[str] = frozenset()
 
+    @property
+    def iter(self) -> int:
+        """Iterations done; 0 before training. MMEngine would build the training loop, and its data, to answer this."""
+        return self._train_loop.iter if isinstance(self._train_loop, BaseLoop) else 0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done; 0 before training."""
+        return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
+
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Set the number of threads, then what MMEngine sets."""
         default = torch.get_num_threads() if torch.cuda.is_available() else 1
@@ -75,7 +85,8 @@ class LumenRunner(Runner):
         self, default_hooks: dict[str, Hook | dict] | None = None, custom_hooks: list[Hook | dict] | None = None
     ) -> None:
         """Register the hooks, let them freeze, then move and wrap the model, which must know what is frozen."""
-        super().register_hooks({"checkpoint": {"type": SafeCheckpointHook}, **(default_hooks or {})}, custom_hooks)
+        always = {"checkpoint": {"type": SafeCheckpointHook}, "images": {"type": CheckImagesHook}}
+        super().register_hooks({**always, **(default_hooks or {})}, custom_hooks)
         for hook in self.hooks:
             if isinstance(hook, CheckpointHook | EMAHook):
                 raise ConfigError(

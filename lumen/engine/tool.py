@@ -1,9 +1,10 @@
 """What the tools share: their common options, and errors in one line."""
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,35 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of the run")
     parser.add_argument("--threads", type=int, help="threads of torch [1 on a machine without GPU]")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+
+
+def add_plugin_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a tool that builds a model without a config, which would import plug-ins itself."""
+    parser.add_argument(
+        "--plugins",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="Python files that register parts, run first",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+
+
+def import_plugins(files: Sequence[Path]) -> None:
+    """Import Python files, each with its folder on the import path.
+
+    Raises:
+        ConfigError: A file is missing.
+    """
+    from lumen.config import add_import_path
+    from lumen.errors import ConfigError
+
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"there is no plug-in {file}; --plugins takes Python files")
+        add_import_path(file.resolve().parent)
+        importlib.import_module(file.stem)
 
 
 def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
@@ -68,5 +98,5 @@ def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Names
     except LumenError as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         sys.exit(2)

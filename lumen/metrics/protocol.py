@@ -20,6 +20,7 @@ class ProtocolCard:
         checkpoint: Where the weights come from.
         dataset: Annotation file, or class of the data set.
         num_images: Samples of the data set.
+        unusable_images: Path -> fault of the images that could not be read; they count as images without answers.
         boxes: Where the boxes of person crops come from; ``not used`` where whole images are asked.
         prompts_per_image: Mean number of prompts asked.
         answer_mode: ``forced`` or ``generated``.
@@ -43,6 +44,7 @@ class ProtocolCard:
     checkpoint: str
     dataset: str
     num_images: int
+    unusable_images: Mapping[str, str]
     boxes: str
     prompts_per_image: float
     answer_mode: str | None

@@ -4,17 +4,21 @@ import sys
 import time
 
 import pytest
+import torch
 from torch import nn
+from toy import make_runner
 
 from lumen.engine.hooks import (
     CpuClockHook,
     EmaHook,
+    FreezeHook,
     SafeCheckpointHook,
     eval_frozen_modules,
     freeze_parameters,
     parameter_table,
 )
 from lumen.engine.hooks.cpu_clock import process_tree_seconds
+from lumen.engine.hooks.freeze import norms_with_fixed_statistics
 from lumen.errors import ConfigError
 
 
@@ -57,6 +61,28 @@ def test_a_dropout_beside_trained_modules_keeps_training(model):
     eval_frozen_modules(model.train())
     assert not model["base"][0].training
     assert model["base"][1].training
+
+
+def test_statistics_stay_while_weights_are_trained(tmp_path):
+    hook = FreezeHook(freeze=["base.*"], statistics=["norm"])
+    runner = make_runner(tmp_path, max_iters=2, custom_hooks=[hook])
+    before = {name: value.clone() for name, value in runner.model.norm.state_dict().items()}
+    runner.train()
+    after = runner.model.norm.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"weight", "bias"}
+    assert not runner.model.norm.training and runner.model.dropout.training
+    moving = make_runner(tmp_path / "moving", max_iters=2, custom_hooks=[FreezeHook(freeze=["base.*"])])
+    moving.train()
+    assert not torch.equal(moving.model.norm.running_mean, before["running_mean"])
+
+
+def test_statistics_are_named_by_the_modules_around_them():
+    model = nn.ModuleDict({"a": nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()), "b": nn.BatchNorm2d(2)})
+    assert norms_with_fixed_statistics(model, ["a"]) == norms_with_fixed_statistics(model, ["a.*"]) == [model["a"][0]]
+    assert norms_with_fixed_statistics(model, ["*"]) == [model["a"][0], model["b"]]
+    assert norms_with_fixed_statistics(model, []) == []
+    with pytest.raises(ConfigError, match=r"\['a.1'\] match no batch normalisation; it is in \['a.0', 'b'\]"):
+        norms_with_fixed_statistics(model, ["a.1"])
 
 
 def test_the_table_counts_every_part(model):

@@ -8,6 +8,7 @@ from torch.optim import AdamW
 from lumen.engine.muon import MuonAdamW, orthogonalise
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 from lumen.errors import ConfigError
+from lumen.lmm.untrained import note_untrained
 
 
 class Net(nn.Module):
@@ -125,3 +126,20 @@ def test_patterns_of_frozen_parameters_are_no_mistake():
     wrapper = build(model, {"type": AdamW, "lr": 1e-3}, lr_mult={"conv*": 0.5}, adamw=["conv*"])
     held = {name for group in wrapper.optimizer.param_groups for name in names_of(model, group["params"])}
     assert held and not any(name.startswith("conv") for name in held)
+
+
+def test_a_pretrained_lmm_is_not_trained_by_muon_at_its_full_rate(tiny_lumen):
+    cfg = {"type": MuonAdamW, "lr": 1e-3}
+    build(tiny_lumen, cfg, muon=True)
+    note_untrained(tiny_lumen.lmm.config, ["model.language_model", "model.multi_modal_projector"])
+    with pytest.raises(ConfigError, match=r"pretrained LMM .* such as lmm\.base_model\.model\.vision_tower\."):
+        build(tiny_lumen, cfg, muon=True)
+    tower = "lmm.base_model.model.vision_tower.*"
+    build(tiny_lumen, cfg, muon=True, lr_mult={tower: 0.01})
+    build(tiny_lumen, cfg, muon=True, adamw=[tower])
+    build(tiny_lumen, cfg)
+    tiny_lumen.lmm.base_model.model.vision_tower.requires_grad_(False)
+    build(tiny_lumen, cfg, muon=True)
+    note_untrained(tiny_lumen.lmm.config, ())
+    with pytest.raises(ConfigError, match="16 matrices"):
+        build(tiny_lumen, cfg, muon=True)

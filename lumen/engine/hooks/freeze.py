@@ -5,7 +5,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lumen.engine.optim import part_patterns
 from lumen.errors import ConfigError
@@ -21,20 +23,31 @@ class FreezeHook(Hook):
     Args:
         freeze: Glob patterns of parameter names; ``*`` matches dots too, as in ``adapter.*``.
         trainable: Patterns of exceptions, which stay as they are.
+        statistics: Patterns of names of modules. The running statistics of batch normalisation in them stay unchanged
+            and are used in training, too, while its weights are trained: small batches would spoil good statistics.
     """
 
-    def __init__(self, freeze: Sequence[str], trainable: Sequence[str] = ()) -> None:
+    def __init__(self, freeze: Sequence[str], trainable: Sequence[str] = (), statistics: Sequence[str] = ()) -> None:
         self._freeze = tuple(freeze)
         self._trainable = tuple(trainable)
+        self._statistics = tuple(statistics)
 
     def after_build_model(self, runner: Any) -> None:
         """Freeze, and log how many parameters of each part are trained."""
         freeze_parameters(runner.model, self._freeze, self._trainable)
+        norms_with_fixed_statistics(runner.model, self._statistics)
         runner.logger.info(parameter_table(runner.model))
+
+    def before_train(self, runner: Any) -> None:
+        """Look up the normalisation layers; wrapping may have replaced them."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._norms = norms_with_fixed_statistics(model, self._statistics)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Put frozen modules back into evaluation mode; the loop has just set everything to training."""
         eval_frozen_modules(runner.model)
+        for norm in self._norms:
+            norm.eval()
 
 
 def freeze_parameters(model: nn.Module, patterns: Collection[str], trainable: Collection[str] = ()) -> None:
@@ -64,6 +77,28 @@ def eval_frozen_modules(model: nn.Module) -> None:
         return
     for child in model.children():
         eval_frozen_modules(child)
+
+
+def norms_with_fixed_statistics(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Return the batch normalisation layers that are, or lie in, a module whose name matches one of ``patterns``.
+
+    Raises:
+        ConfigError: A pattern matches no such layer.
+    """
+    norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
+    places = {name: _prefixes(name) for name in norms}
+    idle = [p for p in patterns if not any(fnmatchcase(place, p) for own in places.values() for place in own)]
+    if idle:
+        raise ConfigError(f"FreezeHook: statistics {idle} match no batch normalisation; it is in {sorted(norms)[:5]}")
+    return [
+        norm for name, norm in norms.items() if any(fnmatchcase(place, p) for place in places[name] for p in patterns)
+    ]
+
+
+def _prefixes(name: str) -> list[str]:
+    """Return the names of a module and of all modules around it."""
+    parts = name.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def parameter_table(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "Family", "InputSpec", "family_of"]
 FAMILIES: dict[str, Family] = {
     "llava": llava.CLIP_LLAVA,
     "llava/lumen_nano_vision": llava.NANO,
+    "llava/lumen_efficientnet_lite0": llava.EFFICIENTNET,
     "llava/pixtral": merged.PIXTRAL,
     "vipllava": llava.CLIP_LLAVA,
     "llava_next": llava.ONE_TILE,

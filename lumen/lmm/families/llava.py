@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lumen.lmm.families.family import Family, InputSpec, Size, patch_stride, repeat_token, to_grid
+from lumen.lmm.nano.efficientnet import CHANNELS
 
 
 def chosen_layer(config: PretrainedConfig) -> int:
@@ -53,3 +54,4 @@ NANO = Family(
     laterals=lambda output: output.feature_maps,
     lateral_channels=lambda config: tuple(config.vision_config.stem_channels[:-1]),
 )
+EFFICIENTNET = replace(NANO, lateral_channels=lambda config: CHANNELS[:2])

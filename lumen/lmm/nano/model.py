@@ -16,8 +16,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lumen.errors import ConfigError
+from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.nano.vision import NanoVisionConfig
+from lumen.lmm.untrained import note_untrained
+
+TOWERS = ("nano", "efficientnet-lite0")
+_PHOTO = TOWERS[1]
+_FROM_SCRATCH = {
+    "nano": ("",),
+    _PHOTO: ("model.vision_tower.mixer", "model.multi_modal_projector", "model.language_model", "lm_head"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,11 @@ class NanoSizes:
         vocabulary: Upper bound of the tokenizer's vocabulary.
         context: Longest sequence, in tokens.
         tied: One table of words for input and output.
+        tower: ``nano``, convolutions and transformer layers from scratch, or ``efficientnet-lite0``: that network with
+            its ImageNet weights, with the transformer layers on top. The stem's sizes are those of the network then.
+
+    Raises:
+        ConfigError: The tower is unknown.
     """
 
     width: int = 128
@@ -43,10 +58,17 @@ class NanoSizes:
     vocabulary: int = 1024
     context: int = 2048
     tied: bool = False
+    tower: str = TOWERS[0]
+
+    def __post_init__(self) -> None:
+        if self.tower not in TOWERS:
+            raise ConfigError(f"tower must be one of {TOWERS}, got {self.tower!r}")
 
 
 def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int = 0) -> Path:
-    """Make a nano model with random weights and save it with its processor, as a downloaded model would lie there.
+    """Make a nano model and save it with its processor, as a downloaded model would lie there.
+
+    Its weights are random, except for those of a tower that comes trained.
 
     Args:
         folder: Where to write; made if missing.
@@ -55,6 +77,9 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigError: The package with the weights of the tower is missing.
     """
     folder = Path(folder)
     sizes = sizes or NanoSizes()
@@ -63,6 +88,9 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
+    if sizes.tower == _PHOTO:
+        efficientnet.load_imagenet_weights(model.model.vision_tower.network)
+    note_untrained(model.config, _FROM_SCRATCH[sizes.tower])
     model.save_pretrained(folder)
     build_processor(config, tokenizer).save_pretrained(folder)
     return folder
@@ -70,13 +98,16 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
 
 def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     """Return the LLaVA config of a nano model."""
-    vision = NanoVisionConfig(
-        hidden_size=sizes.width,
-        intermediate_size=2 * sizes.width,
-        num_hidden_layers=sizes.vision_layers,
-        stem_channels=list(sizes.stem_channels),
-        stem_depths=list(sizes.stem_depths),
-    )
+    layers = {
+        "hidden_size": sizes.width,
+        "intermediate_size": 2 * sizes.width,
+        "num_hidden_layers": sizes.vision_layers,
+    }
+    if sizes.tower == _PHOTO:
+        vision = efficientnet.EfficientNetVisionConfig(**layers)
+    else:
+        stem = {"stem_channels": list(sizes.stem_channels), "stem_depths": list(sizes.stem_depths)}
+        vision = NanoVisionConfig(**layers, **stem)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.width,
@@ -104,12 +135,14 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
 def build_processor(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """Return the processor that belongs to a nano model."""
     size = config.vision_config.image_size
+    is_photo = isinstance(config.vision_config, efficientnet.EfficientNetVisionConfig)
+    mean, std = (efficientnet.IMAGE_MEAN, efficientnet.IMAGE_STD) if is_photo else (0.5, 0.25)
     images = CLIPImageProcessorPil(
         size={"height": size, "width": size},
         do_center_crop=False,
         crop_size={"height": size, "width": size},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.25, 0.25, 0.25],
+        image_mean=[mean] * 3,
+        image_std=[std] * 3,
     )
     return LlavaProcessor(
         image_processor=images,

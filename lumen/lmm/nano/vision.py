@@ -58,10 +58,10 @@ class _Residual(nn.Module):
         return functional.silu(x + self.second(self.first(x)))
 
 
-class _Block(nn.Module):
-    """A pre-norm transformer layer over the token grid."""
+class TowerLayer(nn.Module):
+    """A pre-norm transformer layer over the token grid; a config names its sizes as ``NanoVisionConfig`` does."""
 
-    def __init__(self, config: NanoVisionConfig) -> None:
+    def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         dim = config.hidden_size
         self.num_heads = config.num_attention_heads
@@ -74,6 +74,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the tokens (images tokens dim) after the layer."""
         batch, length, dim = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -103,7 +104,7 @@ class NanoVisionModel(PreTrainedModel):
             inputs = channels
         self.stem = nn.ModuleList(stages)
         self.to_tokens = nn.Conv2d(inputs, config.hidden_size, 1)
-        self.blocks = nn.ModuleList([_Block(config) for _ in range(config.num_hidden_layers)])
+        self.blocks = nn.ModuleList([TowerLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
         self.post_init()
 

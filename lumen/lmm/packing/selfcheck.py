@@ -22,7 +22,8 @@ INSTEAD = {
 """What happens to prompts that do not pack, by mode."""
 
 _TOLERANCE = 1e-5
-_HEADS = 2
+_KEY_HEADS = 2
+_MAX_WIDTH = 2048
 _PREFIX = list(range(5, 15))
 _SUFFIXES = [Suffix((20, 21, 22), (0, 1), 2, 3), Suffix((30, 31), (0, 1), 1, 2)]
 _SMALL = {
@@ -128,19 +129,13 @@ def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Te
 
 @contextmanager
 def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
-    """Give the LLM at toy size: every kind of layer once or twice, the heads as wide as they are; without gradients.
+    """Give the LLM at toy size: each kind of layer once or twice, the heads as wide and grouped as they are.
 
-    The whole model is laid out without memory first: only it knows which class its LLM is of.
+    It runs without gradients. The whole model is laid out without memory first: only it knows the class of its LLM.
     """
     config = AutoConfig.for_model(**fields)
     text = config.text_config.to_dict()
-    head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    small = _SMALL | {
-        "hidden_size": _HEADS * head_dim,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _HEADS,
-        "head_dim": head_dim,
-    }
+    small = _SMALL | _small_heads(text)
     small = {key: value for key, value in small.items() if text.get(key) is not None}
     kinds = list(dict.fromkeys(text.get("layer_types") or ()))
     small |= {"num_hidden_layers": max(2, len(kinds))}
@@ -151,3 +146,13 @@ def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         yield kind._from_config(config.text_config, attn_implementation=attention).float().eval()
+
+
+def _small_heads(text: dict) -> dict[str, int]:
+    """Return few heads of the same width, with as many query heads per key head; two key heads unless that is large."""
+    heads = text["num_attention_heads"]
+    head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    group = heads // (text.get("num_key_value_heads") or heads)
+    key_heads = _KEY_HEADS if _KEY_HEADS * group * head_dim <= _MAX_WIDTH else 1
+    width = {"hidden_size": key_heads * group * head_dim, "head_dim": head_dim}
+    return width | {"num_attention_heads": key_heads * group, "num_key_value_heads": key_heads}
