@@ -68,7 +68,7 @@ def test_a_config_for_pretrained_models_trains(path, train, repositories, tmp_pa
 
 def test_the_snippet_of_the_readme_trains(train, repositories, tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippet = text.partition("**Bring your own LMM**")[2].partition("```python\n")[2].partition("```")[0]
+    snippet = text.partition("## Your LMM")[2].partition("```python\n")[2].partition("```")[0]
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     mine = tmp_path / "configs/finetune/mine.py"
     mine.write_text(snippet.replace("HuggingFaceTB/SmolVLM-Instruct", repositories("smolvlm")))
