@@ -57,7 +57,8 @@ def train(monkeypatch, tmp_path):
 def test_a_config_for_pretrained_models_trains(path, train, repositories, tmp_path):
     data = make_mine(tmp_path / "data", pose=path.stem == "pose")
     family = {"detection": "smolvlm", "segmentation": "qwen3_vl", "pose": "llava"}.get(path.stem, "llava_siglip")
-    stored = train(path, f"model.lmm.name_or_path={repositories(family)}", "val_dataloader.num_workers=0", data=data)
+    options = ["val_dataloader.num_workers=0", "model.max_pixels=1024"]
+    stored = train(path, f"model.lmm.name_or_path={repositories(family)}", *options, data=data)
     names = set(stored["raw_state_dict"])
     assert any("lora_A" in name for name in names) and "lmm.new_tokens.rows" in names
     trained = {name.partition(".lora_")[0] for name in names if name.startswith("lmm.base_model.")}
