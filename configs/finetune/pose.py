@@ -21,5 +21,6 @@ _ask_points = dict(type=AskKeypoints)
 model["decoders"] = [dict(type=PoseDecoder)]
 _train.update(type=CocoKeypointsDataset, pipeline=[_load, _crop, _colour, _ask_points, _pack])
 _val.update(type=CocoKeypointsDataset, pipeline=[_load, dict(type=CropInstance), _ask_points, _pack])
-val_evaluator = dict(type=KeypointAP)
+# One sigma for every keypoint. Leave it out for COCO's 17 keypoints, or where each category has its "sigmas".
+val_evaluator = dict(type=KeypointAP, sigmas=0.05)
 test_evaluator = val_evaluator

@@ -57,7 +57,8 @@ def train(monkeypatch, tmp_path):
 def test_a_config_for_pretrained_models_trains(path, train, repositories, tmp_path):
     data = make_mine(tmp_path / "data", pose=path.stem == "pose")
     family = {"detection": "smolvlm", "segmentation": "qwen3_vl", "pose": "llava"}.get(path.stem, "llava_siglip")
-    stored = train(path, f"model.lmm.name_or_path={repositories(family)}", "val_dataloader.num_workers=0", data=data)
+    options = ["val_dataloader.num_workers=0", "model.max_pixels=1024"]
+    stored = train(path, f"model.lmm.name_or_path={repositories(family)}", *options, data=data)
     names = set(stored["raw_state_dict"])
     assert any("lora_A" in name for name in names) and "lmm.new_tokens.rows" in names
     trained = {name.partition(".lora_")[0] for name in names if name.startswith("lmm.base_model.")}
@@ -68,7 +69,7 @@ def test_a_config_for_pretrained_models_trains(path, train, repositories, tmp_pa
 
 def test_the_snippet_of_the_readme_trains(train, repositories, tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippet = text.partition("**Bring your own LMM**")[2].partition("```python\n")[2].partition("```")[0]
+    snippet = text.partition("## Your LMM")[2].partition("```python\n")[2].partition("```")[0]
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     mine = tmp_path / "configs/finetune/mine.py"
     mine.write_text(snippet.replace("HuggingFaceTB/SmolVLM-Instruct", repositories("smolvlm")))
