@@ -52,9 +52,8 @@ class Prompt:
         text: The phrase: a class name, a sentence, a keypoint name. Not yet in a template.
         task: Name of the task that answers it; picks the decoder.
         label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
-        answer: What the LMM is trained to answer, for tasks that are answered in text.
+        answer: What the LMM is trained to answer, in text tasks; with ``is_cut`` the beginning of a longer answer.
         history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
-        is_cut: The answer is the beginning of a longer one, so the LMM does not learn to end there.
     """
 
     text: str
@@ -85,8 +84,7 @@ class Field:
 
     Args:
         kind: One of ``FIELD_KINDS``.
-        shape: Shape of one object's value; (2,) for points and directions, () for others where left out. The last axis
-            of points and directions has length 2.
+        shape: Shape of one object's value, ends in 2 for points and directions; left out (2,) for these, else ().
         dtype: int64 for classes, float32 for others where left out.
 
     Raises:

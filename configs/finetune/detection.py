@@ -15,3 +15,4 @@ model["decoders"] = [dict(type=DetectionDecoder)]
 model["loss_weights"]["detection/loss_box"] = 2.0
 val_evaluator = dict(type=CocoMetric, classwise=True)
 test_evaluator = val_evaluator
+test_cfg["foreign_names"] = 100  # reports foreign/false_alarms: answers to names of things that are not there

@@ -16,3 +16,4 @@ model["loss_weights"]["segmentation/loss_box"] = 2.0
 _train["with_masks"] = _val["with_masks"] = True
 val_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))
 test_evaluator = val_evaluator
+test_cfg["foreign_names"] = 100  # reports foreign/false_alarms: answers to names of things that are not there
