@@ -31,13 +31,13 @@ from lumen.lmm.options import (
     wordings_with,
 )
 from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PassOptions, PrefixLayout
-from lumen.lmm.packing.prefix_attention import SPLIT
 from lumen.lmm.packing.reader import RowRunner, add_up
-from lumen.lmm.packing.rows import PackedRows, Suffix, pack_rows
-from lumen.lmm.packing.selfcheck import INSTEAD, fits_window, mode_that_works, split_works
+from lumen.lmm.packing.rows import PackedRows, Suffix, longest_suffix, pack_rows
+from lumen.lmm.packing.selfcheck import INSTEAD, fits_window, mode_that_works, takes_masks, use_split
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
+from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
-from lumen.lmm.tokens.phrases import PromptEncoder, count_answer_tokens
+from lumen.lmm.tokens.phrases import count_answer_tokens, encoder_for, image_text_of
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.tokens.special import add_tokens
 from lumen.lmm.usage import Usage
@@ -93,30 +93,23 @@ class HFAdapter(nn.Module):
         loading.check_source(name_or_path, base_model, self.base)
         # Whatever can be refused is refused before the weights load, which takes minutes for a large model.
         path = None if name_or_path is None else find_path(name_or_path)
-        config = loading.read_config(path, self.base.attention) if base_model is None else base_model.model.config
+        config = read_config(path, self.base.attention) if base_model is None else base_model.model.config
         self.name_or_path = name_or_path or config.name_or_path or config.model_type
-        self.family = family_of(config)
+        self.family = family_of(config, self.base.family)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
         self.features = FeatureSource(self.family, config, self.readout.features, self.readout.dense_size_hw)
         self._fall_back(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
-        loaded = base_model or loading.load_base(path, self.base, chat_template=self.family.chat_template)
+        loaded = base_model or loading.load_base(path, config, self.family, self.base)
         self.base_model: PreTrainedModel = loaded.model
         self.statistics = loaded.statistics
         self.is_narrow = self.base.is_narrow or (base_model is not None and loaded.model.dtype != torch.float32)
-        can_split = self.family.splits and self.config._attn_implementation == "sdpa"
-        self.splits = self.packing.is_packed and can_split and split_works(self.config)
-        if self.splits:
-            self.base_model.set_attn_implementation({"text_config": SPLIT})
-        num_known = len(loaded.tokenizer)  # before the encoder adds its special tokens
-        self.image_token: str = loaded.tokenizer.convert_ids_to_tokens(config.image_token_id)
-        self.encoder = PromptEncoder(
-            loaded.tokenizer,
-            template=template_named(template),
-            wordings=wordings_with(tasks),
-            placeholder=self.family.placeholder or self.image_token,
-        )
+        self.splits = self.packing.is_packed and use_split(self.base_model, self.family)
+        if self.packing.is_packed and not self.splits and not takes_masks(self.base_model):
+            self._fall_back(mode_that_works(config, self.family, "expanded"), "with flash attention")
+        wordings = {"template": template_named(template), "wordings": wordings_with(tasks)}
+        self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
         self.text = TextEncoder(self.encoder)
-        self.new_tokens = add_tokens(self.base_model, self.encoder, num_known, self.base.new_tokens)
+        self.new_tokens = add_tokens(self.base_model, self.encoder, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
         loading.prepare_training(self.base_model, self.base)
         self._lockstep = Lockstep(self.base_model.get_decoder())
@@ -278,14 +271,17 @@ class HFAdapter(nn.Module):
             images=images,
             states=self.features.encode(self.base_model, images, self.statistics),
             token_hw=token_hw,
-            image_text=self.family.image_text(self.config, self.image_token, token_hw),
+            image_text=self.image_text(token_hw),
             prefix_cache=PrefixCache() if cache_prefix else None,
         )
 
     def prefix(self, input_hw: Sequence[int]) -> list[int]:
         """Return the token ids before the phrase for images of this size."""
-        text = self.family.image_text(self.config, self.image_token, self.features.token_hw(input_hw))
-        return self.encoder.prefix(text)
+        return self.encoder.prefix(self.image_text(self.features.token_hw(input_hw)))
+
+    def image_text(self, token_hw: tuple[int, int]) -> str:
+        """Return the text of an image whose tokens lie on this grid."""
+        return image_text_of(self.encoder.tokenizer, self.config, self.family, token_hw)
 
     def ask(
         self,
@@ -300,27 +296,31 @@ class HFAdapter(nn.Module):
         pairs = self._locate(encoded, prompts, predicting)
         questions = [] if predicting else self.text.suffixes(prompts)
         # Pack: the suffixes of an image share rows behind one prefix; questions have a prefix of their own wording.
-        pair_rows = self._pack(self.encoder.prefix(encoded.image_text), pairs.suffixes, self.readout.reads_llm)
-        text_rows = self._pack(self.text.prefix(encoded.image_text), questions)
+        prefix, text_prefix = self.encoder.prefix(encoded.image_text), self.text.prefix(encoded.image_text)
+        packing = self._packing_for((prefix, pairs.suffixes), (text_prefix, questions))
+        pair_rows = self._pack(prefix, pairs.suffixes, packing, self.readout.reads_llm)
+        text_rows = self._pack(text_prefix, questions, packing)
+        readout = self._readout_with(packing)
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
         if self.base.gradient_checkpointing and torch.is_grad_enabled():
             loading.recompute_frozen(self.base_model)
-        losses, text_states = self._readout.read_texts(*text_rows, encoded)
+        losses, text_states = readout.read_texts(*text_rows, encoded)
         # Run pair rows, and read queries and losses chunk by chunk.
         pass_on = {"fallback_states": text_states, "predicting": predicting}
-        states = self._readout.read_pairs(*pair_rows, encoded, pairs, **pass_on)
+        states = readout.read_pairs(*pair_rows, encoded, pairs, **pass_on)
         losses += states.losses
         # Read what belongs to images and not to pairs: the dense grid, free answers, names.
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
         if "texts" in extras and predicting:
-            further["texts"] = self.writer.answer_texts(self._runner, encoded, prompts, self.generation.max_new_tokens)
+            bound = self.generation.max_new_tokens
+            further["texts"] = self.writer.answer_texts(self._runner_with(packing), encoded, prompts, bound)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
-            losses.append({"loss_text": answer_loss(self._readout.head, text_rows[0], states.layers[0][:0])})
+            losses.append({"loss_text": answer_loss(readout.head, text_rows[0], states.layers[0][:0])})
         # Several ranks: call the LLM as often as the others do; calls that nobody reads take part as no pairs.
-        idle = self._lockstep.finish(self._runner.passes, encoded, pair_rows[1].prefix)
-        query, nothing = torch.cat([states.query, *idle]), self.encoder.tokenizer.eos_token_id
+        idle = self._lockstep.finish(self._runner_with(packing).passes, encoded, pair_rows[1].prefix)
+        query, nothing = torch.cat([states.query, *idle]), self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
             query=self._widen(query),
@@ -331,7 +331,7 @@ class HFAdapter(nn.Module):
             prompt_index=pairs.prompt_index.to(query.device, non_blocking=True),
             text_losses=add_up(losses),
             extras=further,
-            names=None if predicting else self._readout.read_names(encoded, pairs, nothing=nothing),
+            names=None if predicting else readout.read_names(encoded, pairs, nothing=nothing),
         )
 
     def generate(
@@ -348,22 +348,21 @@ class HFAdapter(nn.Module):
             PromptError: If a turn is empty, too long or holds special tokens.
         """
         bound = self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens
-        return self.writer.answer(self._runner, encoded, questions, bound)
+        packing = self._packing_for((self.text.prefix(encoded.image_text), ()))
+        return self.writer.answer(self._runner_with(packing), encoded, questions, bound)
 
-    @property
-    def _runner(self) -> RowRunner:
-        is_packed = self.packing.is_packed
+    def _runner_with(self, packing: PackingOptions) -> RowRunner:
+        is_packed = packing.is_packed
         # Layers that are computed again keep no cache: they would fill it twice.
         recomputes = self.base.gradient_checkpointing and torch.is_grad_enabled()
-        expands = self.packing.mode == "expanded" and not recomputes
+        expands = packing.mode == "expanded" and not recomputes
         mode = PassMode(is_packed, is_packed and self.splits, expands, self.readout.layers)
         passes = Passes(self.base_model, self.family, mode, self._layouts)
-        return RowRunner(passes, self.usage, self.packing.max_pass_tokens)
+        return RowRunner(passes, self.usage, packing.max_pass_tokens)
 
-    @property
-    def _readout(self) -> Readout:
-        has_answer = self.encoder.template.has_answer
-        return Readout(self._runner, self.readout, self.base_model.get_output_embeddings(), has_answer)
+    def _readout_with(self, packing: PackingOptions) -> Readout:
+        head = self.base_model.get_output_embeddings()
+        return Readout(self._runner_with(packing), self.readout, head, self.encoder.template.has_answer)
 
     def _widen(self, states: Tensor) -> Tensor:
         return loading.widened(states) if self.is_narrow else states
@@ -372,27 +371,35 @@ class HFAdapter(nn.Module):
         forced = forced_pairs(self.encoder, prompts)
         if not predicting or self.generation.answer_mode == "forced":
             return forced
-        return forced.written(self.writer.locate(self._runner, encoded, forced.choose(prompts), forced.suffixes))
+        runner = self._runner_with(self._packing_for((self.encoder.prefix(encoded.image_text), forced.suffixes)))
+        return forced.written(self.writer.locate(runner, encoded, forced.choose(prompts), forced.suffixes))
 
     def _pack(
-        self, prefix: Sequence[int], suffixes: Sequence[Sequence[Suffix]], every_image: bool = False
+        self,
+        prefix: Sequence[int],
+        suffixes: Sequence[Sequence[Suffix]],
+        packing: PackingOptions,
+        every_image: bool = False,
     ) -> tuple[PackedRows, PassOptions]:
-        longest = max((len(suffix.ids) for suffix in itertools.chain.from_iterable(suffixes)), default=0)
-        self._fall_back_unless_it_fits(len(prefix) + longest)
         rows = pack_rows(
             prefix,
             suffixes,
-            max_suffix_tokens=self.packing.max_suffix_tokens if self.packing.is_packed else 0,
+            max_suffix_tokens=packing.max_suffix_tokens if packing.is_packed else 0,
             context=self.config.text_config.max_position_embeddings,
             pad_id=self.encoder.tokenizer.pad_token_id or 0,
             every_image=every_image,
         )
         return rows, PassOptions(prefix, every_image)
 
-    def _fall_back_unless_it_fits(self, length: int) -> None:
-        if self.packing.is_packed and not fits_window(self.config, length):
-            mode = mode_that_works(self.config, self.family, "expanded")
-            self._fall_back(mode, f"{length} tokens do not fit its window of {self.config.text_config.sliding_window}")
+    def _packing_for(self, *asked: tuple[Sequence[int], Sequence[Sequence[Suffix]]]) -> PackingOptions:
+        """Return how these prefixes and suffixes are packed; in the next mode where they leave the LLM's window."""
+        longest = max(len(prefix) + longest_suffix(suffixes) for prefix, suffixes in asked)
+        if not self.packing.is_packed or fits_window(self.config, longest):
+            return self.packing
+        mode = mode_that_works(self.config, self.family, "expanded")
+        why = f"{longest} tokens do not fit its window"
+        _LOGGER.warning("%s cannot pack these prompts (%s): %s", self.name_or_path, why, INSTEAD[mode])
+        return replace(self.packing, mode=mode)
 
     def _fall_back(self, mode: str, reason: str) -> None:
         if mode != self.packing.mode:

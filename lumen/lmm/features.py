@@ -14,7 +14,7 @@ from lumen.errors import ConfigError
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.families import Family, InputSpec
 from lumen.lmm.families.family import to_grid
-from lumen.lmm.tokens.phrases import ImageStatistics
+from lumen.lmm.pixels import ImageStatistics
 
 SOURCES = ("vision", "llm", "both")
 
@@ -40,6 +40,11 @@ class FeatureSource:
     dense_hw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.kind != "vision" and not self.family.has_token_grid:
+            raise ConfigError(
+                f"features={self.kind!r} needs image tokens that stand for places, and those of "
+                f"{self.config.model_type!r} stand for the whole image: use features='vision'"
+            )
         if self.dense_hw and (self.family.encode_dense is None or self.kind == "llm"):
             raise ConfigError(
                 "dense_hw needs features='vision' or 'both' and a tower whose position embedding can be resized, got "
@@ -90,12 +95,12 @@ class FeatureSource:
             return statistics.normalise(sized).to(base_model.dtype)
 
         if not self.dense_hw:
-            return self.family.encode(base_model.model, pixels(images))
+            return self.family.encode(base_model.base_model, pixels(images))
         # The LMM gets the images at its own size; the dense features come from a pass at the larger one.
         lmm_hw = self.lmm_hw(images.shape[-2:])
         small = functional.interpolate(images.float(), lmm_hw, mode="bilinear", antialias=True)
-        states = self.family.encode(base_model.model, pixels(small.round().to(torch.uint8)))
-        dense = self.family.encode_dense(base_model.model, pixels(images))
+        states = self.family.encode(base_model.base_model, pixels(small.round().to(torch.uint8)))
+        dense = self.family.encode_dense(base_model.base_model, pixels(images))
         states.hidden_states, states.last_hidden_state = dense.hidden_states, dense.last_hidden_state
         return states
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.packing.passes import expanded
@@ -135,7 +135,7 @@ class AnswerGenerator:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.encoder.tokenizer.pad_token_id or 0,
-            eos_token_id=self.encoder.tokenizer.eos_token_id,
+            eos_token_id=end_tokens(runner.passes.base_model, self.encoder),
             use_cache=True,
         )
         keeps = encoded.prefix_cache is not None and runner.passes.mode.keeps_prefix and not torch.is_grad_enabled()
@@ -239,5 +239,13 @@ def names_task(written: Sequence[int], wording: TaskWording, token_ids: Mapping[
     return set(written) & set(token_ids.values()) == {token_ids[wording.routing_token]}
 
 
-def _until(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def end_tokens(base_model: PreTrainedModel, encoder: PromptEncoder) -> list[int]:
+    """Return all tokens that end an answer: those of the model's ``generation_config``, and the template's turn end."""
+    named = base_model.generation_config.eos_token_id
+    named = [] if named is None else named if isinstance(named, list) else [named]
+    text_end = encoder.tokenizer.eos_token_id
+    return sorted({*named, encoder.end_id, *([] if text_end is None else [text_end])})
+
+
+def _until(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in ends, ids))

@@ -7,21 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    BitsAndBytesConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lumen.errors import CheckpointError, ConfigError
+from lumen.errors import ConfigError
+from lumen.lmm.families import Family
 from lumen.lmm.options import BaseOptions
-from lumen.lmm.tokens.phrases import ImageStatistics, load_statistics, load_tokenizer
+from lumen.lmm.pixels import ImageStatistics, load_statistics
+from lumen.lmm.repository import load_model
+from lumen.lmm.tokens.phrases import load_tokenizer
 
-_FORM = ("dtype", "attention", "quantization", "device_map")
+_FORM = ("dtype", "attention", "quantization", "device_map", "chat_template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,57 +44,23 @@ def check_source(name_or_path: str | None, base_model: LoadedBase | None, option
         raise ConfigError(f"base_model is built already, but base gives {chosen}, which choose how weights are loaded")
 
 
-def read_config(path: str, attention: str | None) -> PretrainedConfig:
-    """Return the config of a base model.
-
-    Raises:
-        CheckpointError: If there is no model of that name.
-    """
-    try:
-        return AutoConfig.from_pretrained(path, attn_implementation=attention)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model {path!r} cannot be read: {str(error).strip().splitlines()[0]} Put it there, or change "
-            "name_or_path; data/nano is made by tools/make_nano.py"
-        ) from error
-
-
-def load_base(path: str, options: BaseOptions, *, chat_template: str | None = None) -> LoadedBase:
+def load_base(path: str, config: PretrainedConfig, family: Family, options: BaseOptions) -> LoadedBase:
     """Load an LMM with its tokenizer and the statistics of its image processor.
 
     Args:
         path: Folder or model id.
+        config: What ``read_config`` gave.
+        family: The family of the LMM.
         options: In which form.
-        chat_template: Used where the model brings none.
 
     Raises:
-        ConfigError: If an option is not accepted, or bitsandbytes or accelerate is missing.
+        ConfigError: See ``load_model``, ``load_tokenizer`` and ``load_statistics``.
+        CheckpointError: See ``load_model``.
     """
-    if options.device_map is not None:
-        _require("accelerate", "device_map")
-    model = AutoModelForImageTextToText.from_pretrained(
-        path,
-        attn_implementation=options.attention,
-        dtype="auto" if options.dtype is None else getattr(torch, options.dtype),
-        quantization_config=None if options.quantization is None else quantization_config(options.quantization),
-        device_map=options.device_map,
-    )
-    return LoadedBase(model, load_tokenizer(path, chat_template=chat_template), load_statistics(path))
-
-
-def quantization_config(fields: Mapping[str, Any]) -> BitsAndBytesConfig:
-    """Return the config of a base in 4 or 8 bits.
-
-    Raises:
-        ConfigError: If a field is unknown, neither 4 nor 8 bits are chosen, or bitsandbytes is missing.
-    """
-    unknown = sorted(set(fields) - set(BitsAndBytesConfig().to_dict()))
-    if unknown:
-        raise ConfigError(f"quantization takes the fields of BitsAndBytesConfig, got {unknown}")
-    if not (fields.get("load_in_4bit") or fields.get("load_in_8bit")):
-        raise ConfigError(f"quantization needs load_in_4bit=True or load_in_8bit=True, got {dict(fields)}")
-    _require("bitsandbytes", "quantization")
-    return BitsAndBytesConfig(**fields)
+    # The small files first: what they lack is found before the weights load.
+    tokenizer = load_tokenizer(path, config=config, family=family, chat_template=options.chat_template)
+    statistics = load_statistics(path)
+    return LoadedBase(load_model(path, config, options), tokenizer, statistics)
 
 
 def transformer_layers(base_model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
@@ -143,11 +105,6 @@ def recompute_frozen(base_model: PreTrainedModel) -> None:
 def widened(states: Tensor) -> Tensor:
     """Return states in float32, for what comes after an LMM with narrow weights; as they are under autocast."""
     return states if torch.is_autocast_enabled(states.device.type) else states.float()
-
-
-def _require(library: str, option: str) -> None:
-    if importlib.util.find_spec(library) is None:
-        raise ConfigError(f"{option} needs {library}: pip install {library}, or leave {option} out")
 
 
 _FIELDS = {"r": 8, "alpha": 16, "dropout": 0.05, "targets": ("q_proj", "v_proj")}

@@ -19,11 +19,13 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
-from lumen.lmm.loading import LoadedBase, read_config
+from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.options import BaseOptions, ReadoutOptions
+from lumen.lmm.pixels import ImageStatistics
 from lumen.lmm.readout import forced_pairs
-from lumen.lmm.tokens.phrases import ImageStatistics, load_tokenizer
+from lumen.lmm.repository import read_config
+from lumen.lmm.tokens.phrases import load_tokenizer
 from lumen.options import read_options
 from lumen.paths import find_path
 from lumen.structures import LocFeatures, Prompt
@@ -159,7 +161,8 @@ def input_spec_of(settings: Mapping[str, Any]) -> InputSpec:
     name = settings["name_or_path"]
     config = outline_config(name) if name in KNOWN else read_config(find_path(name), None)
     readout = read_options(ReadoutOptions, settings.get("readout"), "readout")
-    return FeatureSource(family_of(config), config, dense_hw=readout.dense_size_hw).input_spec
+    base = read_options(BaseOptions, settings.get("base"), "base")
+    return FeatureSource(family_of(config, base.family), config, dense_hw=readout.dense_size_hw).input_spec
 
 
 class MetaWins(TorchDispatchMode):
@@ -288,20 +291,20 @@ def outline(settings: Mapping[str, Any], config: PretrainedConfig, *, dtype: tor
         ConfigError: As ``HFAdapter`` does.
     """
     base = read_options(BaseOptions, settings.get("base"), "base")
-    family = family_of(config)
+    family = family_of(config, base.family)
     folder = Path(find_path(settings["name_or_path"]))
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     if has_tokenizer:
-        tokenizer = load_tokenizer(str(folder), chat_template=family.chat_template)
+        tokenizer = load_tokenizer(str(folder), config=config, family=family, chat_template=base.chat_template)
     else:
         tokenizer = build_tokenizer(_STAND_IN_TOKENS)
         tokenizer.chat_template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, family.placeholder or IMAGE_TOKEN)
         config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     attention = {} if base.attention is None else {"attn_implementation": base.attention}
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, **attention).to(dtype)
+        model = AutoModelForImageTextToText.from_config(config, **attention, trust_remote_code=False).to(dtype)
     options = {key: value for key, value in settings.items() if key not in ("type", "name_or_path")}
-    options["base"] = {"new_tokens": base.new_tokens, "lora": base.lora}
+    options["base"] = {"new_tokens": base.new_tokens, "lora": base.lora, "family": base.family}
     adapter = HFAdapter(base_model=LoadedBase(model, tokenizer, _STATISTICS), **options)
     if base.attention != "eager":  # kernels that keep no scores are counted by a stand-in that the device knows
         model.set_attn_implementation(_FUSED)

@@ -23,14 +23,22 @@ class BaseOptions:
     Args:
         dtype: ``float32``, ``bfloat16`` or ``float16``: the precision in which its weights are kept; that of the saved
             weights when left out. The features are float32 all the same, except under autocast.
-        attention: transformers' attention implementation, such as ``eager`` or ``sdpa``; its choice when left out.
-        quantization: Fields of ``BitsAndBytesConfig``, such as ``load_in_4bit``; the base is frozen then.
+        attention: transformers' attention implementation, such as ``eager``, ``sdpa`` or ``flash_attention_2``; its
+            choice when left out. Where a part of the model has no such one, ``eager`` is taken, with a warning. With
+            flash attention, packed prompts go through ``lumen.lmm.packing.prefix_attention`` all the same, and where
+            the LLM cannot do that, each gets a pass of its own.
+        quantization: Fields of ``BitsAndBytesConfig``, such as ``load_in_4bit``; the base is frozen then. A repository
+            whose weights are quantized already needs nothing here.
         device_map: As accelerate takes it; spreads the base over devices, for inference only.
         gradient_checkpointing: Compute layers again in the backward pass instead of keeping their activations.
         new_tokens: ``resize`` gives the LMM's own tables rows for ``[LOC]`` and the routing tokens; ``learn`` keeps
             their rows beside a base that stays as it is, as ``new_tokens.rows``. They start alike at every build.
         lora: ``r``, ``alpha``, ``dropout`` and ``targets`` of low-rank adapters on the LLM, whose own weights are
             frozen; needs peft.
+        family: Key of ``lumen.lmm.families.FAMILIES``, where the model types in the config do not name it.
+        chat_template: A chat template that shows images, or the path of a file with one, in place of the model's.
+        unused_weights: Regular expressions of the weights in the files that the model has no use for. Any other weight
+            that is missing or left over is an error.
 
     Raises:
         ConfigError: A value is not accepted.
@@ -43,6 +51,9 @@ class BaseOptions:
     gradient_checkpointing: bool = False
     new_tokens: str = "resize"
     lora: Mapping[str, Any] | None = None
+    family: str | None = None
+    chat_template: str | None = None
+    unused_weights: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.dtype is not None:

@@ -42,7 +42,7 @@ class SamMasks(nn.Module):
     def __init__(self, name_or_path: str, *, objects_at_once: int = 64) -> None:
         super().__init__()
         path = find_path(name_or_path)
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.model_type not in _FAMILIES:
             raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamMasks takes {sorted(_FAMILIES)}")
         kind, self.is_stretched = _FAMILIES[config.model_type]

@@ -14,11 +14,13 @@ from transformers import (
 from lumen.errors import ConfigError, PromptError
 from lumen.lmm import adapter as adapter_module
 from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.families import family_of
 from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.model import make_nano
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.packing import passes, rows, selfcheck
-from lumen.lmm.tokens.phrases import load_statistics, load_tokenizer
+from lumen.lmm.pixels import load_statistics
+from lumen.lmm.tokens.phrases import load_tokenizer
 from lumen.prompts import LOC_TOKEN, TaskWording
 from lumen.structures import Prompt
 
@@ -249,9 +251,7 @@ def test_unknown_options_are_refused(make_adapter, options, message):
 def test_an_unknown_family_is_refused(monkeypatch):
     monkeypatch.setattr(LlavaConfig, "model_type", "looks_like_llava")
     config = LlavaConfig()
-    with pytest.raises(
-        ConfigError, match="no LMM family for model type 'looks_like_llava/clip_vision_model'; known are"
-    ):
+    with pytest.raises(ConfigError, match="no LMM family for 'looks_like_llava/clip_vision_model'; known are"):
         adapter_module.family_of(config)
 
 
@@ -453,7 +453,7 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
         adapter = make_adapter(template="paper", max_new_tokens=3)
         encoded = adapter.encode_images(make_images(1))
         adapter.generate(encoded, [[Prompt("what is this?", task="vqa")]])
-    image = adapter.family.image_text(adapter.config, adapter.image_token, (4, 6))
+    image = adapter.image_text((4, 6))
     asked = len(adapter.text.prefix(image)) + len(adapter.text.question(Prompt("what is this?", task="vqa")))
     assert adapter.usage.passes == 1
     assert asked <= adapter.usage.tokens <= asked + 3
@@ -465,7 +465,8 @@ def test_usage_counts_what_the_lmm_writes(make_adapter):
 def built_base(folder):
     path = str(folder)
     model = LlavaForConditionalGeneration.from_pretrained(path, attn_implementation="eager")
-    return LoadedBase(model, load_tokenizer(path), load_statistics(path))
+    tokenizer = load_tokenizer(path, config=model.config, family=family_of(model.config))
+    return LoadedBase(model, tokenizer, load_statistics(path))
 
 
 def test_a_built_base_model_answers_as_a_loaded_one(make_adapter, tiny_nano):

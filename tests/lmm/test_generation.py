@@ -5,6 +5,7 @@ from helpers import make_images, relative_difference
 from lumen.errors import ConfigError, PromptError
 from lumen.lmm.generation import AnswerReport, names_task, written_suffix
 from lumen.lmm.nano.tokenizer import IMAGE_TOKEN
+from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.prompts import MAX_TEXT_CHARACTERS, TaskWording
 from lumen.structures import Prompt
@@ -62,12 +63,14 @@ def test_only_the_answer_and_its_end_are_learnt(make_adapter):
 
 
 def test_the_gap_before_an_answer_is_that_of_the_chat_template(make_adapter):
-    encoder = make_adapter().encoder
-    encoder.tokenizer.chat_template = (
+    old = make_adapter().encoder
+    old.tokenizer.chat_template = (
         "{% for m in messages %}<{{ m['role'] }}>{% for p in m['content'] %}"
         "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %};{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
+    parts = {name: getattr(old, name) for name in ("template", "wordings", "placeholder", "image_text")}
+    encoder = PromptEncoder(old.tokenizer, **parts)
     text = TextEncoder(encoder)
     assert encoder.tokenizer.decode(text.suffix(QUESTIONS[0]).ids) == "is there a red star?;<assistant>yes</s>"
 

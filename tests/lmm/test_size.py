@@ -11,7 +11,7 @@ from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.hooks import eval_frozen_modules, freeze_parameters
 from lumen.errors import ConfigError
-from lumen.lmm import loading
+from lumen.lmm import repository
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.tokens.special import new_rows
 from lumen.model import Lumen
@@ -128,20 +128,20 @@ def test_wrong_loading_options_are_named(make_adapter, monkeypatch):
     with pytest.raises(ConfigError, match=r"base\.dtype must be one of"):
         make_adapter(dtype="int8")
     with pytest.raises(ConfigError, match=r"got \['bits'\]"):
-        loading.quantization_config({"bits": 4})
+        repository.quantization_config({"bits": 4})
     with pytest.raises(ConfigError, match="load_in_4bit=True or load_in_8bit=True"):
-        loading.quantization_config({"bnb_4bit_quant_type": "nf4"})
+        repository.quantization_config({"bnb_4bit_quant_type": "nf4"})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="quantization needs bitsandbytes"):
-        loading.quantization_config({"load_in_8bit": True})
+        repository.quantization_config({"load_in_8bit": True})
     with pytest.raises(ConfigError, match="lora needs peft"):
         make_adapter(lora=LORA)
 
 
 def test_a_quantised_base_is_asked_for_by_fields(monkeypatch):
-    monkeypatch.setattr(loading, "_require", lambda *_: None)
+    monkeypatch.setattr(repository, "require", lambda *_: None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")  # transformers asks whose version it is
-    config = loading.quantization_config({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    config = repository.quantization_config({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
     assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
 
 

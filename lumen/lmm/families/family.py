@@ -152,6 +152,7 @@ class Family:
         placeholder: What stands for an image in the chat template; None for the image token itself.
         image_text: Config, image token and ``token_hw`` to the text that replaces the placeholder; in it, the
             first image tokens are the cells of ``token_hw`` in order.
+        edges: Config to the ids of two tokens around ``image_text``, where the tokenizer alone has their names.
         positions: Model, prefix and ``token_hw`` to positions of the prefix, (axes, L); a suffix goes on at the largest
             plus 1 on every axis.
         sees_future: Config and prefix to the tokens that see each other in both directions, (L), or None.
@@ -162,6 +163,7 @@ class Family:
         encode_dense: Model and pixels of another size to the tower's states at that size; None where it cannot.
         splits: Whether packed rows go through ``lumen.lmm.packing.prefix_attention``; else through one masked square.
         chat_template: Used where the tokenizer has none.
+        has_token_grid: Whether an image token stands for a place in the image.
     """
 
     input_spec: Callable[[PretrainedConfig], InputSpec] = patch_square
@@ -174,6 +176,7 @@ class Family:
     lateral_channels: Callable[[PretrainedConfig], tuple[int, ...]] = lambda config: ()
     placeholder: str | None = None
     image_text: Callable[[PretrainedConfig, str, Size], str] = repeat_token
+    edges: Callable[[PretrainedConfig], tuple[int, int] | None] = lambda config: None
     positions: Callable[[nn.Module, Tensor, Size], Tensor] = count_on
     sees_future: Callable[[PretrainedConfig, Tensor], Tensor | None] = sees_no_future
     plain_inputs: Callable[[PretrainedConfig, Tensor, int | Tensor], dict[str, Tensor]] = needs_nothing
@@ -181,3 +184,4 @@ class Family:
     encode_dense: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
     splits: bool = True
     chat_template: str | None = None
+    has_token_grid: bool = True

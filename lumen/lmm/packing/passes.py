@@ -169,7 +169,7 @@ class Passes:
         if key not in self.layouts:
             with torch.inference_mode(False):  # it outlives the call, and may serve training next
                 ids = torch.tensor(prefix, dtype=torch.long)
-                positions = self.family.positions(self.base_model.model, ids, token_hw)
+                positions = self.family.positions(self.base_model.base_model, ids, token_hw)
                 sees = self.family.sees_future(self.base_model.config, ids)
                 sees = None if sees is None else sees.to(device, non_blocking=True)
                 moved = (each.to(device, non_blocking=True) for each in (ids, positions))
@@ -186,18 +186,21 @@ class Passes:
     def _square(self, segments: Int[Tensor, "rows length"], layout: PrefixLayout) -> Tensor:
         mask = block_mask(segments)
         mask = mask if layout.sees_future is None else open_prefix(mask, layout.sees_future)
-        is_eager = self.base_model.config._attn_implementation == "eager"
+        is_eager = self.base_model.get_decoder().config._attn_implementation == "eager"
         return additive_mask(mask, self.base_model.dtype) if is_eager else mask
 
     def _run(
         self, *, use_cache: bool = False, **inputs: object
     ) -> tuple[list[Float[Tensor, "rows length dim"]], Cache | None]:
         # All hidden states cost memory, so they are asked for only where another layer than the last is read.
-        wants_layers = any(layer != LAST for layer in self.mode.layers)
-        output = self.base_model.model(use_cache=use_cache, output_hidden_states=wants_layers, **inputs)
-        states = [
-            output.last_hidden_state if layer == LAST else output.hidden_states[layer] for layer in self.mode.layers
-        ]
+        core = self.base_model.base_model
+        # A model that is not wrapped in one with a head gives its last states among all, and logits that nobody wants.
+        is_bare = core is self.base_model
+        wants_layers = is_bare or any(layer != LAST for layer in self.mode.layers)
+        bare = {"logits_to_keep": 1} if is_bare else {}
+        output = core(use_cache=use_cache, output_hidden_states=wants_layers, **bare, **inputs)
+        last = output.hidden_states[LAST] if is_bare else output.last_hidden_state
+        states = [last if layer == LAST else output.hidden_states[layer] for layer in self.mode.layers]
         return states, output.past_key_values
 
 

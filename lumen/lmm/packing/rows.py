@@ -106,7 +106,7 @@ def pack_rows(
         PromptError: If the prefix and one suffix do not fit the context.
     """
     # Positions restart, so the context bounds the prefix with one suffix, not the whole row.
-    longest = max((len(suffix.ids) for of_image in suffixes for suffix in of_image), default=0)
+    longest = longest_suffix(suffixes)
     if len(prefix) + longest > context:
         raise PromptError(
             f"a prompt of {longest} tokens behind a prefix of {len(prefix)} does not fit the context of {context} "
@@ -127,6 +127,11 @@ def pack_rows(
 def prefix_row(prefix: Sequence[int], image: int = 0) -> PackedRows:
     """Return one row of an image that holds no pair: the prefix alone."""
     return _fill_rows(prefix, [[]], torch.tensor([image]), 0)
+
+
+def longest_suffix(suffixes: Sequence[Sequence[Suffix]]) -> int:
+    """Return the tokens of the longest suffix of all images; 0 where there is none."""
+    return max((len(suffix.ids) for of_image in suffixes for suffix in of_image), default=0)
 
 
 def _capacity(suffixes: Sequence[Sequence[Suffix]], start: int, longest: int, bound: int) -> int:

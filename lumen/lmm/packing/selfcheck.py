@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import sees_no_future
@@ -58,7 +59,8 @@ def packing_works(config: PretrainedConfig) -> bool:
     sliding window depends on the length of a prompt, not on the kind: see ``fits_window``.
     """
     text = json.dumps(config.text_config.to_dict(), sort_keys=True, default=str)
-    return _check(config.to_json_string(use_diff=False), config._attn_implementation or "sdpa", text)
+    attention = SPLIT if _is_flash(config._attn_implementation) else config._attn_implementation
+    return _check(config.to_json_string(use_diff=False), attention, text)
 
 
 def split_works(config: PretrainedConfig) -> bool:
@@ -70,7 +72,30 @@ def split_works(config: PretrainedConfig) -> bool:
 def expanding_works(config: PretrainedConfig) -> bool:
     """Return whether prompts behind copies of one cache equal separate ones; see ``packing_works``."""
     text = json.dumps(config.text_config.to_dict(), sort_keys=True, default=str)
-    return _check_expanded(config.to_json_string(use_diff=False), config._attn_implementation or "sdpa", text)
+    attention = None if _is_flash(config._attn_implementation) else config._attn_implementation
+    return _check_expanded(config.to_json_string(use_diff=False), attention, text)
+
+
+def takes_masks(base_model: PreTrainedModel) -> bool:
+    """Return whether the LLM's own attention takes a mask of blocks; the kernels of flash attention do not."""
+    return not _is_flash(base_model.get_decoder().config._attn_implementation)
+
+
+def use_split(base_model: PreTrainedModel, family: Family) -> bool:
+    """Let the LLM attend by ``prefix_attention`` where it can, and return whether it does.
+
+    In its place it must do all that the LLM's own attention does: ``eager`` is kept, because an LLM takes it for what
+    no kernel has, such as attention sinks.
+    """
+    replaceable = not takes_masks(base_model) or base_model.get_decoder().config._attn_implementation == "sdpa"
+    if not (family.splits and replaceable and split_works(base_model.config)):
+        return False
+    base_model.set_attn_implementation({"text_config": SPLIT})
+    return True
+
+
+def _is_flash(attention: str | None) -> bool:
+    return attention is not None and attention.startswith("flash")
 
 
 def fits_window(config: PretrainedConfig, length: int) -> bool:
@@ -78,21 +103,22 @@ def fits_window(config: PretrainedConfig, length: int) -> bool:
 
     A packed row carries its own mask, which knows no window; as long as nothing would leave it, that is the same.
     """
-    window = config.text_config.to_dict().get("sliding_window")
-    return window is None or length <= window
+    text = config.text_config.to_dict()
+    windows = [text.get(name) for name in ("sliding_window", "attention_chunk_size")]
+    return all(window is None or length <= window for window in windows)
 
 
 @functools.cache
-def _check(config: str, attention: str, text: str) -> bool:
+def _check(config: str, attention: str | None, text: str) -> bool:
     with _small_llm(json.loads(config), attention) as model:
         rows = pack_rows(_PREFIX, [_SUFFIXES], max_suffix_tokens=64, context=64, pad_id=0)
-        inputs = _packed_inputs(rows, attention, len(_PREFIX))
+        inputs = _packed_inputs(rows, model.config._attn_implementation, len(_PREFIX))
         packed = _states(model, rows.input_ids, position_ids=rows.position_ids, **inputs)[0]
         return _equal_separate(model, [packed[start:] for start in rows.pair_start.tolist()])
 
 
 @functools.cache
-def _check_expanded(config: str, attention: str, text: str) -> bool:
+def _check_expanded(config: str, attention: str | None, text: str) -> bool:
     with _small_llm(json.loads(config), attention) as model:
         embed = model.get_input_embeddings()
         cache = model(inputs_embeds=embed(torch.tensor([_PREFIX])), use_cache=True).past_key_values
@@ -102,11 +128,12 @@ def _check_expanded(config: str, attention: str, text: str) -> bool:
         ids, positions = (each[:, len(_PREFIX) :] for each in (rows.input_ids, rows.position_ids))
         cache = expanded(cache, torch.zeros(len(ids), dtype=torch.long))
         inputs = {"inputs_embeds": embed(ids), "position_ids": positions, "past_key_values": cache, "use_cache": True}
-        return _equal_separate(model, list(model(**inputs).last_hidden_state))
+        return _equal_separate(model, list(_last(model(**inputs, output_hidden_states=True))))
 
 
 def _equal_separate(model: PreTrainedModel, found: Sequence[Tensor]) -> bool:
     """Return whether the states of each suffix, found in some way, are those of a pass of its own."""
+    model.set_attn_implementation("eager")  # every LLM has it, with all that its own attention does
     for states, suffix in zip(found, _SUFFIXES, strict=True):
         alone = _states(model, torch.tensor([[*_PREFIX, *suffix.ids]]))[0, len(_PREFIX) :]
         difference = (states[: len(suffix.ids)] - alone).abs().max() / alone.abs().max()
@@ -124,11 +151,18 @@ def _packed_inputs(rows: PackedRows, attention: str, start: int) -> dict[str, Te
 
 
 def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Tensor:
-    return model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False, **inputs).last_hidden_state
+    return _last(
+        model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False, output_hidden_states=True, **inputs)
+    )
+
+
+def _last(output: ModelOutput) -> Tensor:
+    """Return the last states; some models name their LLM with its output layer as the decoder, which gives them so."""
+    return output.hidden_states[-1]
 
 
 @contextmanager
-def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
+def _small_llm(fields: dict, attention: str | None) -> Iterator[PreTrainedModel]:
     """Give the LLM at toy size: each kind of layer once or twice, the heads as wide and grouped as they are.
 
     It runs without gradients. The whole model is laid out without memory first: only it knows the class of its LLM.
@@ -142,7 +176,7 @@ def _small_llm(fields: dict, attention: str) -> Iterator[PreTrainedModel]:
     small |= {"layer_types": (kinds * 2)[: max(2, len(kinds))]} if kinds else {}
     config.text_config = type(config.text_config).from_dict({**text, **small})
     with torch.device("meta"):
-        kind = type(AutoModelForImageTextToText.from_config(config).get_decoder())
+        kind = type(AutoModelForImageTextToText.from_config(config, trust_remote_code=False).get_decoder())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         yield kind._from_config(config.text_config, attn_implementation=attention).float().eval()

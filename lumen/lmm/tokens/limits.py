@@ -55,5 +55,5 @@ class TextLimits:
 def text_limits(adapter: "HFAdapter", input_hw: Sequence[int]) -> TextLimits:
     """Return the check of texts that an adapter is to learn beside images of this size."""
     token_hw = adapter.features.token_hw(input_hw)
-    prefix = adapter.text.prefix(adapter.family.image_text(adapter.config, adapter.image_token, token_hw))
+    prefix = adapter.text.prefix(adapter.image_text(token_hw))
     return TextLimits(adapter.text, adapter.config.text_config.max_position_embeddings - len(prefix))

@@ -1,80 +1,49 @@
-"""Image statistics, tokenizer and chat template of a Hugging Face model, loaded apart.
+"""Prompts as token ids: a prefix that all phrases of an image share, and one suffix per phrase."""
 
-``AutoProcessor`` needs torchvision for several families; its parts do not. Resizing, cropping and tiling never happen
-here: the data pipeline has done the geometry, so only rescaling and normalising are left, done on the whole batch.
-"""
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from transformers import AutoTokenizer, ImageProcessingMixin, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from lumen.errors import ConfigError, PromptError
+from lumen.lmm.families import Family
+from lumen.lmm.families.family import Size
 from lumen.lmm.packing.rows import Suffix
+from lumen.lmm.tokens.shared_start import SharedStart
+from lumen.lmm.tokens.templates import MARK, find_template, image_and, render, words
 from lumen.prompts import LOC_TOKEN, Template, Wordings
-
-MARK = "\u241f"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageStatistics:
-    """How raw pixels become ``pixel_values``: (value * scale - mean) / std, per channel."""
-
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
-        """Return ``pixel_values`` of a uint8 RGB batch; equal to the image processor's without its geometry."""
-        factor = torch.tensor([self.scale / value for value in self.std])
-        shift = torch.tensor(self.mean) / torch.tensor(self.std)
-        factor, shift = (each.view(3, 1, 1).to(images.device, non_blocking=True) for each in (factor, shift))
-        pixels = images.contiguous(memory_format=torch.channels_last).float()
-        return pixels.mul_(factor).sub_(shift)
-
-
-def load_statistics(name_or_path: str) -> ImageStatistics:
-    """Read the statistics from the settings of a model's image processor, without building it.
-
-    Several image processors exist only on top of torchvision; their settings are plain numbers.
-
-    Raises:
-        ConfigError: If the settings lack a number.
-    """
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
-    lacking = {"image_mean", "image_std"} - {key for key, value in settings.items() if value is not None}
-    if lacking:
-        raise ConfigError(f"preprocessor_config.json of {name_or_path} lacks {sorted(lacking)}: write them there")
-    scale = settings.get("rescale_factor", 1 / 255)
-    return ImageStatistics(scale, tuple(settings["image_mean"]), tuple(settings["image_std"]))
 
 
 class PromptEncoder:
     """Phrases to token ids: the prefix that all phrases of an image share, and one suffix per phrase.
 
-    Owns the tokenizer and the special tokens, which are looked up by name.
+    Owns the tokenizer and the special tokens, which are looked up by name. A prompt is tokenized as a whole and split
+    afterwards; see ``SharedStart``.
 
     Args:
         tokenizer: The model's tokenizer, with a chat template. ``[LOC]`` and the routing tokens are added to it.
         template: Wording around the phrase.
         wordings: The tasks it can ask for.
         placeholder: What stands for an image in the chat template.
+        image_text: The text of an image of one cell.
 
     Raises:
-        ConfigError: If the tokenizer has no chat template, or the template loses the phrase.
+        ConfigError: If the chat template does not put the image before the text, or nothing ends an answer.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, template: Template, wordings: Wordings, placeholder: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: Template,
+        wordings: Wordings,
+        placeholder: str,
+        image_text: str,
     ) -> None:
         if tokenizer.chat_template is None:
             raise ConfigError("the tokenizer has no chat template: save one beside it as chat_template.jinja")
+        known = tokenizer.get_vocab()
+        self.num_known = len(tokenizer)
         tokenizer.add_special_tokens(
             {"additional_special_tokens": wordings.special_tokens}, replace_extra_special_tokens=False
         )
@@ -82,22 +51,32 @@ class PromptEncoder:
         self.template = template
         self.wordings = wordings
         self.placeholder = placeholder
+        self.image_text = image_text
         self.loc_token_id: int = tokenizer.convert_tokens_to_ids(LOC_TOKEN)
         self.routing_ids: dict[str, int] = {
             token: tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token != LOC_TOKEN
         }
-        self._prefix_text, self._turn_text = self._render()
+        self.added_ids: list[int] = [
+            tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token not in known
+        ]
+        self._special_ids = set(tokenizer.all_special_ids) | {
+            number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        before, self._turn_text = self.render_around(
+            [{"role": "user", "content": image_and(f"{template.before} {MARK}")}]
+        )
+        self.gap, self.end_id = self._read_answer()
+        self._start = self.start(before.rstrip(" "), joint=" ")
         self._suffixes: dict[tuple[str, str], Suffix] = {}
 
     def prefix(self, image_text: str) -> list[int]:
         """Return the ids before the phrase, with the text that the image takes in place of its placeholder."""
-        return self.encode_prefix(self._prefix_text, image_text)
+        return self._start.ids(image_text)
 
-    def encode_prefix(self, text: str, image_text: str) -> list[int]:
-        """Return the ids of a text that starts a conversation, with the image's text in its place."""
-        text = text.replace(self.placeholder, image_text, 1)
-        begins = self.tokenizer.bos_token is not None and self.tokenizer.bos_token in text
-        return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]
+    def start(self, text: str, joint: str = "") -> SharedStart:
+        """Return what conversations that start with a text have in common."""
+        image = {"placeholder": self.placeholder, "image_text": self.image_text}
+        return SharedStart(self.tokenizer, text, **image, joint=joint)
 
     def suffix(self, phrase: str, task: str) -> Suffix:
         """Return the tokens of one phrase; remembered, since data sets ask for the same names again and again.
@@ -116,56 +95,136 @@ class PromptEncoder:
         user, answer = self.wordings.suffix(self.template, phrase, task)
         text = " " + phrase.strip()
         self.refuse_special(text)
-        phrase_ids = self.ids(text)
-        asked = phrase_ids + self.ids(user[len(text) :])
-        answer_ids: list[int] = []
         if answer:
-            asked += self.ids(self._turn_text)
-            answer_ids = [*self.ids(" " + answer), self.tokenizer.eos_token_id]
-        ids = asked + answer_ids
+            parts = (text, user[len(text) :] + self._turn_text, self.gap + answer)
+            ids, (phrase_end, asked, _) = self._start.split(parts)
+            ids.append(self.end_id)
+        else:
+            ids, (phrase_end, asked) = self._start.split((text, user[len(text) :]))
         if ids.count(self.loc_token_id) != 1:
             raise PromptError(f"a prompt must hold {LOC_TOKEN} once, got {self.tokenizer.decode(ids)!r}")
-        return Suffix(tuple(ids), (0, len(phrase_ids)), ids.index(self.loc_token_id), len(asked))
+        # A phrase whose only token has merged with what follows is that token.
+        return Suffix(tuple(ids), (0, max(1, phrase_end)), ids.index(self.loc_token_id), asked)
 
     def ids(self, text: str) -> list[int]:
-        """Return the ids of a text inside a conversation."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        """Return the ids of a text alone, without the tokenizer's own first token."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def refuse_special(self, text: str) -> None:
         """Raise PromptError if a text holds special tokens, which would end its turn or stand for an image."""
-        special = set(self.ids(text)) & set(self.tokenizer.all_special_ids)
+        special = set(self.ids(text)) & self._special_ids
         if special:
             found = self.tokenizer.convert_ids_to_tokens(sorted(special))
             raise PromptError(f"a prompt must not hold special tokens, got {found} in {text.strip()!r}")
 
-    def _render(self) -> tuple[str, str]:
-        """Split the chat template's text at the phrase: the shared prefix, and what closes the user's turn."""
-        content = [{"type": "image"}, {"type": "text", "text": f"{self.template.before} {MARK}"}]
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+    def render_around(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """Split a conversation, up to where the assistant goes on, at its first ``MARK``."""
+        text = render(self.tokenizer, messages, add_generation_prompt=True)
         before, mark, after = text.partition(MARK)
         if not mark or self.placeholder not in before:
             raise ConfigError(
                 f"the chat template must keep the image before the text; it made {text!r} without "
-                f"{self.placeholder!r} in front of the phrase"
+                f"{self.placeholder!r} in front of the text"
             )
-        return before.rstrip(" "), after
+        return before, after
+
+    def _read_answer(self) -> tuple[str, int]:
+        """Return what the template puts before the assistant's words, and the token that ends them.
+
+        That is the template's own end of a turn, such as ``<|im_end|>``, else the tokenizer's end of a text.
+        """
+        asked = [{"role": "user", "content": image_and(MARK)}]
+        opened = render(self.tokenizer, asked, add_generation_prompt=True)
+        answered = render(
+            self.tokenizer, [*asked, {"role": "assistant", "content": words(MARK)}], add_generation_prompt=False
+        )
+        start = answered.rfind(MARK)
+        gap = "" if opened[-1:].isspace() else " "
+        if answered.startswith(opened) and start >= len(opened):
+            gap = answered[len(opened) : start]
+        behind = self.tokenizer(answered[start + len(MARK) :].lstrip(), add_special_tokens=False)["input_ids"]
+        ends_turn = bool(behind) and behind[0] in self.tokenizer.added_tokens_decoder
+        end_id = behind[0] if ends_turn else self.tokenizer.eos_token_id
+        if end_id is None:
+            raise ConfigError(
+                "nothing ends an answer: the tokenizer has no eos_token, and the chat template ends a turn of the "
+                f"assistant in {answered[start + len(MARK) :]!r}. Set eos_token in tokenizer_config.json"
+            )
+        return gap, end_id
 
 
-def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer with its chat template.
+def encoder_for(
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    family: Family,
+    *,
+    template: Template,
+    wordings: Wordings,
+) -> PromptEncoder:
+    """Return the encoder of the phrases of an LMM.
+
+    Raises:
+        ConfigError: See ``PromptEncoder`` and ``image_token_of``.
+    """
+    return PromptEncoder(
+        tokenizer,
+        template=template,
+        wordings=wordings,
+        placeholder=family.placeholder or image_token_of(tokenizer, config),
+        image_text=image_text_of(tokenizer, config, family, (1, 1)),
+    )
+
+
+def load_tokenizer(
+    name_or_path: str, *, config: PretrainedConfig, family: Family, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer with a chat template that shows images.
 
     Args:
         name_or_path: Folder or model id.
-        chat_template: Used where the model brings none, neither beside the tokenizer nor in ``chat_template.json``,
-            where processors used to keep it.
+        config: The model's config.
+        family: The model's family.
+        chat_template: A template, or the path of a file that holds one, in place of the model's; see
+            ``find_template``.
+
+    Raises:
+        ConfigError: If there is no such token, or no such template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    if tokenizer.chat_template is None:
-        file = cached_file(name_or_path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-        tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"] if file else chat_template
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    tokenizer.chat_template = find_template(
+        name_or_path,
+        tokenizer,
+        placeholder=family.placeholder or image_token_of(tokenizer, config),
+        given=chat_template,
+        fallback=family.chat_template,
+    )
     return tokenizer
+
+
+def image_text_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, family: Family, token_hw: Size) -> str:
+    """Return the text of an image whose tokens lie on this grid.
+
+    Raises:
+        ConfigError: See ``image_token_of``.
+    """
+    cells = family.image_text(config, image_token_of(tokenizer, config), token_hw)
+    edges = family.edges(config)
+    before, after = ("", "") if edges is None else tokenizer.convert_ids_to_tokens(list(edges))
+    return before + cells + after
+
+
+def image_token_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> str:
+    """Return the token of a cell of an image.
+
+    Raises:
+        ConfigError: If the tokenizer has no such token.
+    """
+    token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    if token is None:
+        raise ConfigError(
+            f"the tokenizer has no token {config.image_token_id}, which config.json names as that of an image"
+        )
+    return token
 
 
 def count_answer_tokens(suffixes: Sequence[Suffix]) -> int:

@@ -1,10 +1,11 @@
-"""Questions that are answered in words, as token ids: what the adapter packs, and what the LMM continues."""
+"""Questions that are answered in words, as token ids: what is packed to learn an answer, and what is continued."""
 
+import itertools
 from collections.abc import Sequence
 
-from lumen.errors import ConfigError
 from lumen.lmm.packing.rows import Suffix
-from lumen.lmm.tokens.phrases import MARK, PromptEncoder
+from lumen.lmm.tokens.phrases import PromptEncoder
+from lumen.lmm.tokens.templates import MARK, image_and, words
 from lumen.prompts import check_text
 from lumen.structures import Prompt
 
@@ -24,17 +25,12 @@ class TextEncoder:
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.encoder = encoder
-        self._prefix_text, turn_text = self._render(())
-        answered = self._template([*self._messages(()), {"role": "assistant", "content": _words(MARK)}], False)
-        before = self._prefix_text + MARK + turn_text
-        start = answered.rfind(MARK)
-        # What the template itself puts between the start of the assistant's turn and its words.
-        self._gap = answered[len(before) : start] if answered.startswith(before) else ""
+        self._start = encoder.start(self._render(())[0])
         self._suffixes: dict[Prompt, Suffix] = {}
 
     def prefix(self, image_text: str) -> list[int]:
         """Return the ids before the question, with the text that the image takes in place of its placeholder."""
-        return self.encoder.encode_prefix(self._prefix_text, image_text)
+        return self._start.ids(image_text)
 
     def question(self, prompt: Prompt) -> list[int]:
         """Return the ids from the question to where the assistant's words begin; earlier turns come first.
@@ -42,14 +38,16 @@ class TextEncoder:
         Raises:
             PromptError: If a turn is empty, too long or holds special tokens, or if the task is unknown.
         """
+        return self._start.rest(self._asked(prompt))
+
+    def _asked(self, prompt: Prompt) -> str:
         asked = prompt.text if prompt.text.strip() else self.encoder.wordings[prompt.task].instruction
         history = [
             (self._check(question, "a question"), self._check(answer, "an answer"))
             for question, answer in prompt.history
         ]
         turns = [part for turn in history for part in turn] + [self._check(asked, "a question")]
-        after = self._render(turns[1:])[1]
-        return self.encoder.ids(turns[0] + after)
+        return turns[0] + self._render(turns[1:])[1]
 
     def suffix(self, prompt: Prompt) -> Suffix:
         """Return the tokens of one question and its answer; remembered.
@@ -66,9 +64,9 @@ class TextEncoder:
     def encode(self, prompt: Prompt) -> Suffix:
         """Return the tokens of one question and its answer, without remembering them; see ``suffix``."""
         answer = self._check(prompt.answer, f"the answer to learn for {prompt.text!r}")
-        asked = self.question(prompt)
-        end = () if prompt.is_cut else (self.encoder.tokenizer.eos_token_id,)
-        return Suffix((*asked, *self.encoder.ids(self._gap + answer), *end), (0, 0), None, len(asked))
+        ids, (asked, _) = self._start.split((self._asked(prompt), self.encoder.gap + answer))
+        end = () if prompt.is_cut else (self.encoder.end_id,)
+        return Suffix((*ids, *end), (0, 0), None, asked)
 
     def suffixes(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[Suffix]]:
         """Return the suffixes of the text prompts of each image."""
@@ -83,26 +81,8 @@ class TextEncoder:
         self.encoder.refuse_special(text)
         return text
 
-    def _messages(self, later: Sequence[str]) -> list[dict]:
-        first = {"role": "user", "content": [{"type": "image"}, *_words(MARK)]}
-        roles = ("assistant", "user")
-        return [first, *({"role": roles[turn % 2], "content": _words(text)} for turn, text in enumerate(later))]
-
-    def _template(self, messages: list[dict], add_generation_prompt: bool) -> str:
-        return self.encoder.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-
     def _render(self, later: Sequence[str]) -> tuple[str, str]:
         """Split a conversation at its first question: the shared prefix, and all that follows that question."""
-        before, mark, after = self._template(self._messages(later), True).partition(MARK)
-        if not mark or self.encoder.placeholder not in before:
-            raise ConfigError(
-                f"the chat template must keep the image before the question; it made {before!r} without "
-                f"{self.encoder.placeholder!r} in front of it"
-            )
-        return before, after
-
-
-def _words(text: str) -> list[dict]:
-    return [{"type": "text", "text": text}]
+        roles = itertools.cycle(("assistant", "user"))
+        turns = [{"role": role, "content": words(text)} for role, text in zip(roles, later, strict=False)]
+        return self.encoder.render_around([{"role": "user", "content": image_and(MARK)}, *turns])

@@ -23,34 +23,56 @@ def new_rows(known: Float[Tensor, "rows dim"], count: int) -> Float[Tensor, "cou
     return (mean + noise.to(mean.device) * var.sqrt()).to(known.dtype)
 
 
-def add_tokens(base_model: PreTrainedModel, encoder: PromptEncoder, num_known: int, mode: str) -> "NewTokens | None":
-    """Give an LMM rows for the special tokens.
+def add_tokens(base_model: PreTrainedModel, encoder: PromptEncoder, mode: str) -> "NewTokens | None":
+    """Give an LMM rows for the special tokens. Those that its tokenizer had before stay as they are.
 
     Args:
         base_model: The LMM; its tables are changed for ``resize`` only.
         encoder: Knows the tokens, and whether the LMM learns to write them.
-        num_known: Tokens of the LMM's own.
         mode: ``resize`` or ``learn``.
 
     Returns:
         The rows beside the LMM, for ``learn``.
     """
+    _bound_further_tables(base_model)
     if mode == "resize":
-        resize_tokens(base_model, len(encoder.tokenizer))
+        resize_tokens(base_model, len(encoder.tokenizer), encoder.added_ids, encoder.num_known)
         return None
     ids = encoder.tokenizer.convert_tokens_to_ids(encoder.wordings.special_tokens)
-    return NewTokens(base_model, ids, num_known, with_head=encoder.template.has_answer)
+    return NewTokens(base_model, ids, encoder.added_ids, encoder.num_known, with_head=encoder.template.has_answer)
 
 
 @torch.no_grad()
-def resize_tokens(base_model: PreTrainedModel, num_tokens: int) -> None:
-    """Make the tables of an LMM, input and output, at least ``num_tokens`` rows long."""
-    num_known = base_model.get_input_embeddings().num_embeddings
-    if num_tokens <= num_known:
-        return
-    base_model.resize_token_embeddings(num_tokens, mean_resizing=False)
+def resize_tokens(base_model: PreTrainedModel, num_tokens: int, added: Sequence[int], num_known: int) -> None:
+    """Make the tables of an LMM, input and output, at least ``num_tokens`` rows long, and start the new rows.
+
+    Many tables are longer than the vocabulary; the spare rows are all alike, so the rows of new tokens are started
+    even where the table has them already.
+
+    Args:
+        base_model: The LMM; its tables are changed.
+        num_tokens: Tokens of the vocabulary.
+        added: The new tokens among them.
+        num_known: Tokens of the LMM's own.
+    """
+    num_rows = base_model.get_input_embeddings().num_embeddings
+    if num_tokens > num_rows:
+        base_model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    fresh = sorted({*added, *range(num_rows, num_tokens)})
     for table in (base_model.get_input_embeddings(), base_model.get_output_embeddings()):
-        table.weight[num_known:] = new_rows(table.weight[:num_known], num_tokens - num_known)
+        table.weight[fresh] = new_rows(table.weight[: min(num_known, num_rows)], len(fresh))
+
+
+def _bound_further_tables(base_model: PreTrainedModel) -> None:
+    """Let the tables that some LLMs have for each layer read the padding's row where a token is new to them."""
+    pad = base_model.config.text_config.pad_token_id or 0
+
+    def bound(table: nn.Embedding, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0].masked_fill(args[0] >= table.num_embeddings, pad),)
+
+    for table in base_model.get_decoder().modules():
+        if isinstance(table, nn.Embedding) and table is not base_model.get_input_embeddings():
+            table.register_forward_pre_hook(bound)
 
 
 class NewTokens(nn.Module):
@@ -62,19 +84,22 @@ class NewTokens(nn.Module):
     Args:
         base_model: The LMM.
         ids: The tokens; the tables need not have them.
-        num_known: Tokens of the LMM's own; those of ``ids`` among them start as they are.
+        added: Those among them that are new; the others start as they are.
+        num_known: Tokens of the LMM's own.
         with_head: Whether the LMM learns to write the tokens, too.
     """
 
-    def __init__(self, base_model: PreTrainedModel, ids: Sequence[int], num_known: int, *, with_head: bool) -> None:
+    def __init__(
+        self, base_model: PreTrainedModel, ids: Sequence[int], added: Sequence[int], num_known: int, *, with_head: bool
+    ) -> None:
         super().__init__()
         inputs, outputs = base_model.get_input_embeddings(), base_model.get_output_embeddings()
         num_known = min(num_known, inputs.num_embeddings)
         with torch.no_grad():  # what the LLM sees: some tables scale their rows
             table = inputs(torch.arange(num_known, device=inputs.weight.device))
         self.register_buffer("ids", torch.tensor(ids, device=table.device), persistent=False)
-        self.rows = nn.Parameter(_start(table, ids))
-        self.head = nn.Parameter(_start(outputs.weight[:num_known], ids)) if with_head else None
+        self.rows = nn.Parameter(_start(table, ids, added))
+        self.head = nn.Parameter(_start(outputs.weight[:num_known], ids, added)) if with_head else None
         self._asked = self.ids[:0]
         self._num_tokens = max(ids) + 1
         inputs.register_forward_pre_hook(self._ask)
@@ -100,10 +125,10 @@ class NewTokens(nn.Module):
         return logits.index_copy(-1, self.ids, learned.to(logits.dtype))
 
 
-def _start(known: Float[Tensor, "rows dim"], ids: Sequence[int]) -> Float[Tensor, "count dim"]:
-    """Return float32 rows to train: the known ones as they are, the others like them."""
+def _start(known: Float[Tensor, "rows dim"], ids: Sequence[int], added: Sequence[int]) -> Float[Tensor, "count dim"]:
+    """Return float32 rows to train: those of known tokens as they are, the others like them."""
     rows = new_rows(known, len(ids)).float()
     for row, token in enumerate(ids):
-        if token < len(known):
+        if token not in added and token < len(known):
             rows[row] = known[token].detach()
     return rows

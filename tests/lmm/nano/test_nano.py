@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.lmm.nano.tokenizer import build_tokenizer
-from lumen.lmm.tokens.phrases import load_statistics
+from lumen.lmm.pixels import load_statistics
 
 
 @pytest.fixture(scope="module")

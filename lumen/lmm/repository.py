@@ -1,0 +1,179 @@
+"""A model repository: its config and its weights, loaded as its files describe them or refused with the reason."""
+
+import copy
+import importlib.util
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.options import BaseOptions
+
+KNOWN_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def read_config(path: str, attention: str | None) -> PretrainedConfig:
+    """Return the config of a base model.
+
+    Args:
+        path: Folder or model id.
+        attention: transformers' attention implementation. Where a part of the model has no such one, ``eager`` is
+            taken in its place and a warning says so.
+
+    Raises:
+        CheckpointError: If there is no model of that name.
+        ConfigError: If transformers itself does not have this kind of model, or lacks what the attention needs.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, attn_implementation=attention, trust_remote_code=False)
+    except OSError as error:
+        raise CheckpointError(
+            f"the base model {path!r} cannot be read: {first_line(error)} Put it there, or change "
+            "name_or_path; data/nano is made by tools/make_nano.py"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"transformers has no model class for {path!r}: {first_line(error)} Code from a model repository is never "
+            "run: use the repository in transformers' own layout (its name often ends in -hf), or a newer transformers"
+        ) from error
+    config._attn_implementation = _available(config, attention)
+    return config
+
+
+def _available(config: PretrainedConfig, attention: str | None) -> str | None:
+    """Return the attention that all parts of a model have: the one asked for, or ``eager``."""
+    if attention is None or type(config) not in AutoModelForImageTextToText._model_mapping:
+        return attention
+    try:
+        with torch.device("meta"):
+            AutoModelForImageTextToText.from_config(
+                copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False
+            )
+    except ImportError as error:
+        raise ConfigError(f"attention={attention!r} cannot run here: {first_line(error)}") from error
+    except ValueError as error:
+        if attention not in KNOWN_ATTENTION:
+            raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}") from error
+        _LOGGER.warning("%s; attention='eager' is used", first_line(error))
+        return "eager"
+    return attention
+
+
+def load_model(path: str, config: PretrainedConfig, options: BaseOptions) -> PreTrainedModel:
+    """Load an LMM; a repository that is quantized already is loaded as its own ``quantization_config`` says.
+
+    Args:
+        path: Folder or model id.
+        config: What ``read_config`` gave.
+        options: In which form.
+
+    Raises:
+        ConfigError: If a library that the weights need is missing, they cannot be quantized as asked, or the dtype
+            does not suit the attention.
+        CheckpointError: If weights are missing, left over, or of another shape.
+    """
+    if options.device_map is not None:
+        require("accelerate", "device_map")
+    method = _check_own_quantization(path, config, options.quantization)
+    asked: dict[str, Any] = {}
+    if options.quantization is not None:  # a None would replace the repository's own
+        asked["quantization_config"] = quantization_config(options.quantization)
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            path,
+            config=config,
+            dtype="auto" if options.dtype is None else getattr(torch, options.dtype),
+            device_map=options.device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are in the report, which is checked below
+            trust_remote_code=False,
+            **asked,
+        )
+    except (ImportError, RuntimeError) as error:
+        if method is None:
+            raise
+        raise ConfigError(f"the weights of {path!r} are quantized by {method!r}: {first_line(error)}") from error
+    _check_weights(path, report, options.unused_weights)
+    _check_flash(model)
+    return model
+
+
+def _check_own_quantization(path: str, config: PretrainedConfig, quantization: Mapping[str, Any] | None) -> str | None:
+    """Return by which method the saved weights are quantized, if they are.
+
+    Raises:
+        ConfigError: If transformers does not know the method, or another one is asked for.
+    """
+    own = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    if own is None:
+        return None
+    fields = own if isinstance(own, dict) else own.to_dict()
+    is_bitsandbytes = bool(fields.get("load_in_4bit") or fields.get("load_in_8bit"))
+    method = "bitsandbytes" if is_bitsandbytes else str(fields.get("quant_method"))
+    if not is_bitsandbytes and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise ConfigError(
+            f"the weights of {path!r} are quantized by {method!r}, which transformers does not know; it knows "
+            f"{sorted(AUTO_QUANTIZATION_CONFIG_MAPPING)}. Use the repository that is not quantized"
+        )
+    if quantization is not None:
+        raise ConfigError(f"the weights of {path!r} are quantized by {method!r} already: leave quantization out")
+    return method
+
+
+def _check_weights(path: str, report: Mapping[str, Any], unused_weights: Sequence[str]) -> None:
+    """Refuse a model that was not filled from the files alone; tied weights count as filled."""
+    unused = [re.compile(pattern) for pattern in unused_weights]
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": sorted(name for name, *_ in report["mismatched_keys"]),
+        "left over": sorted(
+            name for name in report["unexpected_keys"] if not any(pattern.search(name) for pattern in unused)
+        ),
+    }
+    found = [f"{len(names)} {kind}, such as {names[:3]}" for kind, names in faults.items() if names]
+    if found:
+        raise CheckpointError(
+            f"the weights of {path!r} are not those of its config.json: {'; '.join(found)}. Fetch the repository "
+            "again; name weights that are left over on purpose in unused_weights"
+        )
+
+
+def _check_flash(model: PreTrainedModel) -> None:
+    attention = str(model.config._attn_implementation)
+    if attention.startswith("flash") and model.dtype == torch.float32:
+        raise ConfigError(f"attention={attention!r} takes no float32: set the base's dtype to 'bfloat16' or 'float16'")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def quantization_config(fields: Mapping[str, Any]) -> BitsAndBytesConfig:
+    """Return the config of a base in 4 or 8 bits.
+
+    Raises:
+        ConfigError: If a field is unknown, neither 4 nor 8 bits are chosen, or bitsandbytes is missing.
+    """
+    unknown = sorted(set(fields) - set(BitsAndBytesConfig().to_dict()))
+    if unknown:
+        raise ConfigError(f"quantization takes the fields of BitsAndBytesConfig, got {unknown}")
+    if not (fields.get("load_in_4bit") or fields.get("load_in_8bit")):
+        raise ConfigError(f"quantization needs load_in_4bit=True or load_in_8bit=True, got {dict(fields)}")
+    require("bitsandbytes", "quantization")
+    return BitsAndBytesConfig(**fields)
+
+
+def require(library: str, option: str) -> None:
+    """Raise ConfigError where a library that an option needs is missing."""
+    if importlib.util.find_spec(library) is None:
+        raise ConfigError(f"{option} needs {library}: pip install {library}, or leave {option} out")

@@ -1,0 +1,133 @@
+"""The chat template of a model: where it lies, whether it shows images, how it is rendered."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from lumen.errors import ConfigError
+
+MARK = "\u241f"
+"""Stands for a text that comes later; no template and no tokenizer knows it."""
+
+DATE = datetime(2024, 7, 26)
+"""The date that templates write; Llama's name it where they know no other."""
+
+_FAULTS = (TemplateError, TypeError, ValueError, AttributeError, KeyError)
+
+
+def words(text: str) -> list[dict[str, str]]:
+    """Return the content of a message that holds a text alone."""
+    return [{"type": "text", "text": text}]
+
+
+def image_and(text: str) -> list[dict[str, str]]:
+    """Return the content of a message that shows an image before a text."""
+    return [{"type": "image"}, *words(text)]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    chat_template: str | None = None,
+) -> str:
+    """Return a conversation as text, by the tokenizer's own template when none is given."""
+    return tokenizer.apply_chat_template(
+        list(messages),
+        chat_template=chat_template,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+    )
+
+
+def find_template(
+    name_or_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    placeholder: str,
+    given: str | None = None,
+    fallback: str | None = None,
+) -> str:
+    """Return the first template that shows an image before a text, with its date frozen.
+
+    Looked at in this order: ``given``; the processor's ``chat_template.json``; the tokenizer's, which is
+    ``chat_template.jinja`` where that file exists; ``fallback``. A template for texts alone, which tokenizers of many
+    repositories still have, is passed over. ``given`` is used or refused.
+
+    Args:
+        name_or_path: Folder or model id.
+        tokenizer: The model's tokenizer.
+        placeholder: What stands for an image in the template.
+        given: A template, or the path of a file that holds one.
+        fallback: The template of the model's family.
+
+    Raises:
+        ConfigError: If no template shows an image; the message names what is wrong with each.
+    """
+    if given is not None:
+        candidates = iter([("chat_template", _text_of(given))])
+    else:
+        candidates = _templates(name_or_path, tokenizer, fallback)
+    faults = []
+    for name, template in candidates:
+        fault = _fault_of(tokenizer, template, placeholder)
+        if fault is None:
+            return freeze_date(template)
+        faults.append(f"{name}: {fault}")
+    raise ConfigError(
+        f"{name_or_path!r} has no chat template that shows an image ({placeholder!r}) before a text: "
+        f"{'; '.join(faults) or 'there is none'}. Give one as chat_template, as text or as the path of a file"
+    )
+
+
+def freeze_date(template: str) -> str:
+    """Return a template that writes ``DATE`` where it would write the date of the day.
+
+    A prompt that is another one every day is never the one that was trained.
+    """
+    if "strftime_now" not in template:
+        return template
+    forms = [f"%{code}" for code in "aAbBdejmyYHIMSp"] + ["%-d", "%-m"]
+    filled = "".join(f"|replace('{form}','{DATE.strftime(form)}')" for form in forms)
+    return "{%- macro strftime_now(form) -%}{{ form" + filled + " }}{%- endmacro -%}" + template
+
+
+def _text_of(given: str) -> str:
+    if "{" in given:
+        return given
+    if not Path(given).is_file():
+        raise ConfigError(f"chat_template must be a jinja template or the path of a file, got {given!r}")
+    return Path(given).read_text(encoding="utf-8")
+
+
+def _templates(
+    name_or_path: str, tokenizer: PreTrainedTokenizerBase, fallback: str | None
+) -> Iterator[tuple[str, str]]:
+    file = cached_file(name_or_path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    if file:
+        yield "chat_template.json", json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        own = own.get("default")
+    if own is not None:
+        yield "the tokenizer's", own
+    if fallback is not None:
+        yield "the family's", fallback
+
+
+def _fault_of(tokenizer: PreTrainedTokenizerBase, template: str, placeholder: str) -> str | None:
+    """Return what is wrong with a template, None if it shows an image before a text."""
+    messages = [{"role": "user", "content": image_and(MARK)}]
+    try:
+        text = render(tokenizer, messages, add_generation_prompt=True, chat_template=template)
+    except _FAULTS as error:
+        return f"{type(error).__name__}: {error}"
+    before, mark, _ = text.partition(MARK)
+    return None if mark and placeholder in before else f"it made {text!r}"

@@ -1,0 +1,180 @@
+"""A repository loads as it was saved, or it is refused with the reason."""
+
+import ast
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from zoo import save
+
+import lumen
+from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.options import BaseOptions
+from lumen.lmm.repository import load_model, read_config
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return Path(save("llava", tmp_path_factory.mktemp("llava")))
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """Return a copy of a tiny LLaVA that a test may spoil."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def load(folder, attention=None, **options):
+    return load_model(str(folder), read_config(str(folder), attention), BaseOptions(**options))
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def llm_names(weights):
+    return [
+        name for name in weights if "language_model" in name and ".layers." in name and name.endswith("proj.weight")
+    ]
+
+
+def test_weights_come_as_they_were_saved(folder):
+    weights = load_file(folder / "model.safetensors")
+    model = load(folder)
+    loaded = model.state_dict()
+    name = next(name for name in loaded if name.endswith("layers.0.self_attn.q_proj.weight") and "language" in name)
+    assert any(torch.equal(loaded[name], weight) for weight in weights.values())
+
+
+def test_a_missing_weight_is_an_error(folder):
+    change_weights(folder, lambda weights: weights.pop(llm_names(weights)[0]))
+    with pytest.raises(CheckpointError, match=r"1 missing, such as .*proj.weight"):
+        load(folder)
+
+
+def test_a_weight_left_over_is_an_error_unless_it_is_named(folder):
+    change_weights(folder, lambda weights: weights.update({"mtp.extra": torch.zeros(2)}))
+    with pytest.raises(CheckpointError, match=r"1 left over, such as \['mtp.extra'\].*unused_weights"):
+        load(folder)
+    assert load(folder, unused_weights=[r"^mtp\."]).config.model_type == "llava"
+
+
+def test_a_weight_of_another_shape_is_an_error(folder):
+    def shrink(weights):
+        name = llm_names(weights)[0]
+        weights[name] = weights[name][:-1].clone()
+
+    change_weights(folder, shrink)
+    with pytest.raises(CheckpointError, match=r"1 of another shape, such as .*proj.weight"):
+        load(folder)
+
+
+def test_tied_weights_are_not_missing(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["tie_word_embeddings"] = True
+    change_config(folder, tie_word_embeddings=True, text_config=config["text_config"])
+    change_weights(folder, lambda weights: weights.pop(next(name for name in weights if "lm_head" in name)))
+    model = load(folder)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def to_fp8(weights):
+    """Store the LLM's linear layers as fp8 repositories do: 8 bits, and one scale per block."""
+    for name in llm_names(weights):
+        scale = weights[name].abs().max() / 448
+        weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+        weights[f"{name}_scale_inv"] = scale.reshape(1, 1)
+
+
+def test_fp8_weights_are_scaled_back(folder):
+    pytest.importorskip("accelerate")
+    plain = load(folder)
+    others = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": others}
+    change_weights(folder, to_fp8)
+    change_config(folder, quantization_config=fp8)
+    loaded = load(folder)
+    for ours, wanted in zip(
+        loaded.get_decoder().layers[0].parameters(), plain.get_decoder().layers[0].parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.float(), wanted, rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors"])
+def test_a_quantized_repository_without_its_library_is_refused(method, folder):
+    library = {"awq": "gptqmodel", "gptq": "optimum", "compressed-tensors": "compressed_tensors"}[method]
+    if importlib.util.find_spec(library):
+        pytest.skip(f"{library} is installed")
+    change_config(folder, quantization_config={"quant_method": method, "bits": 4, "group_size": 16})
+    with pytest.raises(ConfigError, match=f"quantized by '{method}'.*pip install"):
+        load(folder)
+
+
+def test_an_unknown_quantization_is_refused(folder):
+    change_config(folder, quantization_config={"quant_method": "own_way"})
+    with pytest.raises(ConfigError, match="quantized by 'own_way', which transformers does not know"):
+        load(folder)
+
+
+def test_a_quantized_repository_is_not_quantized_again(folder):
+    change_config(folder, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(ConfigError, match="quantized by 'fp8' already"):
+        load(folder, quantization={"load_in_4bit": True})
+
+
+def test_a_model_without_sdpa_is_read_with_eager_attention(tmp_path, caplog):
+    path = save("paligemma2", tmp_path)
+    assert load(path).get_decoder().config._attn_implementation == "eager"
+    assert "eager" not in caplog.text
+    model = load(path, "sdpa")
+    assert model.get_decoder().config._attn_implementation == "eager"
+    assert "does not support" in caplog.text and "attention='eager' is used" in caplog.text
+
+
+def test_an_unknown_attention_is_refused(saved):
+    with pytest.raises(ConfigError, match=r"attention must be one of .* got 'fast'"):
+        read_config(str(saved), "fast")
+
+
+def test_flash_attention_needs_its_library_or_narrow_weights(saved):
+    with pytest.raises(ConfigError, match="flash_attention_2"):
+        load(saved, "flash_attention_2")
+
+
+def test_no_folder_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_config(str(tmp_path / "nowhere"), None)
+
+
+def test_code_of_a_repository_is_never_run(folder):
+    (folder / "code.py").write_text("raise SystemExit('ran')")
+    change_config(folder, model_type="own_kind", auto_map={"AutoConfig": "code.OwnConfig"})
+    with pytest.raises(ConfigError, match="Code from a model repository is never run"):
+        read_config(str(folder), None)
+
+
+def test_an_unknown_model_type_is_refused(folder):
+    change_config(folder, model_type="own_kind")
+    with pytest.raises(ConfigError, match="transformers has no model class"):
+        read_config(str(folder), None)
+
+
+def test_every_call_of_an_auto_class_refuses_remote_code():
+    for file in Path(lumen.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("Auto"):
+                continue
+            if node.func.attr in ("from_pretrained", "from_config"):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("trust_remote_code") == "False", f"{file}:{node.lineno}"
