@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import TINY, adapter_options
@@ -9,6 +12,7 @@ from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.model import Lumen
 
+sys.path.insert(0, str(Path(__file__).parent / "lmm"))  # the package ``zoo`` of tiny models, for all tests
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo
 from helpers import make_images, make_instances, make_sample
-from lmm import zoo
 from mmengine.registry import DefaultScope
 from real_layouts import make_all
 

@@ -29,7 +29,7 @@ from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel
-from lumen.lmm.tokens.phrases import ImageStatistics, load_statistics
+from lumen.lmm.pixels import ImageStatistics, load_statistics
 from lumen.lmm.untrained import note_untrained
 
 TOWERS = ("nano", "efficientnet-lite0")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo
 from helpers import make_images, make_sample
-from lmm import zoo
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmm import zoo
-from lmm.test_sam import tiny_sam
+import zoo
 from own_data import make_mine
 from real_layouts import make_all
+from test_sam import tiny_sam
 
 from lumen.engine.tool import run_tool
 from lumen.serialization.checkpoint import load_checkpoint
