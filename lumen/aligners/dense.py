@@ -77,7 +77,7 @@ class DenseAligner(nn.Module):
     """
 
     losses: ClassVar[Mapping[str, str]] = {"loss_heat": "objects", "loss_presence": "pairs"}
-    """The losses that it gives, and what their sums are divided by."""
+    """Names of the losses, and the count that each sum is divided by."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class DenseAligner(nn.Module):
         self.fine = _FinePath(channels, levels)
         if fine_levels:
             self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
-            # A straight way from the LMM's state to the kernel: phrases differ in the heatmap from the first step on.
+            # A direct path from the LMM's state to the kernel: heatmaps of phrases differ from the first step on.
             self.query_kernel = nn.Linear(widths.query, channels)
 
     def forward(self, features: LocFeatures, map_queries: Float[Tensor, "queries channels"]) -> SharedRepresentation:
@@ -146,8 +146,8 @@ class DenseAligner(nn.Module):
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
         """Return sums: ``loss_heat`` over cells (divided by objects), ``loss_presence`` over pairs.
 
-        Cells in crowd and ignored regions leave the negative term; a pair that has nothing but such regions leaves
-        presence.
+        Cells in crowd and ignored regions are excluded from the negative term; a pair with only such regions is
+        excluded from presence.
         """
         targets = targets_per_pair(samples, shared)
         ignored = targets_per_pair(samples, shared, "ignored_instances")
@@ -156,7 +156,7 @@ class DenseAligner(nn.Module):
         paint = TARGETS[self.heat.target]
         heat = paint(targets.bboxes, targets.pair_index, **place, point_sigma=self.heat.point_sigma)
         weight = ignore_weight(ignored.bboxes, ignored.pair_index, **place) if len(ignored) else None
-        # A pair with nothing but ignored regions may show its phrase or not: presence learns nothing from it.
+        # With only ignored regions it is unknown whether the phrase is present: such pairs do not train presence.
         present = torch.zeros(num_pairs, device=heat.device).index_fill_(0, targets.pair_index, 1)
         known = torch.ones_like(present).index_fill_(0, ignored.pair_index, 0).maximum(present)
         presence = functional.binary_cross_entropy_with_logits(
@@ -171,7 +171,7 @@ class DenseAligner(nn.Module):
         }
 
     def _chunks(self, num_pairs: int, numbers_per_pair: int) -> list[slice]:
-        """Split pairs so that their image states stay within the bound; at least one chunk, maybe an empty one."""
+        """Split pairs so that their image states stay within the bound; at least one chunk, which may be empty."""
         step = max(1, num_pairs)
         if not torch.is_grad_enabled():
             step = max(1, self.max_chunk_bytes // (numbers_per_pair * 4 * 4))
@@ -191,7 +191,7 @@ class DenseAligner(nn.Module):
         shared = torch.stack([query, self.heat_token.to(query.dtype).expand_as(query)], 1)
         # 2. The map queries of the decoders, the same for every pair.
         queries = map_queries.to(query.dtype).expand(num_pairs, -1, -1)
-        # 3. Tokens and image look at each other. Map queries are a second stream that nothing else reads, so that the
+        # 3. Tokens and image attend to each other. Map queries are a second stream that nothing else reads, so that the
         #    heatmap does not depend on the decoders; in the paper's setting they join the tokens.
         cells = image.flatten(2).transpose(1, 2)
         cell_position = sine_positions(height, width, self.channels, like=cells)
@@ -218,8 +218,8 @@ class DenseAligner(nn.Module):
         """Return heat logits, presence logits, tokens and maps; products are of float32."""
         dtype = self.heat_bias.dtype
         state, heat_token, queries = state.to(dtype), tokens[:, 1:2].to(dtype), queries.to(dtype)
-        # 4. The heat token becomes a kernel over the cells, and each map query another. Two products: how many map
-        #    queries there are may decide how a joint one is summed, and so the heatmap's bits.
+        # 4. The heat token becomes a kernel over the cells, and each map query another. Two products: the number of
+        #    map queries may change the summation order of a joint one, and so the last bits of the heatmap.
         heat = _product(self.heat_kernel(heat_token), cells, size_hw)
         maps = _product(self.map_kernel(queries), cells, size_hw)
         # 5. Finer levels add a product with the dense map of the image.
@@ -256,10 +256,10 @@ class DenseAligner(nn.Module):
 
 
 class _ToQuery(nn.Module):
-    """Project the LMM's state to the aligner: two layers, as in LISA, beside a straight one.
+    """Project the LMM's state to the aligner: two layers, as in LISA, plus a direct linear path.
 
-    The straight one keeps phrases apart. Through ReLU alone two of them can fall onto one query for good: in runs from
-    scratch "square" and "heart" did, and shared one heatmap to the end.
+    The direct path keeps phrases apart. Through ReLU alone two of them can collapse to one query permanently: in runs
+    from scratch "square" and "heart" did, and shared one heatmap to the end.
     """
 
     def __init__(self, dim: int, channels: int) -> None:
@@ -272,7 +272,7 @@ class _ToQuery(nn.Module):
 
 
 class _FinePath(nn.Module):
-    """Bring the coarse image map to the finest lateral, adding each lateral on the way."""
+    """Upsample the coarse image map to the finest lateral, adding each lateral on the way."""
 
     def __init__(self, channels: int, lateral_channels: Sequence[int]) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ def _refine(
     dense: Float[Tensor, "images channels fine_height fine_width"],
     image_index: Int[Tensor, " pairs"],
 ) -> Float[Tensor, "pairs maps fine_height fine_width"]:
-    """Add the product of kernels and the fine dense map to the coarse maps, brought to the same grid."""
+    """Add the product of kernels and the fine dense map to the coarse maps, upsampled to the same grid."""
     size_hw = dense.shape[-2:]
     fine = _product_by_image(kernels.float(), dense.float().flatten(2), image_index)
     if coarse.numel():  # interpolation refuses empty tensors

@@ -1,7 +1,7 @@
 """What every decoder must keep to, checked on small inputs made by hand; for plug-ins too.
 
 The inputs hold two images of 64 x 96 pixels at stride 16, the first of which is asked about. They go from no pairs at
-all to objects on the border of the image. A decoder that passes can be trained beside others, in bfloat16, and saved.
+all to objects on the border of the image. A decoder that passes can be trained with others, in bfloat16, and saved.
 """
 
 import ast
@@ -33,7 +33,7 @@ class Case:
     """An input: which prompts have pairs, and which objects answer them.
 
     Args:
-        name: What is special about it.
+        name: What the case covers.
         num_pairs: Prompts of the first image, each of which is a pair.
         boxes: Objects, xyxy in input pixels.
         prompt_index: The prompt that each object answers.
@@ -102,7 +102,7 @@ def check_decoder(kind: type[Decoder], options: Mapping[str, Any] | None = None)
         options: What its constructor needs besides ``channels``.
 
     Returns:
-        A finding per check, also for those that passed. Where the decoder cannot be built there is one alone.
+        A finding per check, also for those that passed. A single one if the decoder cannot be built.
     """
 
     def build() -> Decoder:
@@ -135,7 +135,7 @@ def format_findings(kind: type[Decoder], findings: Sequence[Finding]) -> str:
 
 
 def make_case(decoder: Decoder, case: Case) -> tuple[SharedRepresentation, list[PerceptionSample]]:
-    """Return a representation filled with noise, and two samples, the second of which is asked nothing.
+    """Return a representation filled with noise, and two samples, the second of which has no prompts.
 
     The objects have the targets that the spec of the decoder names: masks that fill the boxes, and ``Field.example``
     for declared fields.
@@ -205,7 +205,7 @@ def _problem_of_losses(decoder: Decoder, case: Case) -> str:
         if loss.shape != () or not bool(loss.isfinite()):
             return f"{name} must be one finite number, a sum, got shape {tuple(loss.shape)} and values {loss.tolist()}"
         if not loss.requires_grad:
-            return f"{name} must depend on what is trained also here; add the sum over nothing, such as x.sum() * 0"
+            return f"{name} must depend on what is trained also here; add a term of value 0, such as x.sum() * 0"
         counted = {"pairs": case.num_pairs, "objects": len(case.boxes)}[decoder.spec.losses[name]]
         if counted == 0 and loss.item() != 0:
             return f"{name} is divided by {decoder.spec.losses[name]}, of which there are none, so it must be 0"

@@ -30,14 +30,14 @@ class CountingDecoder(Decoder):
     ``peaks`` needs no training, as in the paper: the count is the number of peaks whose presence times height reaches
     ``min_score``. ``density`` multiplies the heatmap by a learned gain that ``dense`` gives at each cell, the share of
     an object that a hot cell stands for. The count is the sum over the map times presence; it need not be a whole
-    number, and goes on growing where peaks melt together.
+    number, and keeps growing where peaks merge.
 
     Args:
         channels: Width of the shared representation.
         mode: ``peaks`` or ``density``.
-        min_score: Least score of a peak that counts, in ``peaks``; the paper names no value.
-        min_distance: Least distance of a peak that counts to a higher place of the map, in cells along either axis, in
-            ``peaks``; 1 is what makes a peak. Objects larger than a few cells may have several peaks.
+        min_score: Minimum score of a counted peak, in ``peaks``; the paper names no value.
+        min_distance: Minimum distance from a counted peak to a higher cell of the map, in cells along either axis, in
+            ``peaks``; every peak has at least 1. Objects larger than a few cells may have several peaks.
         max_count: Largest count, in ``peaks``.
 
     Raises:

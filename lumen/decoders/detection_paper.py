@@ -24,7 +24,7 @@ class PaperDetectionDecoder(Decoder):
     Args:
         channels: Width of the shared representation.
         limits: Which boxes are answers, as a dict of the arguments of ``BoxLimits``. The paper has 100 peaks per
-            phrase; it does not name an overlap above which a box goes.
+            phrase; it names no IoU threshold for suppression.
 
     Source:
         Jiao et al., "Lumen" (2024), section 3.2; L1 at the centres after Zhou et al., "Objects as Points" (2019).

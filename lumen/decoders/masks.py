@@ -16,7 +16,7 @@ from lumen.ops.losses import binary_cross_entropy, dice_loss
 from lumen.structures import SharedRepresentation
 
 ROWS_AT_ONCE = 32
-"""Masks computed at once; bounds the copies of an image's maps."""
+"""Number of masks computed at once; bounds the copies of an image's maps."""
 _HIDDEN = 8
 _FARTHEST = 3.0
 _LEARNED_MARGIN = 0.5
@@ -90,7 +90,7 @@ class MaskHead(nn.Module):
 
 
 def kernel_size(num_inputs: int) -> int:
-    """Return how many numbers ``run_kernels`` wants for one network of so many inputs."""
+    """Return the number of weights that ``run_kernels`` needs for one network with this many inputs."""
     return (num_inputs + 1) * _HIDDEN + _HIDDEN + 1
 
 
@@ -128,7 +128,7 @@ def place_in_boxes(
 def inside_boxes(
     boxes: Float[Tensor, "n 4"], size_hw: Sequence[int], fine_stride: float, *, margin: float
 ) -> Bool[Tensor, "n rows cols"]:
-    """Tell which fine cells lie in each box after every side moved out by ``margin`` of its size, plus one cell."""
+    """Return which fine cells lie in each box after every side moved out by ``margin`` of its size, plus one cell."""
     reach = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0) * margin + fine_stride
     first, last = boxes[:, :2] - reach, boxes[:, 2:] + reach
     rows, cols = ((torch.arange(size, device=boxes.device) + 0.5) * fine_stride for size in size_hw)
@@ -160,7 +160,7 @@ def mask_losses(
         head: Makes the masks.
         targets: ``bboxes``, ``masks`` and ``pair_index``; boxes without extent are left out.
         shared: Names the pairs.
-        max_objects: How many objects learn at most, drawn at random; the sum is scaled up for the others.
+        max_objects: Maximum number of objects that are trained, drawn at random; the sum is scaled up for the others.
     """
     chosen = (targets.bboxes[:, 2:] > targets.bboxes[:, :2]).all(1).nonzero()[:, 0]
     num_objects = len(chosen)

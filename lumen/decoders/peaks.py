@@ -19,17 +19,17 @@ _CANDIDATES_PER_BOX = 4
 _Limits = TypeVar("_Limits", "BoxLimits", "SentenceLimits")
 _COPIES = 10
 MAX_CHUNK_BYTES = 64 * 2**20
-"""Bound on the copies of heatmaps that are held while their peaks are looked for."""
+"""Bound on the copies of heatmaps held in memory during the search for peaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoxLimits:
-    """Which boxes of an image are answers, of decoders that find all objects of each phrase.
+    """Which boxes of an image are kept, for decoders that find all objects of each phrase.
 
     Args:
         num_peaks: Peaks per phrase.
         min_score: Peaks below this score are dropped before anything else.
-        iou_threshold: Overlap above which the weaker box of a class goes.
+        iou_threshold: IoU above which the lower-scored box of a class is suppressed.
         max_per_image: Boxes kept per image over all phrases; only these get masks.
     """
 
@@ -49,7 +49,7 @@ class SentenceLimits:
     Args:
         num_boxes: Boxes per sentence at most.
         min_score: Boxes below this score are dropped.
-        iou_threshold: Overlap above which the weaker box of a sentence goes.
+        iou_threshold: IoU above which the lower-scored box of a sentence is suppressed.
         with_presence: Score a box by presence times peak; otherwise by the peak alone.
     """
 
@@ -60,10 +60,10 @@ class SentenceLimits:
 
 
 def read_limits(kind: type[_Limits], given: Mapping[str, Any] | _Limits | None) -> _Limits:
-    """Return the limits that a config gives as a dict; the usual ones for what it leaves out.
+    """Return the limits that a config gives as a dict; defaults for the keys that it leaves out.
 
     Raises:
-        ConfigError: It names something else.
+        ConfigError: The dict has an unknown key.
     """
     if isinstance(given, kind):
         return given
@@ -109,7 +109,7 @@ def best_boxes(
     shared: SharedRepresentation,
     limits: BoxLimits,
 ) -> list[InstanceData]:
-    """Suppress double boxes and keep the best of each image over all its prompts.
+    """Suppress duplicate boxes and keep the best of each image over all its prompts.
 
     Boxes compete within a label, so that two wordings of one class give its boxes once; free phrases compete within
     their prompt.

@@ -19,7 +19,7 @@ _REACH = 1.5
 class PoseDecoder(Decoder):
     """The best peak of each phrase is its keypoint; a small head moves it within the cells around.
 
-    Every phrase gets a point, if only the first cell of a flat map, and a score, the height of its peak. Presence is
+    Every phrase gets a point (the first cell if the map is flat) and a score, the height of its peak. Presence is
     not read: pose data ask for keypoints of objects that are there. The score of a sample is the score of its box times
     the mean of those keypoint scores that are above ``min_score``, and 0 where none is.
 
@@ -30,7 +30,7 @@ class PoseDecoder(Decoder):
         channels: Width of the shared representation.
         offset_head: Move points by a trained head. Otherwise by the parabola through the peak and its neighbours,
             without training.
-        min_score: Keypoint scores up to this one leave the score of the sample.
+        min_score: Keypoint scores up to this value are excluded from the score of the sample.
 
     Source:
         One peak per keypoint after the paper; the score after Xiao et al., "Simple Baselines for Human Pose Estimation

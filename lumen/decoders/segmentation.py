@@ -24,7 +24,7 @@ class SegmentationDecoder(Decoder):
         channels: Width of the shared representation.
         num_maps: Fine feature maps per image that the masks are made from.
         upsample: Cells of a mask per cell of ``dense``, along each axis.
-        max_objects: Objects that learn their mask in one batch at most, drawn at random.
+        max_objects: Maximum number of objects per batch whose masks are trained, drawn at random.
         limits: Which boxes are answers, as a dict of the arguments of ``BoxLimits``.
     """
 

@@ -27,8 +27,8 @@ _BACKGROUND = 0.5
 class SemanticSegmentationDecoder(Decoder):
     """Fine feature maps per image, read by a tiny network per phrase whose weights come from the phrase's query.
 
-    A phrase that has no object learns an empty mask. Crowd and ignored regions teach nothing, but for the objects in
-    them; nor do cells most of whose pixels have no label.
+    A phrase that has no object learns an empty mask. Crowd and ignored regions are excluded from the loss, except for
+    the objects in them; so are cells most of whose pixels have no label.
 
     Args:
         channels: Width of the shared representation.
@@ -107,7 +107,7 @@ def _labelled_share(
 
 
 def make_disjoint(masks: Float[Tensor, "n rows cols"]) -> Float[Tensor, "n rows cols"]:
-    """Lower each probability by what its best rival has above one half.
+    """Lower each probability by the amount that the highest other one exceeds one half.
 
     In each cell at most one mask stays above one half: the best one, if no other one equals it. The same holds for
     what is read between cells linearly, since the excesses over one half of two masks never add up to more than 0.

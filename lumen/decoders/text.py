@@ -1,4 +1,4 @@
-"""Tasks that the LMM answers in words: nothing to decode, nothing to learn here, the answers are handed on."""
+"""Tasks that the LMM answers with text. Their decoders have no weights and pass the generated text on."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ def hand_on_texts(shared: SharedRepresentation, samples: Sequence[PerceptionSamp
 def no_loss(
     decoder: Decoder, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return nothing: the LMM's ``loss_text`` trains what is answered in words. The ``loss`` of such decoders."""
+    """Return no losses: the LMM's ``loss_text`` trains text answers. The ``loss`` of such decoders."""
     return {}
 
 

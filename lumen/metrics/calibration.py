@@ -1,4 +1,4 @@
-"""How far scores can be trusted: presence of what is asked for, false alarms, calibration of detections."""
+"""How far scores can be trusted: presence of prompts, false alarms, calibration of detections."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ class CalibrationMetric(BaseMetric):
       count.
 
     Args:
-        iou_threshold: Least IoU of a detection that is right.
+        iou_threshold: Minimum IoU of a correct detection.
         num_bins: Bins of the score between 0 and 1.
         min_score: Detections below this score do not enter ``d_ece``: the many that are never shown are calibrated
             easily.
@@ -45,7 +45,7 @@ class CalibrationMetric(BaseMetric):
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
     Raises:
-        ConfigError: A threshold is not in [0, 1], or there is no bin.
+        ConfigError: A threshold is not in [0, 1], or ``num_bins`` is below 1.
 
     Source:
         Kueppers et al., "Multivariate Confidence Calibration for Object Detection" (CVPR workshops 2020), D-ECE with
@@ -141,7 +141,7 @@ def detection_calibration_error(
 
 
 def _judge(sample: Mapping[str, Any], iou_threshold: float) -> dict[str, np.ndarray]:
-    """Return per prompt presence, best score and state (1 present, 0 absent, -1 neither), per detection its truth."""
+    """Return presence, best score, state (1 present, 0 absent, -1 neither) per prompt, and which detections are right."""
     answer = require_fields(sample, "pred_instances", CalibrationMetric.needs)
     wanted = require_fields(sample, "gt_instances", {"bboxes", "prompt_index"})
     ignored = (

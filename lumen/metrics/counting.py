@@ -21,7 +21,7 @@ class CountingMetric(BaseMetric):
     """Mean absolute error (MAE) and root mean squared error (RMSE) of counts, over all prompts that were asked.
 
     The true count of a prompt is its number of rows in ``gt_instances``. Prompts with crowd or ignored regions are left
-    out, since their count is not known. ``MAE`` and ``RMSE`` weigh all prompts alike; absent classes are easy, so
+    out, since their count is not known. ``MAE`` and ``RMSE`` weigh all prompts equally; absent classes are easy, so
     ``MAE_present``, ``MAE_absent``, and so on, tell prompts with and without objects apart. ``protocol`` has the
     numbers of prompts. Counts are compared as they are, not rounded.
 

@@ -40,11 +40,11 @@ class PoseAnswer:
 
     Args:
         img_id: Image.
-        instance_id: Annotation id, or place in the detection file.
+        instance_id: Annotation id, or index in the detection file.
         label: Label of the box.
         score: Score of the object.
-        places: Place in the skeleton of each keypoint that was asked for.
-        points: Its (x, y).
+        places: Index in the skeleton of each keypoint that was asked for.
+        points: (x, y) of each of them.
     """
 
     img_id: int
@@ -133,7 +133,7 @@ def check_classes(truth: PoseTruth, meta: Mapping[str, Any], ann_file: str) -> t
 
 
 def read_answer(sample: Mapping[str, Any]) -> PoseAnswer | None:
-    """Take out of one sample what pose metrics need; None where nothing was predicted.
+    """Extract from one sample what pose metrics need; None where nothing was predicted.
 
     Raises:
         DataError: A field is missing, or a number is not finite.
@@ -167,7 +167,7 @@ def _category(category: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _annotation(entry: Mapping[str, Any], number: int, num_keypoints: int) -> dict[str, Any]:
-    """Return an annotation, numbered anew from 1: the evaluators take the id 0 for "not matched".
+    """Return an annotation, renumbered from 1: the evaluators take the id 0 for "not matched".
 
     Without ``area`` it is 0.53 times the box, as CrowdPose has it.
     """

@@ -13,7 +13,7 @@ from lumen.serialization.atomic import write_text
 
 @dataclass(frozen=True, slots=True)
 class ProtocolCard:
-    """What a figure depends on beside the weights. ``None`` stands for what this evaluation does not know or have.
+    """What a figure depends on besides the weights. ``None`` stands for what this evaluation does not know or have.
 
     Args:
         config: Config file, or name of the run.
@@ -37,7 +37,7 @@ class ProtocolCard:
         peak_memory_mb: Most memory used: of the GPU, or of the process on a CPU since its start.
         device: What it ran on.
         metrics: For each metric its own protocol, such as backend, thresholds and ground truth.
-        figures: What came out.
+        figures: The values of the metrics.
     """
 
     config: str
@@ -63,7 +63,7 @@ class ProtocolCard:
     figures: Mapping[str, Any]
 
     def text(self) -> str:
-        """Return the card for people, without the figures, which are printed anyway."""
+        """Return the card as text, without the figures, which are printed separately."""
         rows = {name: value for name, value in asdict(self).items() if name != "figures"}
         return "protocol\n" + "\n".join(f"  {name}: {_shown(value)}" for name, value in rows.items())
 

@@ -127,5 +127,5 @@ def _paint(sample: Mapping[str, Any], size_hw: tuple[int, ...], num_classes: int
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, nan where the whole is nothing."""
+    """Return part / whole, nan where the whole is 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

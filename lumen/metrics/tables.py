@@ -12,7 +12,7 @@ from torch import Tensor
 from lumen.errors import DataError
 
 NOT_MEASURED = -1.0
-"""What figures are where nothing could be measured, as in COCO's evaluation."""
+"""Value of a figure where nothing could be measured, as in COCO's evaluation."""
 
 
 def require_fields(sample: Mapping[str, Any], table: str, fields: Collection[str]) -> Mapping[str, Any] | InstanceData:
@@ -31,7 +31,7 @@ def require_fields(sample: Mapping[str, Any], table: str, fields: Collection[str
 
 
 def require_once(ids: Sequence[Hashable], what: str) -> None:
-    """Raise DataError if an id stands twice; ``what`` names the things in the plural."""
+    """Raise DataError if an id occurs twice; ``what`` names the things in the plural."""
     if len(set(ids)) < len(ids):
         raise DataError(f"{len(ids)} answers for {len(set(ids))} different {what}; answer each once")
 

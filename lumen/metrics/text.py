@@ -1,4 +1,4 @@
-"""Figures for answers in words: VQA accuracy, yes-or-no questions after POPE, CIDEr of captions."""
+"""Metrics of text answers: VQA accuracy, yes-or-no questions after POPE, CIDEr of captions."""
 
 import importlib.util
 import itertools

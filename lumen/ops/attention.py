@@ -100,9 +100,9 @@ class TwoWayLayer(nn.Module):
         # Tokens among themselves; in the first layer they are their own positions, which count once.
         positioned = tokens if self.is_first else tokens + token_position
         tokens = self.norms[0](tokens + self.self_attention(positioned, positioned, tokens))
-        # Tokens look at the image.
+        # Tokens attend to the image.
         tokens = self._image_step(tokens, token_position, image, image_position, owner)
-        # The image looks back at the tokens; here each pair gets a copy of its image.
+        # The image attends to the tokens; here each pair gets a copy of its image.
         pair_image = image if owner is None else image[owner]
         back = self.to_tokens(pair_image + image_position, tokens + token_position, tokens)
         return tokens, self.norms[3](pair_image + back)

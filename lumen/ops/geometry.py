@@ -70,7 +70,7 @@ class InputTransform:
     ) -> "InputTransform":
         """Resize one box of the image, keeping its ratio, to the largest size that fits, in the middle of the input.
 
-        Input pixels beside the box show its surroundings where the image goes on, padding where it ends.
+        Input pixels beside the box show its surroundings where the image continues, padding where it ends.
 
         Args:
             ori_hw: Height and width of the original image.
@@ -219,7 +219,7 @@ def nms(
         boxes: Boxes in any one frame.
         scores: Higher wins; of equal scores the lower index wins.
         groups: Boxes of different groups never suppress each other.
-        iou_threshold: A box goes when its overlap with a kept one is greater than this.
+        iou_threshold: A box is suppressed when its IoU with a kept one is greater than this.
 
     Returns:
         Indices of the kept boxes, by falling score, then by index.

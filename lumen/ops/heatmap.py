@@ -70,7 +70,7 @@ def paint_gaussians(
         num_pairs: How many maps to make.
         size_hw: Height and width of the maps, in cells.
         stride: Input pixels per cell.
-        truncate: Cells from the centre beyond which a bump is 0, along x and y alike. Without it a bump ends where
+        truncate: Cells from the centre beyond which a bump is 0, along both axes. Without it a bump ends where
             it falls below the float32 epsilon, 1.2e-7.
 
     Returns:

@@ -1,6 +1,6 @@
 """Losses of boxes, masks and yes/no answers: in float32, without weights or averages.
 
-Who calls them sums the values and divides once by the count of the global batch.
+The caller sums the values and divides once by the count of the global batch.
 """
 
 import torch

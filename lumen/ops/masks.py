@@ -1,4 +1,4 @@
-"""Masks: COCO run lengths, and the way between original and input pixels.
+"""Masks: COCO run lengths, and the mapping between original and input pixels.
 
 A mask in original pixels is a COCO run-length code (RLE): ``size`` (height, width) and ``counts``. In input pixels it
 is a tensor: bool for targets, probabilities for predictions. A label map holds the class number of each original pixel.
@@ -23,7 +23,7 @@ from lumen.ops.geometry import InputTransform, xywh_to_xyxy
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
 _FARTHEST = 100_000
-_MAX_PIXELS = 50_000_000  # as of images
+_MAX_PIXELS = 50_000_000  # the same limit as for images
 
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:

@@ -32,7 +32,7 @@ WEIGHTS = "lmm.safetensors"
 
 
 class CachedImage(BaseDataElement):
-    """The features of one image as a batch carries them: what ``CachedAdapter`` takes in place of an image.
+    """The features of one image as they stand in a batch: the input of ``CachedAdapter`` in place of an image.
 
     Data fields: ``grid`` (vision_dim, height, width), ``lateral_0`` and so on (finest first), ``query`` (pairs, dim),
     ``prompt_index`` (pairs), ``extra_<name>``. Metainfo: ``model``, the fingerprint of the LMM that made them.

@@ -45,7 +45,7 @@ def describe_settings(node: Any) -> str:
         if isinstance(parts.get("ann_file"), str):
             parts["ann_file"] = digest_file(os.path.join(root, parts["ann_file"]))
         described = {key: describe_settings(value) for key, value in parts.items()}
-        # A group of options without any that has an effect is as good as none.
+        # A group of options of which none has an effect counts as absent.
         inner = ", ".join(f"{key}={text}" for key, text in described.items() if text != "()")
         kind = node.get("type", "")
         return f"{kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__}({inner})"

@@ -1,6 +1,6 @@
 """Tensors that are sharded over several ranks (FSDP2): gathered for a file, sharded again after reading one.
 
-A tensor that is not sharded passes unchanged, so callers need not ask.
+A tensor that is not sharded passes unchanged, so callers need no special case.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor; every rank has to call it."""
+    """Return the full tensor; every rank has to call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """Return this rank's piece of a tensor that every rank has whole, sharded as ``pattern`` is."""
+    """Return this rank's shard of a tensor that every rank holds in full, sharded as ``pattern`` is."""
     if not isinstance(pattern, DTensor):
         return tensor
     local = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, magnification, text that fits, legends, and sheets of several pictures."""
+"""Shared drawing functions: colours, magnification, text that fits, legends, and sheets of several pictures."""
 
 import colorsys
 import math
@@ -118,7 +118,7 @@ def magnification(size_hw: tuple[int, int]) -> int:
 
 
 def enlarged(image: RgbImage) -> RgbImage:
-    """Return the image as large as a picture with text on it is; all but small ones as they are."""
+    """Return the image at the size of a picture with text on it; only small images change."""
     return np.array(magnified(image, magnification(image.shape[:2])))
 
 

@@ -61,7 +61,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one object.
+    """The outcome for one object.
 
     Args:
         reason: One of ``REASONS``.

@@ -1,4 +1,4 @@
-"""Who computes COCO's precision curves: pycocotools (the reference), faster-coco-eval, or our array operations."""
+"""Backends for COCO's precision curves: pycocotools (the reference), faster-coco-eval, or our array operations."""
 
 import contextlib
 import importlib.util

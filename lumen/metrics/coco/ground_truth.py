@@ -26,7 +26,7 @@ def read_ground_truth(
 ) -> GroundTruth:
     """Read what COCO's evaluation needs, with nothing left out.
 
-    Annotations are numbered anew from 1: the evaluators take the id 0 for "not matched".
+    Annotations are renumbered from 1: the evaluators take the id 0 for "not matched".
 
     Args:
         ann_file: COCO-format json.

@@ -54,11 +54,11 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What became of the predictions.
+    """The outcome of the matching for each prediction.
 
     Args:
         rows: The predictions that count, as rows of ``Answers``, by group and falling score.
-        reaching: Those that reach an object at the lowest threshold, as places in ``rows``. All others miss.
+        reaching: Those that reach an object at the lowest threshold, as indices into ``rows``. All others miss.
         status: ``MISS``, ``HIT`` or ``IGNORED`` of these, for each case.
     """
 
@@ -69,7 +69,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Predictions (places in ``Matches.rows``) with objects (rows) whose IoU is high enough for some case."""
+    """Predictions (indices into ``Matches.rows``) with objects (rows) whose IoU is high enough for some case."""
 
     answer: Int[np.ndarray, " pairs"]
     object: Int[np.ndarray, " pairs"]
@@ -94,8 +94,8 @@ def match(
     Args:
         objects: Ground truth.
         answers: Predictions; masks are compared where both sides have them.
-        thresholds: Least IoU of a match.
-        areas: Least and largest area of objects that count.
+        thresholds: Minimum IoU of a match.
+        areas: Minimum and maximum area of objects that count.
         max_dets: Predictions of a group that count, best first.
 
     Source:
@@ -156,7 +156,7 @@ def _overlapping(objects: Objects, answers: Answers, kept: Int[np.ndarray, " kep
 
 
 def _blocks(groups: Int[np.ndarray, " kept"], counts: Int[np.ndarray, " kept"]) -> Iterator[tuple[int, int]]:
-    """Yield stretches of whole groups with a bounded number of pairs; at least one stretch, at least one group each."""
+    """Yield slices of whole groups with a bounded number of pairs; at least one slice, with at least one group each."""
     total = np.cumsum(np.append(0, counts))
     ends = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
     start = last = 0

@@ -212,7 +212,7 @@ class CocoMetric(BaseMetric):
 
 
 def _answer(sample: Mapping[str, Any], needs: frozenset[str], num_classes: int) -> dict[str, Any]:
-    """Take out of one sample what the evaluation needs, as arrays and RLEs."""
+    """Extract from one sample what the evaluation needs, as arrays and RLEs."""
     predictions = require_fields(sample, "pred_instances", needs)
     names = needs | {"peak_scores"} if "peak_scores" in predictions else needs
     table = {name: to_array(predictions[name]) for name in sorted(names - {"masks"})}
