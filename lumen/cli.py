@@ -1,4 +1,4 @@
-"""The ``lumen`` command. Nothing heavy is imported before it is known what to do."""
+"""The ``lumen`` command. Heavy imports wait until the command is known."""
 
 import gc
 import os
@@ -238,7 +238,7 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
         DataError: The first word is not a file or folder, or a folder holds no image.
     """
     number = next((place for place, word in enumerate(inputs) if place and not _is_image(word)), len(inputs))
-    # A missing photo.jpg is more likely a slip than a phrase.
+    # A missing photo.jpg is more likely a typing error than a phrase.
     missing = [word for word in inputs[number:] if Path(word).suffix.lower() in SUFFIXES]
     if missing:
         raise DataError(f"there is no image {missing[0]!r}; give files or folders first, then phrases")
@@ -330,7 +330,7 @@ def _files_of_run(folder: Path) -> ModelFiles:
 def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
     """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
 
-    Imports make millions of objects that stay: looking through them again and again costs a fifth of the start.
+    Imports create millions of objects that stay; scanning them repeatedly takes a fifth of the start-up time.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # MMEngine imports torch's distributed optimizers, whose scripts take 0.15 s to compile and are of no use here.

@@ -3,7 +3,7 @@
 A config is Python, and so are its bases: a name that is imported from a base stands for the base's own object, and a
 change of it is seen wherever the base uses it. A base that ends in ``train_dataloader = dict(..., pipeline=[_load,
 _resize, _ask, _pack])`` lets a leaf write ``_ask["task"] = "pointing"``. (MMEngine copies the value of each name of a
-base, so that there such a change is lost.) A change that nothing could see is refused.
+base, so there such a change is lost.) A change that has no effect is refused.
 
 Names that start with an underscore are helpers: they are gone when the file has been read. What the settings may hold
 is checked where a runner is made of them; a predictor needs its model and its test pipeline only.
@@ -38,7 +38,7 @@ class SharedDict(ConfigDict):
 def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> Config:
     """Read a config file: a leaf that was written by hand, or what a runner dumped into its work folder.
 
-    Classes that it names are imported when they are looked at, not before; modules in ``custom_imports``, whose classes
+    Classes that it names are imported when they are accessed; modules in ``custom_imports``, whose classes
     are named by text, at once.
 
     Args:
@@ -47,13 +47,13 @@ def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) ->
             ``__init__.py``; put at the end of ``sys.path``.
 
     Raises:
-        ConfigError: The file is missing, not pure Python, an import in it fails, or it changes a helper in vain.
+        ConfigError: The file is missing, not pure Python, an import in it fails, or it changes a helper without effect.
     """
     return settings_of(read_names(path, import_roots=import_roots), path)
 
 
 def read_names(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> SharedDict:
-    """Read a config file and return all that it defines, helpers too; what is one object there is one object here.
+    """Read a config file and return all that it defines, helpers too; shared objects stay shared.
 
     Args:
         path: See ``read_config``.
@@ -122,7 +122,7 @@ def _converted(node: Any, kind: type[ConfigDict], memo: dict[int, Any] | None = 
     if memo is not None:
         memo[id(node)] = converted
     if isinstance(node, dict):
-        for key, value in dict.items(node):  # not ConfigDict.items, which imports what it meets
+        for key, value in dict.items(node):  # not ConfigDict.items, which imports lazy values
             dict.__setitem__(converted, key, _converted(value, kind, memo))
     else:
         converted += [_converted(item, kind, memo) for item in node]

@@ -68,7 +68,7 @@ class Lumen(BaseModel):
         decoders: Configs of the decoders, or decoders, at most one per task; ``channels`` is filled in.
         loss_weights: Weight by name, such as ``{"detection/loss_box": 2.0}``; 1 where none is given.
         input_hw: Height and width of the images, for an LMM that takes several sizes; see ``inputs``.
-        max_pixels: Where ``input_hw`` is left out and any size goes: bound on the pixels of the square that is used.
+        max_pixels: Bound on the pixels of the square that is used where ``input_hw`` is left out and any size is taken.
         data_preprocessor: MMEngine's; moves a batch to the device when left out.
 
     Raises:
@@ -119,7 +119,7 @@ class Lumen(BaseModel):
             decoder: Built for this aligner's width; moved to the device of the model.
 
         Raises:
-            ConfigError: The model has a decoder for this task, which would have to go first.
+            ConfigError: The model has a decoder for this task, which must be removed first.
         """
         if decoder.spec.name in self.decoders:
             raise ConfigError(f"the model has a decoder for {decoder.spec.name!r}: {list(self.decoders)}")
@@ -339,7 +339,7 @@ class Lumen(BaseModel):
             raise PromptError(f"no decoder for tasks {sorted(unknown)}; this model has {list(self.decoders)}")
 
     def _note_decoders(self) -> None:
-        """Note what all decoders together need and give."""
+        """Collect what all decoders need and write."""
         specs = [decoder.spec for decoder in self.decoders.values()]
         self.extras = frozenset().union(*(spec.extras for spec in specs))
         self.text_tasks = frozenset(

@@ -56,8 +56,8 @@ FURTHER_TASKS = (
     TaskWording("semantic_segmentation", "regions", "[SEG]"),
     TaskWording("counting", "numbers", "[DET]"),
 )
-"""Location tasks beside the paper's. They share its tokens, so that the vocabulary, and with it every checkpoint, stays
-as it is; the decoder is picked by the prompt's task, never by the token."""
+"""Location tasks besides the paper's. They share its tokens, so that the vocabulary, and with it every checkpoint, is
+unchanged; the decoder is picked by the prompt's task, never by the token."""
 
 TEXT_TASKS = (
     TaskWording("vqa", is_text=True),

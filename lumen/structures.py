@@ -1,4 +1,4 @@
-"""What travels between the modules: prompts, samples, LMM features, the shared representation, task descriptions.
+"""Data passed between the modules: prompts, samples, LMM features, the shared representation, task descriptions.
 
 Two units. A *sample* is one image with its list of prompts: data sets give samples, decoders answer samples, metrics
 read samples. A *pair* is one image with one prompt: only the aligner and the decoders see pairs. ``image_index[p]``
@@ -51,7 +51,7 @@ class Prompt:
     Args:
         text: The phrase: a class name, a sentence, a keypoint name. Not yet in a template.
         task: Name of the task that answers it; picks the decoder.
-        label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its place in the skeleton.
+        label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its index in the skeleton.
         answer: What the LMM is trained to answer, in text tasks; with ``is_cut`` the beginning of a longer answer.
         history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
     """
@@ -128,7 +128,7 @@ class PerceptionSample(BaseDataElement):
 
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
         ``ori_shape`` and ``img_shape`` (both height, width). Where a sample is one object, as for pose:
-        ``instance_id`` (annotation id, or place in the detection file), ``box`` (xyxy, original pixels), ``box_label``
+        ``instance_id`` (annotation id, or index in the detection file), ``box`` (xyxy, original pixels), ``box_label``
         (index into ``classes``) and ``box_score`` (1 for an annotated box). ``fields``: kinds of declared fields.
     """
 
@@ -348,7 +348,7 @@ def targets_per_pair(
         tables.append(table)
     if not tables:
         return _no_instances(samples, shared, name, fields)
-    # Samples of different tasks carry different fields; whoever reads pairs of several tasks gets what all have.
+    # Samples of different tasks carry different fields; a reader of several tasks gets the fields that all have.
     common = set.intersection(*(set(table.keys()) for table in tables))
     return InstanceData.cat([InstanceData(**{key: table[key] for key in common}) for table in tables])
 

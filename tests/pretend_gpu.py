@@ -46,7 +46,7 @@ class _FromHost(TorchFunctionMode):
 
 
 class PretendGPU(TorchDispatchMode):
-    """Run what is asked of the GPU on the CPU, and note the waits.
+    """Run GPU operations on the CPU, and note the waits.
 
     The host waits where it reads a value, a number of true places or a whole tensor, and where it copies to the GPU
     without ``non_blocking``. An operation of tensors of both devices is an error, as on a real GPU.

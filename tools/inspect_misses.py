@@ -118,7 +118,7 @@ def candidates_of(decoder: Any, shared: Any, sample: Any) -> tuple[InstanceData,
 
 
 def _limits(decoder: Any) -> Any:
-    """Return the limits of a decoder; the usual ones where it has none."""
+    """Return the limits of a decoder; defaults where it has none."""
     from lumen.decoders.peaks import BoxLimits
 
     limits = getattr(decoder, "limits", None)

@@ -25,7 +25,7 @@ CONFIG_COLUMNS = ("config", "decoders for", "data", "metrics")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a user asks to have a task done, and a config to begin with.
+    """An example prompt of a task, and a config to begin with.
 
     Args:
         words: An example.

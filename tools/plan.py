@@ -1,4 +1,4 @@
-"""Say what a training run will cost before anything is downloaded: parameters, tokens, FLOPs, memory, hours."""
+"""Estimate what a training run will cost before anything is downloaded: parameters, tokens, FLOPs, memory, hours."""
 
 import argparse
 import sys

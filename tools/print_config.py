@@ -1,6 +1,6 @@
 """Print a config as a runner gets it: bases and overrides applied, every name checked, helpers gone.
 
-With ``--filled`` also what comes of the model and of the length of the run: the size of images and the task in each
+With ``--filled`` also what is derived from the model and the length of the run: the size of images and the task in each
 pipeline, and the schedule of the rate.
 """
 
@@ -27,7 +27,7 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common_options(parser)
-    parser.add_argument("--filled", action="store_true", help="with what comes of the model and of max_iters")
+    parser.add_argument("--filled", action="store_true", help="with what is derived from the model and from max_iters")
     return parser.parse_args()
 
 

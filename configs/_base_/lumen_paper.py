@@ -1,7 +1,7 @@
 """Model, optimizer and hooks of the paper's recipe (Jiao et al., NeurIPS 2024, arXiv 2403.07304).
 
-Its code was never released. Marks: SURE, the paper says so; INFERRED, it follows from the paper or from the code it
-builds on (LISA, SAM, CenterNet); UNKNOWN, nobody said, and the value is ours.
+Its code was never released. Marks: SURE, the paper states it; INFERRED, it follows from the paper or from the code it
+builds on (LISA, SAM, CenterNet); UNKNOWN, not stated anywhere, and the value is ours.
 
 Departs:
 - Two text losses, each with weight 1: one over the forced answers of location prompts, one over conversations, each
@@ -38,7 +38,7 @@ _lmm = dict(
     base=dict(
         # SURE: LoRA; INFERRED from LISA: its settings.
         lora=dict(r=8, alpha=16, dropout=0.05, targets=["q_proj", "v_proj"]),
-        # INFERRED from LISA: both tables of words learn. Here the output layer does, and of the input the new rows.
+        # INFERRED from LISA: both embedding tables are trained. Here: the output layer, and the new input rows.
         new_tokens="learn",
         gradient_checkpointing=True,  # INFERRED from LISA; changes memory and time, not the result
         dtype="bfloat16",  # INFERRED from LISA: bf16
@@ -48,7 +48,7 @@ _aligner = dict(
     type=DenseAligner,
     # SURE: SAM-like two-way attention, twice, 256 wide, a map of 32 x 32 without upsampling, joint attention of all
     # tokens. INFERRED from SAM: 8 heads, an MLP of 2048, a last attention, kernels by a 3-layer MLP.
-    # Ours: sine positions in place of SAM's random ones, a straight way beside LISA's MLP of [LOC], started anew.
+    # Ours: sine positions in place of SAM's random ones, a direct path beside LISA's MLP of [LOC], new initial weights.
     channels=256,
     depth=2,
     num_heads=8,
@@ -72,11 +72,11 @@ optim_wrapper = dict(
     constructor=GroupedConstructor,
     clip_grad=dict(max_norm=1.0),
 )
-# SURE: LoRA and aligner learn, everything else is frozen. In stage 1 no decoder learns: only the heatmap is shared.
+# SURE: LoRA and aligner are trained, all else is frozen. In stage 1 no decoder is trained: only the heatmap is shared.
 _freeze_alignment = [
     dict(type=FreezeHook, freeze=["lmm.*vision_tower.*", "lmm.*multi_modal_projector.*", "decoders.*"])
 ]
-# UNKNOWN: what is frozen while [H] and [W] learn; here everything but the decoders.
+# UNKNOWN: what is frozen while [H] and [W] are trained; here everything but the decoders.
 _freeze_decoding = [dict(type=FreezeHook, freeze=["lmm.*", "aligner.*"])]
 
 # INFERRED from LISA: 100 steps of warm-up, then linearly to 0 at the end of the run.

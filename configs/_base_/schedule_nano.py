@@ -1,7 +1,7 @@
 """How nano is trained from scratch: Muon for matrices, AdamW for the rest, bfloat16, averaged weights.
 
 The rate rises for 200 iterations, or an eighth of a shorter run, and falls to the end: ``train_cfg.max_iters`` is all
-that a leaf says.
+that a leaf sets.
 """
 
 from mmengine.optim import CosineAnnealingLR

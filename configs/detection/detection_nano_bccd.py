@@ -1,6 +1,6 @@
 """Nano from scratch on BCCD: 3 kinds of blood cells on real photographs. Training split, judged on the val split.
 
-Everything was chosen with this config; ``detection_nano_bccd_final.py`` then trains on both and is tested once.
+All settings were chosen with this config; ``detection_nano_bccd_final.py`` then trains on both and is tested once.
 
     python tools/train.py configs/detection/detection_nano_bccd.py
 """

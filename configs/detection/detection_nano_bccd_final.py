@@ -18,7 +18,7 @@ _train = train_dataloader["dataset"]
 train_dataloader["dataset"] = dict(
     type=ConcatDataset, datasets=[_train, dict(_train, ann_file="annotations/instances_val.json")]
 )
-val_dataloader = None  # the test split is looked at once, after training
+val_dataloader = None  # the test split is evaluated once, after training
 val_evaluator = None
 val_cfg = None
 test_dataloader["dataset"]["ann_file"] = "annotations/instances_test.json"

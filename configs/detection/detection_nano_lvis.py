@@ -1,4 +1,4 @@
-"""Nano on LVIS v1: boxes of 1,203 classes, of which an image has few that anybody looked for (federated).
+"""Nano on LVIS v1: boxes of 1,203 classes, of which only a few are verified per image (federated).
 
 In training an image is asked for classes that it shows and classes verified absent, in testing for all names. The
 figures are LVIS's: the best 300 boxes of an image over all classes, those of unverified classes left out; ``APr``,

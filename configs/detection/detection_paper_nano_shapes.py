@@ -2,7 +2,7 @@
 
 Map queries join the tokens, as in the paper; no finer strides, no presence in the score. What departs from the
 paper is the LMM: nano, trained from scratch, with the phrase's state added to [LOC]. The aligner steps by AdamW at
-3e-4, as in the paper: under Muon, or ten times the rate, its tokens forget the phrase (docs/decisions.md, 14).
+3e-4, as in the paper: under Muon, or ten times the rate, its tokens lose the phrase (docs/decisions.md, 14).
 
 Expected: AP .206, AP50 .621 (seed 0), 466 CPU seconds.
 

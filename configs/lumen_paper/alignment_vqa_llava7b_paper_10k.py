@@ -1,4 +1,4 @@
-"""The paper's stage 1, phase 2: conversations join, so that the LMM does not forget to speak.
+"""The paper's stage 1, phase 2: conversations are added, so that the LMM keeps its language ability.
 
 SURE: 10,000 steps of 160 samples; VQA .67, detection .23, grounding .07, pose .03; again from 3e-4. On VQA samples the
 heatmap has no loss. Not measured here; the paper: 64.9 on MMBench-EN dev, after both phases.

@@ -3,8 +3,8 @@
 SURE: [H], [W], L1, 100 peaks and NMS for detection, one peak for grounding and for each keypoint, SAM as it is for
 masks. UNKNOWN, so ours: what is frozen (all but the decoders), data (detection and grounding as in phase 1), steps,
 rate, weight of L1 (CenterNet's 0.1), unit (cells), threshold of NMS, which SAM (ViT-H is INFERRED from LISA).
-Departs: grounding and masks read their box by our box head, not by [H] and [W]; it learns here too. The score of a mask
-is presence times peak, and presence stays untrained.
+Departs: grounding and masks read their box by our box head, not by [H] and [W]; it is trained here too. The score of a
+mask is presence times peak, and presence stays untrained.
 
 Not measured here. The paper, COCO val: 35.3 box AP, 30.4 mask AP, 67.2 keypoint AP; RefCOCOg val: 83.6.
 

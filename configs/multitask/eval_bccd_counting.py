@@ -16,7 +16,7 @@ with read_base():
     from .multitask_nano_bccd import *
 
 _val_ask["task"] = "counting"
-# What a model without eyes would answer: the mean counts of the training and val splits.
+# What a model that does not see the image would answer: the mean counts of the training and val splits.
 test_evaluator = dict(type=CountingMetric, baseline=dict(RBC=11.47, WBC=1.03, Platelets=1.0))
 optim_wrapper = None
 param_scheduler = None

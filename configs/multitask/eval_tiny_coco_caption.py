@@ -1,4 +1,4 @@
-r"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap there is no CIDEr, as the log tells.
+r"""Captions of the multi-task nano on images of COCO. Without pycocoevalcap CIDEr is left out, which is logged.
 
     python tools/test.py configs/multitask/eval_tiny_coco_caption.py work_dirs/multitask_nano_tiny_coco
 

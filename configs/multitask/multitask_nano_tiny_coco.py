@@ -1,4 +1,4 @@
-"""``multitask_nano_coco.py`` on 50 training images of COCO 2017, to be learned by heart: whether all parts can learn.
+"""``multitask_nano_coco.py`` on 50 training images of COCO 2017, to be memorised: a check that all parts can learn.
 
 No augmentation; every name that is present is asked, and some that are not. The caption of an image is always its
 first. A step takes .9 CPU seconds, so that 2,500 steps end near 2,260. At stride 8 small objects of one name
@@ -8,8 +8,8 @@ whose centres share a cell cost .07 of AP50 at most; stride 4 costs .70 a step.
     python tools/train.py configs/multitask/multitask_nano_tiny_coco.py
     python tools/test.py configs/multitask/eval_tiny_coco_detection.py work_dirs/multitask_nano_tiny_coco
 
-The other tasks: ``eval_tiny_coco_{segmentation,pose,caption}.py``. All look at the training images, and the header of
-``_base_/tiny_coco_eval.py`` tells how to look at others.
+The other tasks: ``eval_tiny_coco_{segmentation,pose,caption}.py``. All evaluate the training images; the header of
+``_base_/tiny_coco_eval.py`` shows how to evaluate others.
 """
 
 from mmengine.config import read_base

@@ -1,4 +1,4 @@
-"""Read COCO-format annotation files: every fault is an error or a counted skip, never silence.
+"""Read COCO-format annotation files: every fault is an error or a counted skip, never silent.
 
 Class names, category ids and labels come from one list, so they cannot disagree. Boxes are xyxy in original pixels,
 clipped to the image.
@@ -257,7 +257,7 @@ def _make_records(
     ann_ids = np.array([entry["id"] for entry in chosen], dtype=np.int64)
     is_kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     _report_rows(report, "box outside its image, or too small for float32", ann_ids[~is_kept])
-    # Annotation tools round: less than a pixel over the border is nothing to report.
+    # Annotation tools round: less than a pixel over the border is not reported.
     _report_rows(report, CLIPPED, ann_ids[is_kept & (np.abs(clipped - boxes) > 1).any(axis=1)])
     table = {
         "bboxes": clipped,

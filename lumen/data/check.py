@@ -1,4 +1,4 @@
-"""Look through a whole COCO-format data set and list everything that is wrong with it, in one pass."""
+"""Check a whole COCO-format data set and list all problems, in one pass."""
 
 import os
 from collections import defaultdict

@@ -20,7 +20,7 @@ INCOMPLETE = "not_exhaustive_category_ids"
 
 
 def file_name_of(entry: Mapping[str, Any]) -> Any:
-    """Return the file name of an image entry; LVIS v1 has ``coco_url`` instead, whose last two parts it is then."""
+    """Return the file name of an image entry; LVIS v1 has ``coco_url`` instead, whose last two parts are used."""
     url = entry.get("coco_url")
     if "file_name" in entry or not isinstance(url, str):
         return entry.get("file_name")

@@ -37,7 +37,7 @@ class CropInstance:
         scale_range: Smallest and largest random factor on the sides of the crop, drawn log-uniformly.
         max_shift: Largest random shift of the crop, along each axis, as a share of the box; at most a half.
         flip_probability: How often left and right are swapped.
-        flip_pairs: Names that swap at a flip; the others stay. Pairs whose names a category lacks do not concern it.
+        flip_pairs: Names that swap at a flip; the others stay. Pairs whose names a category lacks are ignored for it.
         pad_value: Grey value beside the image.
 
     Raises:

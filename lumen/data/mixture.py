@@ -72,8 +72,8 @@ class MixtureSampler(Sampler):
     """Draws from a ``MixedDataset`` without end; among n draws a set differs from its share by a few samples.
 
     The set of draw t is where the t-th multiple of the golden ratio, modulo 1, falls among the shares: an evenly
-    spread sequence. It is shuffled in blocks of 32, so that no rhythm meets that of the ranks. Each set is read in a
-    new random order every time round, and no sample comes twice before all of its set came once.
+    spread sequence. It is shuffled in blocks of 32, so that no period coincides with the number of ranks. Each set is
+    read in a new random order every time round, and no sample is repeated before all of its set were drawn.
 
     Args:
         dataset: A ``MixedDataset``.
@@ -81,7 +81,7 @@ class MixtureSampler(Sampler):
         seed: Seed of the order; drawn and shared between ranks when left out.
 
     Raises:
-        ConfigError: ``dataset`` is another one.
+        ConfigError: ``dataset`` is not a ``MixedDataset``.
 
     Source:
         Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018), one dimension.
@@ -145,7 +145,7 @@ def _shares(weights: Sequence[float | int], num_datasets: int) -> np.ndarray:
 
 @DATASETS.register_module()
 class JoinedDataset(Dataset):
-    """The images of one data set, with a part of the records that others have about them.
+    """The images of one data set, joined with values from the records of other data sets.
 
     So one pass of the LMM learns names, sentences and questions about an image, which is encoded once.
 

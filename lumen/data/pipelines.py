@@ -12,10 +12,10 @@ from lumen.structures import Prompt
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """What a model wants to be given.
+    """What a model expects of its data.
 
     Args:
-        input_hw: Height and width of its images; None where the model does not say.
+        input_hw: Height and width of its images; None where the model names none.
         task: Task of its only decoder; None where it has several.
         fit_text: Check of the texts that it is to learn, see ``lumen.lmm.tokens.limits.TextLimits``; None where it
             learns nothing.
@@ -38,7 +38,7 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
 
     Args:
         node: A config; data sets inside data sets are filled too, built ones are not.
-        inputs: What the model wants.
+        inputs: What the model expects.
 
     Raises:
         ConfigError: A size is missing and the model names none.

@@ -177,7 +177,7 @@ class AskSentences:
         exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the sentence out.
 
     Raises:
-        ConfigError: An argument is not one of its values.
+        ConfigError: An argument is not an accepted value.
         DataError: All sentences are asked for, but the view does not show all targets, or is mirrored.
     """
 

@@ -22,8 +22,8 @@ class SemanticDataset(BaseDataset):
 
     An instance is all pixels of one class: a mask and the tight box around it, in ``segmentations`` and ``bboxes`` as
     ``CocoDataset`` has them. Give ``ResizeToInput`` ``min_visible=0``, since a class is not an object that can be
-    hidden. Pixels of the ignore label belong to no class, and teach nothing. ``img_id`` is the position in the
-    sorted list of files.
+    hidden. Pixels of the ignore label belong to no class and are excluded from losses. ``img_id`` is the position in
+    the sorted list of files.
 
     The pipeline receives ``img_path``, ``img_id``, ``img_root``, ``ori_hw``, ``classes``, ``instances``,
     ``label_map_path`` and ``unlabelled``, the run-length code of the pixels without a class. ``metainfo`` holds

@@ -88,7 +88,7 @@ class ResizeToInput:
         input_hw: Height and width of the network input. A config may leave it out: the runner takes it from the model.
         mode: ``letterbox`` keeps the ratio, ``stretch`` fills the input.
         flip_probability: How often left and right are swapped. Leave at 0 where a phrase may name a side.
-        vertical_flip_probability: How often top and bottom are swapped; for images without an upside, such as cells.
+        vertical_flip_probability: How often top and bottom are swapped; for images that have no upright, such as cells.
         scale_range: Smallest and largest random zoom, such as (0.7, 1.4), drawn log-uniformly and placed at random:
             a larger image is cropped, a smaller one padded. ``None`` gives the plain view.
         aspect_range: Smallest and largest random ratio of the horizontal to the vertical zoom.
@@ -198,7 +198,7 @@ class Photometric:
 
 @TRANSFORMS.register_module()
 class BlackenImage:
-    """Paint images black, to see what a model answers without looking.
+    """Paint images black, to measure what a model answers without seeing the image.
 
     Reads and writes ``image``.
 
@@ -227,7 +227,7 @@ class AskClasses:
     and ``gt_instances`` and ``ignored_instances`` with one row per object and prompt that asks for it; with ``masks``
     where there are any, and with the declared fields.
 
-    With ``num_prompts``, present classes come first, then absent ones as long as there is room. A class with nothing
+    With ``num_prompts``, present classes come first, then absent ones up to that number. A class with nothing
     but crowd or ignored boxes is neither.
 
     A model that learns few names answers to every name. ``negatives`` are names that no image of the data set shows:

@@ -1,4 +1,4 @@
-"""How a config's pipelines look at an image, so that a predictor can look in the same way, without augmentation."""
+"""How a config's pipelines frame an image, so that a predictor frames it in the same way, without augmentation."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -144,7 +144,7 @@ def encode(
 
 
 def tensors_of(features: LocFeatures, image: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return what is stored of one image: the data fields of ``CachedImage``, numbers with a point in ``dtype``."""
+    """Return what is stored of one image: the data fields of ``CachedImage``, floating-point tensors in ``dtype``."""
     pairs = features.image_index == image
     tensors = {"grid": features.grid[image], "query": features.query[pairs]}
     tensors["prompt_index"] = features.prompt_index[pairs]
@@ -186,7 +186,7 @@ def refuse_augmentation(node: Any) -> None:
 
 
 def refuse_chance(dataset: Dataset, seed: int) -> None:
-    """Draw a few images under several seeds: whatever changes them, they must come out the same.
+    """Draw a few images under several seeds: they must be equal, whatever transforms there are.
 
     Raises:
         ConfigError: They do not.

@@ -105,7 +105,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def check_config(config: Config) -> None:
-    """Refuse unknown top-level names, unknown keywords of classes, and values that are no data.
+    """Refuse unknown top-level names, unknown keywords of classes, and values that are not data.
 
     Raises:
         ConfigError: Names the place, the nearest known name, and what is known.
@@ -120,7 +120,7 @@ def check_config(config: Config) -> None:
 
 
 def accepted_names(node: Mapping[str, Any], place: str, group: type | None = None) -> frozenset[str] | None:
-    """Return the keywords that ``node`` may hold: what its class takes. None where everything goes.
+    """Return the keywords that ``node`` may hold: what its class takes. None where any keyword is accepted.
 
     Args:
         node: A dict of the config.
@@ -182,7 +182,7 @@ def _override(names: dict[str, Any], path: str, value: Any) -> None:
             "that comes of it; tools/print_config.py shows all"
         )
     if isinstance(value, Mapping) and isinstance(node, Mapping) and isinstance(node.get(key), dict):
-        node[key].update(value)  # ConfigDict merges all the way down
+        node[key].update(value)  # ConfigDict merges recursively
     else:
         node[key] = value
 

@@ -36,10 +36,10 @@ GPUS = {
     "a6000": (155, 48),
     "rtx4090": (165, 24),
 }
-"""TFLOP/s of dense bfloat16 products, and GB of memory, after the makers' data sheets."""
+"""TFLOP/s of dense bfloat16 products, and GB of memory, from the manufacturers' data sheets."""
 
 _SAM_PARAMETERS = {"sam-vit-huge": 641_090_608, "sam-vit-large": 312_342_832, "sam-vit-base": 93_735_472}
-_MASTER_BYTES = 4  # what learns, its gradient and each of the optimizer's states are float32
+_MASTER_BYTES = 4  # trained weights, gradients and the optimizer's states are float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one kind of training sample asks.
+    """The prompts of one kind of training sample.
 
     Args:
         share: Of all samples.
@@ -204,10 +204,10 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
 
     Args:
         run: Returns a number.
-        parameters: They are held anyway, so they do not count as activations.
+        parameters: They are in memory in any case, so they do not count as activations.
     """
     held = {parameter.untyped_storage()._cdata for parameter in parameters}
-    kept: dict[int, tuple[Any, int]] = {}  # with the storage itself, so that no other one gets its place
+    kept: dict[int, tuple[Any, int]] = {}  # with the storage itself, so that its address is not reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -301,7 +301,7 @@ def _memory(model: Lumen, laid_out: Outline, config: Config | Mapping[str, Any])
 
 
 def _optimizer_states(model: Lumen, config: Config | Mapping[str, Any]) -> int:
-    """Return how many numbers the optimizer keeps: two for each that learns, one where Muon steps."""
+    """Return how many numbers the optimizer keeps: two for each trained one, one where Muon steps."""
     wrapper = {key: value for key, value in config["optim_wrapper"].items() if key != "type"}
     constructor = wrapper.pop("constructor", None)
     settings = {"paramwise_cfg": wrapper.pop("paramwise_cfg", None), "optim_wrapper_cfg": wrapper}

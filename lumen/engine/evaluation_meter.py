@@ -28,7 +28,7 @@ class EvaluationMeter:
     With several ranks each counts its own share; the figures per image in the card are those of rank 0.
 
     Args:
-        model: The model, wrapped or not. Of a model that is not a ``Lumen`` less is known.
+        model: The model, wrapped or not. For a model that is not a ``Lumen`` fewer fields are known.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Fully sharded training (FSDP2): every rank keeps a piece of each parameter, its gradient and its optimizer state."""
+"""Fully sharded training (FSDP2): every rank keeps a shard of each parameter, its gradient and its optimizer state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -31,15 +31,15 @@ class FSDP2(nn.Module):
     """Shards a model over all ranks with ``torch.distributed.fsdp.fully_shard``: each block, then the rest.
 
     For ``model_wrapper_cfg`` of ``LumenRunner``, which hands over the model on the CPU; a block is moved to the device
-    as it is cut. Ranks start with the weights of rank 0. Checkpoints hold whole tensors: they are those of one process.
+    when it is sharded. Ranks start with the weights of rank 0. Checkpoints hold full tensors, as of one process.
 
     Args:
         module: The model. Blocks are what its parts that are ``BuiltOfBlocks`` name.
         device: Kind of device, ``cuda`` or ``cpu``; the GPU where there is one when left out.
         param_dtype: Precision in which blocks compute, ``bfloat16`` or ``float32``; the weights' own when left out.
-            What is no block follows the optimizer wrapper's ``dtype``: heatmap and boxes stay in float32.
+            All other parts follow the optimizer wrapper's ``dtype``: heatmap and boxes stay in float32.
         reduce_dtype: Precision in which the gradients of blocks are added up over ranks.
-        reshard_after_forward: Give up whole blocks between forward and backward; False trades memory for speed.
+        reshard_after_forward: Free the gathered blocks between forward and backward; False trades memory for speed.
 
     Raises:
         ConfigError: If a dtype is unknown, or the trained weights of a block, or of the rest, differ in dtype.
@@ -71,7 +71,7 @@ class FSDP2(nn.Module):
         for block in found:
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision)
         fully_shard(module, mesh=mesh)
-        if device == "cpu":  # gloo knows sums, but no means
+        if device == "cpu":  # gloo supports sums, not means
             for part in (*found, module):
                 part.set_force_sum_reduction_for_comms(True)
         self.module = module.to(device)
@@ -91,7 +91,7 @@ class FSDP2(nn.Module):
         return logged
 
     def val_step(self, data: Any) -> list:
-        """Answer a batch; every rank needs one, since each provides its pieces to the others."""
+        """Answer a batch; every rank needs one, since each provides its shards to the others."""
         return self._run(data, "predict", training=False)
 
     def test_step(self, data: Any) -> list:

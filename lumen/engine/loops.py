@@ -1,4 +1,4 @@
-"""Loops: training by iteration that continues exactly, evaluation in the asked precision that disturbs nothing."""
+"""Loops: training by iteration that continues exactly, evaluation in a chosen precision without effect on training."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +138,7 @@ class LumenTestLoop(TestLoop):
 
 
 class Evaluation:
-    """What validation and test do alike: answer each batch in the asked precision, measure, write the protocol card.
+    """What validation and test share: answer each batch in the asked precision, measure, write the protocol card.
 
     Args:
         loop: The loop, with its data and its metrics.

@@ -1,4 +1,4 @@
-"""What the model of a config wants to be given, known without building it."""
+"""What the model of a config expects of its data, found without building it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -37,8 +37,8 @@ ImageLike = str | PathLike[str] | Image.Image | np.ndarray
 class LumenPredictor:
     """Ask a trained model about images: phrases, sentences, keypoints, questions in words.
 
-    ``set_image`` runs the vision tower once, and the first question the LLM over what stands before the phrases; each
-    later question costs one pass over its phrases alone. The next image takes the place of the last one. Asking twice,
+    ``set_image`` runs the vision tower once, and the first question runs the LLM over the prefix; each
+    later question costs one pass over its phrases alone. The next image replaces the last one. Asking twice,
     asking in a batch, and asking a phrase twice give the same answers as asking once.
 
     Args:
@@ -46,7 +46,7 @@ class LumenPredictor:
         input_hw: Height and width of the network input, as in training; the model's own when left out.
         mode: ``letterbox`` or ``stretch``, as in training.
         pad_value: Grey value beside the image, as in training.
-        views: How images and objects are seen, in place of the three before; made from them when left out.
+        views: How images and objects are framed, instead of the three arguments above; built from them when left out.
         classes: Phrases to ask for where a question names none.
         device: Where to compute.
         dtype: ``torch.float32``, or ``torch.bfloat16`` for autocast; scores and boxes stay float32.
@@ -79,7 +79,7 @@ class LumenPredictor:
         self.dtype = dtype
         self.classes = None if classes is None else tuple(classes)
         self.description = dict(description or model.describe())
-        # Views without augmentation of the classes that made the training images, so that they are framed alike.
+        # Views of the classes that framed the training images, without augmentation, so that the framing is the same.
         self._views = views or Views(
             ResizeToInput(input_hw=input_hw, mode=mode, pad_value=pad_value),
             CropInstance(input_hw=input_hw, pad_value=pad_value),
@@ -187,12 +187,12 @@ class LumenPredictor:
         """Answer phrases about the image that was set.
 
         Args:
-            phrases: Any number of them; None for ``classes``, and for no more than the picture where the task is
+            phrases: Any number of them; None for ``classes``, or for the image alone where the task is
                 ``caption``.
             task: Task of the decoder that answers.
             score_threshold: Answers with a lower score are left out; a semantic mask's score is the phrase's presence.
                 None for the task's own: 0 for ``grounding`` and ``referring_segmentation``, whose decoder decides
-                which sentence has no target, 0.3 else. Counts and texts stay whatever it is.
+                which sentence has no target, 0.3 otherwise. Counts and texts are never left out.
 
         Returns:
             One row per answer, on the CPU: the task's ``TaskSpec.predictions``, boxes and points in original pixels,
@@ -242,7 +242,7 @@ class LumenPredictor:
         require_batch(batch_size)
         names = keypoints.names if isinstance(keypoints, Skeleton) else keypoints
         for name in (category, *Question.of(names, "pose").phrases):
-            check_phrase(name, ())  # an empty one would vanish in the wording
+            check_phrase(name, ())  # an empty one would disappear in the wording
         question = Question.of(self._views.ask.phrases(names, category), "pose")
         objects = self._find(category, score_threshold) if boxes is None else self._given(boxes)
         objects = objects if question.phrases else objects[:0]
@@ -263,7 +263,7 @@ class LumenPredictor:
         return self._say(Question.of([question], "vqa"))
 
     def caption(self, instruction: str = "") -> str:
-        """Describe the image that was set; ``instruction`` stands in place of the usual one. Raises as ``answer``."""
+        """Describe the image that was set; ``instruction`` replaces the default one. Raises as ``answer``."""
         return self._say(Question.of([instruction], "caption"))
 
     def chat(self, history: Sequence[Sequence[str]], question: str) -> str:

@@ -1,8 +1,8 @@
-"""Small checkpoints to hand on: a whole model, or one decoder, as safetensors and json. Nothing in them is code.
+"""Small checkpoints to share: a whole model, or one decoder, as safetensors and json. Nothing in them is code.
 
 A folder of a whole model holds ``model.json`` (how to build it, how images are framed) and ``model.safetensors`` (what
 differs from the base model); that of a decoder ``decoder.json`` (what it fits) and ``decoder.safetensors``. Both hold a
-``README.md`` for people. Types are dotted names that are looked up among registered classes: nothing is imported.
+``README.md``. Types are dotted names that are looked up among registered classes: nothing is imported.
 """
 
 import json
@@ -115,7 +115,7 @@ def from_pretrained(
         folder: Looked up by ``lumen.paths.find_path``.
         types: Classes of plug-ins that may be built beside those of Lumen; importing a plug-in that registers its
             classes does as well.
-        base_model: Where the base model lies, where it is not where it lay when the model was written.
+        base_model: Where the base model lies, if it has moved since the model was written.
 
     Raises:
         CheckpointError: A file is missing or broken, names a class that is not known, or the base model is missing or
@@ -279,7 +279,7 @@ def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[s
         save_file(tensors, temporary / f"{kind}.safetensors")
         (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(readme, encoding="utf-8")
-        # safetensors makes files for their owner alone; these are to be handed on.
+        # safetensors makes files for their owner alone; these are to be shared.
         (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
         publish_folder(temporary, folder)
     return folder

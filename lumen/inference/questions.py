@@ -80,7 +80,7 @@ class Question:
         Args:
             answer: What a decoder wrote; it holds ``prompt_index``.
             score_threshold: Lowest score of a row; None for the task's own, which is 0 for sentences, whose decoder
-                decides what has no target, and 0.3 else. Counts and texts are never left out.
+                decides what has no target, and 0.3 otherwise. Counts and texts are never left out.
         """
         is_asked = self.unique_of[:, None] == answer.prompt_index
         if "scores" in answer and self.task not in _UNFILTERED:

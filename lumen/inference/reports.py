@@ -22,7 +22,7 @@ _WITHOUT_HEATMAPS = frozenset({"pose", "vqa", "caption", "chat"})
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked about each image.
+    """What to ask about each image.
 
     Args:
         phrases: Phrases, sentences or questions; for ``pose`` the category alone, for ``caption`` an instruction,
@@ -30,7 +30,7 @@ class Request:
         task: Task of the decoder that answers.
         threshold: Lowest score that is kept; None for the task's own.
         keypoints: Names of the keypoints, for ``pose``.
-        bones: Pairs of places in ``keypoints``; drawn only.
+        bones: Pairs of indices into ``keypoints``; used for drawing only.
 
     Raises:
         ConfigError: The task lacks what it needs, or gets what it does not take.
@@ -72,9 +72,9 @@ class Output:
 
 
 def predict_files(predictor: "LumenPredictor", paths: Sequence[Path], request: Request, output: Output) -> int:
-    """Answer a request about image files and write what ``output`` wants.
+    """Answer a request about image files and write the files that ``output`` selects.
 
-    An unreadable file is reported and passed over. The number of files done is shown where standard error is a
+    An unreadable file is reported and skipped. The number of files done is shown where standard error is a
     terminal.
 
     Returns:

@@ -49,7 +49,7 @@ class CachedAdapter(nn.Module):
 
     @property
     def input_spec(self) -> None:
-        """None: a cache holds images of one size, and says nothing of others."""
+        """None: a cache holds images of one size."""
 
     @property
     def dim(self) -> int:

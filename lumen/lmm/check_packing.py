@@ -1,4 +1,4 @@
-"""Are packed prompts equal to separate ones, with the weights that are really used?"""
+"""Compare packed prompts with separate ones, with the real weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace

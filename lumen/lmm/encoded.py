@@ -1,4 +1,4 @@
-"""Encoded images: what the vision tower made of them, and what the LLM remembers of them between questions."""
+"""Encoded images: output of the vision tower, and the LLM's cache of the prefix between questions."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from lumen.lmm.families.family import Size
 
 @dataclass(frozen=True, slots=True)
 class PrefixStates:
-    """What the LLM made of the prefix with some images.
+    """Output of the LLM for the prefix with some images.
 
     Args:
         cache: What suffixes read of it, layer by layer: keys and values, or the state of a recurrent layer.
@@ -33,9 +33,9 @@ class PrefixStates:
 
 @dataclass(slots=True)
 class PrefixCache:
-    """What the LLM made of the prefixes of some encoded images, for the questions to come; it fills itself.
+    """Outputs of the LLM for the prefixes of some encoded images, filled in by the first question.
 
-    Belongs to the images that it came with and to the weights of that moment.
+    Valid for these images and for the weights at that time only.
 
     Args:
         kept: By tokens of the prefix and numbers of the images.
@@ -54,7 +54,7 @@ class EncodedImages:
     """Images after the vision tower and the connector; they can be asked many times without being encoded again.
 
     Args:
-        images: RGB at input size, which some decoders look at themselves.
+        images: RGB at input size, which some decoders read.
         states: Output of tower and connector, in the form of the family.
         token_hw: Grid of the image tokens of each image.
         image_text: What each image takes in the text.

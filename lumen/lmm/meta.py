@@ -212,7 +212,7 @@ class Outline:
         return self.adapter.encode_images(torch.empty(num_images, 3, *input_hw, dtype=torch.uint8, device="meta"))
 
     def see(self, num_images: int, input_hw: Sequence[int]) -> Float[Tensor, ""]:
-        """Run the vision tower and the connector on the meta device; the result hangs on all that they give."""
+        """Run the vision tower and the connector on the meta device; the result depends on all their outputs."""
         states = self.encode(num_images, input_hw).states
         given = [*(states.pooler_output if states.pooler_output is not None else ())]
         given += [states.last_hidden_state] if states.last_hidden_state is not None else []

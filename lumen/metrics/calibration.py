@@ -141,7 +141,7 @@ def detection_calibration_error(
 
 
 def _judge(sample: Mapping[str, Any], iou_threshold: float) -> dict[str, np.ndarray]:
-    """Return presence, best score, state (1 present, 0 absent, -1 neither) per prompt, and which detections are right."""
+    """Return presence, best score, state (1 present, 0 absent, -1 neither) per prompt; which detections are right."""
     answer = require_fields(sample, "pred_instances", CalibrationMetric.needs)
     wanted = require_fields(sample, "gt_instances", {"bboxes", "prompt_index"})
     ignored = (

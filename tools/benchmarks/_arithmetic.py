@@ -22,7 +22,7 @@ def llm_flops(text: PretrainedConfig, tokens: int, seen: int) -> int:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return operations per second of a large matrix product: the floor that percentages refer to."""
+    """Return operations per second of a large matrix product, to which percentages refer."""
     side = 8192 if device.type == "cuda" else 1024
     matrix = torch.randn(side, side, device=device, dtype=dtype)
 

@@ -1,6 +1,6 @@
 """How many images a second give boxes for N names each: vision, LLM, aligner, decoder, boxes in original pixels.
 
-A LLaVA with random weights, the paper's aligner and the detection decoder; names are packed. The floor is the
+A LLaVA with random weights, the paper's aligner and the detection decoder; names are packed. The bound is the
 arithmetic of tower and LLM at the rate of a large matrix product of the same precision. Process CPU time of one thread,
 or wall time on a GPU.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     )
     print(f"a large product runs at {rate / 1e12:.3f} TFLOP/s")
     row = [f"{arguments.batch}", f"{arguments.batch / seconds:.3f}", f"{flops / seconds / 1e12:.3f}"]
-    print_table(["batch", "images/s", "TFLOP/s", "of floor"], [[*row, f"{flops / seconds / rate:.0%}"]])
+    print_table(["batch", "images/s", "TFLOP/s", "of bound"], [[*row, f"{flops / seconds / rate:.0%}"]])
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -104,7 +104,7 @@ def measure(adapter: HFAdapter, suffix: int, arguments: argparse.Namespace, rate
         for name in ways
     ]
     print(f"\nsuffixes of {suffix} tokens behind {start}: {ratio:.1f} times fewer tokens packed")
-    print_table(["", "s", "x separate", "of token ratio", "TFLOP/s", "MFU", "of floor", "difference"], rows)
+    print_table(["", "s", "x separate", "of token ratio", "TFLOP/s", "MFU", "of bound", "difference"], rows)
     tolerance = TOLERANCES[adapter.base_model.dtype]
     wrong = {name: value for name, value in differences.items() if not value <= tolerance}
     failures = [f"{suffix} tokens: {name} differs by {value:.1e}" for name, value in wrong.items()]

@@ -4,8 +4,8 @@ First, K prompts on one image, forwards and backwards, losses and gradients comp
 LLM row per prompt behind vision that ran once; ``one by one``, a whole pass per prompt, as the paper does it. Then
 whole steps with AdamW and a frozen tower on the same tokens: ``bare`` is transformers' own fine-tuning step on one
 sequence of prefix and suffixes with its plain causal mask; ``lumen`` adds block attention, aligner, decoder and all
-losses. Random weights; least process CPU time of one thread, taken in turns, or wall time on a GPU. The lower bound
-(floor) is the arithmetic of tower and LLM at the rate of a large matrix product.
+losses. Random weights; least process CPU time of one thread, taken in turns, or wall time on a GPU. The lower
+bound is the arithmetic of tower and LLM at the rate of a large matrix product.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def measure_step(model: Lumen, images: Tensor, samples: list, rounds: int, rate:
         for name, value in seconds.items()
     ]
     print(f"\nsteps over {ids.numel()} tokens")
-    print_table(["", "s", "to bare", "TFLOP/s", "of floor (MFU)"], rows)
+    print_table(["", "s", "to bare", "TFLOP/s", "of bound (MFU)"], rows)
     ratio = seconds["lumen"] / seconds["bare"]
     return [f"Lumen's step takes {ratio:.3f} of the bare one, the bar is {STEP_BAR}"] if ratio > STEP_BAR else []
 

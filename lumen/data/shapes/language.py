@@ -158,15 +158,17 @@ def _groups(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Genera
     absent = [name for name in COLOURS if name not in colours]
     mixed = [pair for pair in product(colours, dict.fromkeys(item.category for item in objects)) if pair not in pairs]
     looks = [(word, "") for word in (*colours, *textures)] + pairs
-    looks += [(absent[at], "") for at in rng.permutation(len(absent))[:2]]
-    looks += [mixed[at] for at in rng.permutation(len(mixed))[:2]]
+    looks += [(absent[index], "") for index in rng.permutation(len(absent))[:2]]
+    looks += [mixed[index] for index in rng.permutation(len(mixed))[:2]]
     return [_group(look, objects, image_id) for look in looks]
 
 
 def _group(look: tuple[str, str], objects: Sequence[ShapeObject], image_id: int) -> Record:
     word, noun = look
     fits = [
-        at for at, item in enumerate(objects) if word in (item.colour, item.texture) and noun in ("", item.category)
+        index
+        for index, item in enumerate(objects)
+        if word in (item.colour, item.texture) and noun in ("", item.category)
     ]
     return {
         "image_id": image_id,
@@ -265,7 +267,7 @@ def _pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
 
 def _draw(values: Sequence[_T], number: int, rng: np.random.Generator) -> list[_T]:
     """Return so many different values, or all that there are."""
-    return [values[at] for at in rng.permutation(len(values))[:number]]
+    return [values[index] for index in rng.permutation(len(values))[:number]]
 
 
 def plural(noun: str) -> str:

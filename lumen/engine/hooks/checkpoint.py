@@ -78,7 +78,7 @@ class SafeCheckpointHook(Hook):
         checkpoint["hooks"]["checkpoint"] = {"best": self._best}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the best value back on a resume."""
+        """Restore the best value on a resume."""
         if "hooks" in checkpoint:
             self._best = checkpoint["hooks"]["checkpoint"]["best"]
 

@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 class CpuClockHook(Hook):
     """Reports the user and system CPU seconds of training, with all loader workers.
 
-    Evaluation is counted apart. The clock is logged, kept over restarts, and steers nothing. With several ranks each
+    Evaluation is counted apart. The clock is logged, kept over restarts, and controls nothing. With several ranks each
     reads its own processes, and rank 0 reports.
 
     Args:
@@ -43,11 +43,11 @@ class CpuClockHook(Hook):
             runner.message_hub.update_scalar("train/cpu_seconds", self._seconds["train"])
 
     def before_val(self, runner: Any) -> None:
-        """Close the account of training."""
+        """Finish the measurement of training."""
         self._read("train")
 
     def after_val(self, runner: Any) -> None:
-        """Close the account of evaluation."""
+        """Finish the measurement of evaluation."""
         self._read("evaluation")
 
     def after_train(self, runner: Any) -> None:
@@ -63,7 +63,7 @@ class CpuClockHook(Hook):
         checkpoint["meta"]["cpu_seconds"] = dict(self._seconds)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Go on from the stored clock on a resume."""
+        """Continue from the stored clock on a resume."""
         if "hooks" in checkpoint:
             self._seconds = dict(checkpoint["meta"].get("cpu_seconds", self._seconds))
 
@@ -74,9 +74,9 @@ class CpuClockHook(Hook):
 
 
 def process_tree_seconds() -> float:
-    """Return user plus system CPU time of this process, its dead children, and its living ones (loader workers).
+    """Return user plus system CPU time of this process, its ended children, and its running ones (loader workers).
 
-    Living children are read from ``/proc``; where there is none, they count once they have ended.
+    Running children are read from ``/proc``; where there is none, they count once they have ended.
     """
     ended = sum(
         usage.ru_utime + usage.ru_stime
@@ -95,7 +95,7 @@ def _living_children_seconds(pid: int) -> float:
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
-    """Return (parent, clock ticks with those of dead children), or None when the process has just ended.
+    """Return (parent, clock ticks with those of ended children), or None when the process has just ended.
 
     Source: proc(5). Fields are counted behind the name, which may hold blanks and brackets.
     """

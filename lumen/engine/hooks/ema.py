@@ -22,7 +22,7 @@ class EmaHook(Hook):
 
     The decay after n steps is min(decay, (1 + n) / (10 + n)), so that the first, random weights are soon forgotten
     (as in TensorFlow's ExponentialMovingAverage). Checkpoints hold the average as ``state_dict`` and the weights that
-    training goes on with as ``raw_state_dict``.
+    training continues with as ``raw_state_dict``.
 
     Args:
         decay: Share of the old average that stays in one step, in the long run.
@@ -77,7 +77,7 @@ class EmaHook(Hook):
         checkpoint["hooks"]["ema"] = {"num_updates": self._num_updates}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the average back on a resume; without a stored one it starts from the loaded weights."""
+        """Restore the average on a resume; without a stored one it starts from the loaded weights."""
         if "raw_state_dict" in checkpoint:
             self._num_updates = checkpoint["hooks"]["ema"]["num_updates"]
             averaged = _averaged(runner.model)

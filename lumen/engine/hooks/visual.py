@@ -38,8 +38,8 @@ _CELL_WH = (480, 480)
 class VisualHook(Hook):
     """Draws a few fixed validation samples: targets, answers of whatever task they ask, and a heatmap per phrase.
 
-    Pictures go to ``visuals/iter_N.png`` in the work folder and to the backends of the run's visualizer. Training does
-    not notice: random numbers, the mode of each module and buffers stay as they are. With several ranks the first one
+    Pictures go to ``visuals/iter_N.png`` in the work folder and to the backends of the run's visualizer. Training is
+    not affected: random numbers, the mode of each module and buffers stay unchanged. With several ranks the first one
     draws.
 
     Args:

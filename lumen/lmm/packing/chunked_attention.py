@@ -1,6 +1,6 @@
 """Attention of packed rows on any device: a chunk of queries at a time, with logits and sums in float32.
 
-A chunk of neighbouring columns sees the prefix, and the own keys from the first column of its suffixes to its own
+A chunk of neighbouring columns sees the prefix, and the suffix keys from the first column of its suffixes to its
 last column, so the masked square over prefix and suffixes is never formed. The backward pass forms the weights of a
 chunk again.
 
@@ -43,19 +43,19 @@ class Suffixes:
     first: tuple[int, ...]
 
     def sees(self, chunk: slice) -> Bool[Tensor, "rows chunk keys"]:
-        """Return which own keys, from the first that ``chunk`` sees to its last column, each of its columns sees."""
+        """Return which suffix keys, from the first that ``chunk`` sees to its last column, each of its columns sees."""
         keys = self.keys(chunk)
         query, key = self.segments[:, chunk, None], self.segments[:, None, keys]
         causal = torch.ones(query.shape[1], key.shape[2], dtype=torch.bool, device=query.device)
         return causal.tril(chunk.start - keys.start) & (query == key) & (query > 0)
 
     def keys(self, chunk: slice) -> slice:
-        """Return the columns of the own keys that a chunk sees."""
+        """Return the columns of the suffix keys that a chunk sees."""
         return slice(self.first[chunk.start], chunk.stop)
 
     @property
     def widest(self) -> int:
-        """Most own keys that a chunk sees."""
+        """Most suffix keys that a chunk sees."""
         return max(keys.stop - keys.start for keys in map(self.keys, self.chunks()))
 
     def chunks(self) -> list[slice]:
@@ -96,7 +96,7 @@ def chunked_attention(
     suffixes: Suffixes,
     scale: float,
 ) -> Float[Tensor, "rows heads length values"]:
-    """Return what each token behind the prefix makes of all of the prefix and of its own suffix up to itself.
+    """Return the attention of each token behind the prefix over the prefix and its own suffix up to itself.
 
     Args:
         query: Queries of the tokens behind the prefix.
@@ -155,18 +155,18 @@ class _ChunkedAttention(torch.autograd.Function):
             (shared, behind), (shared_change, behind_change) = weights.split(sizes, -1), change.split(sizes, -1)
             part = _product(shared_change, _flat(prefix_key[rows])) + _product(behind_change, _flat(key[rows, :, keys]))
             query_grad[rows, :, chunk] = part.view_as(query_grad[rows, :, chunk]).to(query.dtype)
-            for grads, at, parts, other in (
+            for grads, columns, parts, other in (
                 (prefix_key_grad, slice(None), shared_change, asked),
                 (prefix_value_grad, slice(None), shared, back),
                 (key_grad, keys, behind_change, asked),
                 (value_grad, keys, behind, back),
             ):
-                grads[rows, :, at] += _product(parts.transpose(1, 2), other).view_as(grads[rows, :, at])
+                grads[rows, :, columns] += _product(parts.transpose(1, 2), other).view_as(grads[rows, :, columns])
         return query_grad, *(each.to(query.dtype) for each in sums), None, None
 
 
 def _parts(query: Tensor, prefix_key: Tensor, suffixes: Suffixes) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield rows, columns of the queries and columns of the own keys."""
+    """Yield rows, columns of the queries and columns of the suffix keys."""
     count, heads = query.shape[:2]
     step = _rows_at_once(count, heads, prefix_key.shape[2], suffixes)
     for start in range(0, count, step):

@@ -5,8 +5,8 @@ suffix is small, and the masked square over prefix and suffixes is never formed.
 weighted by the sums under their softmax they give the average over all keys. Backwards, each piece takes the joint
 result and the joint sum in the place of its own, which gives its share of the joint gradient.
 
-The two pieces are for a CPU, whose kernel gives the sum under its softmax. Elsewhere, and where the own blocks are not
-tiny, rows with one suffix are causal ``sdpa`` and others go through ``chunked_attention``.
+The two pieces are for a CPU, whose kernel gives the sum under its softmax. Elsewhere, and where the suffix blocks are
+not tiny, rows with one suffix are causal ``sdpa`` and others go through ``chunked_attention``.
 
 Legend: R rows, H heads, S tokens behind the prefix, D width of a head, N suffixes of a row, T tokens of the longest.
 Source: the merge is that of Dao et al., "FlashAttention" (2022), section 3.1; the shared piece after Juravsky et al.,
@@ -29,7 +29,7 @@ SPLIT = "lumen_split"
 """Name of this attention in transformers; without a ``Split`` it is its ``sdpa``."""
 
 _MAX_OWN_PRODUCTS = 2**22
-"""Products of a head between own queries and own keys, empty places included, up to which own blocks are laid out."""
+"""Most products of a head within suffix blocks, empty places included, for which the blocks are laid out."""
 
 _PAIR = tuple[Tensor, Tensor]
 
@@ -136,7 +136,7 @@ def split_of(
 
 
 def find_blocks(behind: Int[Tensor, "rows length"]) -> Blocks | None:
-    """Return the suffixes of the columns behind the prefix; None where own blocks would not be tiny."""
+    """Return the suffixes of the columns behind the prefix; None where suffix blocks would not be tiny."""
     rows, length = behind.shape
     num_suffixes = int(behind.max())
     # Tokens of each suffix of each row; column 0 stays 0, since padding is not counted.
@@ -164,7 +164,7 @@ def split_attention(
     blocks: Blocks,
     scale: float,
 ) -> Float[Tensor, "rows heads length width"]:
-    """Return what each token behind the prefix makes of all of the prefix and of its own suffix up to itself.
+    """Return the attention of each token behind the prefix over the prefix and its own suffix up to itself.
 
     Args:
         query: Queries of the tokens behind the prefix.

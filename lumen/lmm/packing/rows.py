@@ -239,7 +239,7 @@ def place_rows(
 ) -> Int[Tensor, "rows length"] | Int[Tensor, "axes rows length"]:
     """Return the positions of packed rows behind a prefix whose own positions are not 0, 1, 2 and so on.
 
-    A suffix goes on at the largest position of the prefix plus 1, alike on every axis.
+    A suffix continues at the largest position of the prefix plus 1, the same on every axis.
     """
     # The rows count the prefix as 0, 1, 2; models with a grid of positions count it otherwise.
     start = prefix.shape[1]
