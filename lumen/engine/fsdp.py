@@ -59,8 +59,11 @@ class FSDP2(nn.Module):
             if dtype not in DTYPES:
                 raise ConfigError(f"{name} must be one of {DTYPES}, got {dtype!r}")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # All ranks form one dimension: parameters are sharded over every one of them.
         mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+        # Before sharding: afterwards each rank only holds its own shard.
         _share_weights(module)
+        # Parameters are cast when a block is gathered; the shards and the optimizer keep their dtype.
         precision = MixedPrecisionPolicy(
             param_dtype=getattr(torch, param_dtype) if param_dtype else None, reduce_dtype=getattr(torch, reduce_dtype)
         )
@@ -68,8 +71,10 @@ class FSDP2(nn.Module):
             block for part in module.modules() if isinstance(part, BuiltOfBlocks) for block in part.transformer_layers()
         ]
         _check_dtypes(module, found)
+        # Inner blocks first: what is left over then forms the group of the whole module.
         for block in found:
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision)
+        # No mixed precision here: the aligner and the decoders follow autocast.
         fully_shard(module, mesh=mesh)
         if device == "cpu":  # gloo supports sums, not means
             for part in (*found, module):
@@ -107,12 +112,14 @@ class FSDP2(nn.Module):
 
 def _share_weights(module: nn.Module) -> None:
     """Give all ranks what rank 0 has: the ranks may have drawn new weights differently."""
+    # Frozen weights are not sent: they are read from the base model or a checkpoint.
     trained = [*(parameter for parameter in module.parameters() if parameter.requires_grad), *module.buffers()]
     for tensor in trained:
         broadcast(tensor.data)
 
 
 def _check_dtypes(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    # Each group is reduced as one flat tensor, so its trained weights need one dtype.
     inside = {parameter for block in blocks for parameter in block.parameters()}
     rest = [parameter for parameter in module.parameters() if parameter not in inside]
     for what, parameters in [("a block", list(block.parameters())) for block in blocks] + [("the rest", rest)]:

@@ -22,6 +22,7 @@ def attend(
     """
     if query.device.type != "cpu":
         return functional.scaled_dot_product_attention(query, key, value)
+    # Scaling the queries is cheaper than scaling the larger product.
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return weights.softmax(-1).to(value.dtype) @ value
 
@@ -54,6 +55,7 @@ class Attention(nn.Module):
         owner: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch queries channels"]:
         """Attend; ``owner`` names the key row of each query row, so that shared keys are projected once."""
+        # Projected once per image, then repeated for its pairs.
         keys, values = self.key(key), self.value(value)
         if owner is not None:
             keys, values = keys[owner], values[owner]
@@ -124,6 +126,7 @@ class TwoWayLayer(nn.Module):
         around = torch.cat([tokens.repeat_interleave(num_queries, 0), query], 1)
         positions = torch.cat([token_position.repeat_interleave(num_queries, 0), position], 1)
         positioned = around if self.is_first else around + positions
+        # The last token of each row is the query itself.
         mixed = self.self_attention(positioned[:, -1:], positioned, around)
         queries = self.norms[0](queries + mixed.view_as(queries))
         return self._image_step(queries, query_position, image, image_position, owner)

@@ -68,6 +68,7 @@ def check_fields(spec: TaskSpec, sample: PerceptionSample) -> None:
     declared = sample.get("fields") or {}
     for name in sorted(spec.targets & spec.fields.keys()):
         kind, found = spec.fields[name].kind, declared.get(name)
+        # A kind that does not move needs no declaration.
         if found == kind or (found is None and kind not in MOVING_KINDS):
             continue
         came = "does not declare it" if found is None else f"declares it as {found}"

@@ -81,6 +81,7 @@ class InputTransform:
             ValueError: If the box is empty or lies outside the image.
         """
         x1, y1, x2, y2 = (float(value) for value in box_xyxy)
+        # The comparison is false for nan as well.
         if not (max(x1, 0.0) < min(x2, ori_hw[1]) and max(y1, 0.0) < min(y2, ori_hw[0])):
             raise ValueError(f"a crop must hold a part of the {ori_hw} (h, w) image, got box {(x1, y1, x2, y2)}")
         scale = min(input_hw[1] / (x2 - x1), input_hw[0] / (y2 - y1))
@@ -189,6 +190,7 @@ def box_area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
 
 def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
     """Return the intersection over union of every box of ``a`` with every box of ``b``; 0 where both are empty."""
+    # The lower bound on the union gives 0 instead of nan for two empty boxes.
     intersection = _intersection(a[:, None], b)
     union = box_area(a)[:, None] + box_area(b) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
@@ -237,6 +239,7 @@ def nms(
         # Within the block a row can suppress later rows only: the upper triangle.
         rows = torch.arange(start, start + len(lost), device=boxes.device)
         kept[block] = _greedy(_suppresses(boxes, groups, rows, block, iou_threshold).triu(1), ~lost)
+    # Ascending indices first, so that the stable sort breaks ties by index.
     indices = order[kept].sort().values
     return indices[scores[indices].argsort(descending=True, stable=True)]
 
@@ -246,6 +249,7 @@ def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Float[
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
     """
+    # A quarter of the channels each for sine and cosine of row and of column.
     quarter = dim // 4
     frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
     rows = torch.arange(height, device=like.device)[:, None] * frequency
@@ -270,6 +274,7 @@ def _greedy(suppresses: Bool[Tensor, "block block"], alive: Bool[Tensor, " block
     """
     kept = alive
     while True:
+        # A row that is suppressed cannot suppress others; repeat until nothing changes.
         settled = alive & ~suppresses[kept].any(0)
         if torch.equal(settled, kept):
             return kept

@@ -88,6 +88,7 @@ def paint_gaussians(
         raise ValueError(f"sigmas must be above 0, got a least value of {sigmas.min().item()}")
     # Each bump is computed in a window around its cell only: most maps are large and most objects small.
     reach = (sigmas * _SIGMAS_TO_NOTHING).ceil().long() if truncate is None else truncate[:, None]
+    # Windows end at the border of the map.
     windows = _clip_windows(cells - reach, cells + reach + 1, size_hw)
     center_col, center_row = cells.unbind(1)
     sharp_x, sharp_y = (0.5 / sigmas.float().square()).unbind(1)
@@ -123,6 +124,7 @@ def detection_targets(
     # float64: the radius is cut to an integer, which must not depend on the last bit.
     radius = gaussian_radius(_sizes(boxes.double()) / stride, min_overlap).clamp(min=0).long()
     is_point = (_sizes(boxes) == 0).all(1)
+    # As in CenterNet: the diameter spans six sigmas.
     sigmas = torch.where(is_point, point_sigma, (2 * radius + 1) / 6)[:, None].expand(-1, 2)
     radius = torch.where(is_point, math.ceil(3 * point_sigma), radius)
     return paint_gaussians(_centers(boxes), sigmas, pair_index, num_pairs, size_hw, stride=stride, truncate=radius)
@@ -168,6 +170,7 @@ def cells_around(
         Box of each cell, the cell (x, y), and a weight; the weights of one box add up to one.
     """
     centre = ((boxes[:, :2] + boxes[:, 2:]) / (2 * stride)).floor().long()
+    # All cells up to `_REACH` away from the centre cell, along both axes.
     step = torch.arange(-_REACH, _REACH + 1, device=boxes.device)
     offset = torch.cartesian_prod(step, step)
     cells = centre[:, None] + offset
@@ -231,6 +234,7 @@ def gaussian_focal_loss(
     # Powers of probabilities as exponentials of log-sigmoids: finite for any logit, unlike log(sigmoid(x)).
     log_heat, log_cold = F.logsigmoid(logits), F.logsigmoid(-logits)
     positive = torch.exp(alpha * log_cold) * log_heat
+    # Cells near a centre count less, by the height of the bump there.
     negative = (1 - target) ** beta * torch.exp(alpha * log_heat) * log_cold
     if weight is not None:
         negative = negative * weight
@@ -271,6 +275,7 @@ def find_peaks(heat: Float[Tensor, "pairs height width"], num_peaks: int) -> Pea
     before = torch.maximum(_shift(line, 1, 0), left)
     after = torch.maximum(_shift(line, -1, 0), right)
     is_peak = ((heat > before) & (heat >= after)).flatten(1)
+    # Cells that are not peaks sort behind all peaks; they only fill up the rows.
     ranked = heat.flatten(1).masked_fill(~is_peak, -torch.inf)
     scores, index = ranked.topk(min(num_peaks, height * width), dim=1)
     is_peak = is_peak.gather(1, index)
@@ -289,6 +294,7 @@ def refine_peaks(heat: Float[Tensor, "pairs height width"], peaks: Peaks) -> Flo
         Zhang et al., "Distribution-Aware Coordinate Representation" (2020), section 3.2, without mixed derivatives.
     """
     index = peaks.cells_xy[..., 1] * heat.shape[2] + peaks.cells_xy[..., 0]
+    # The logarithm of a Gaussian is a parabola, so the fit to one is exact.
     log_heat = heat.float().clamp(min=1e-10).log()
     offsets = []
     for rows, cols in ((0, 1), (1, 0)):
@@ -298,6 +304,7 @@ def refine_peaks(heat: Float[Tensor, "pairs height width"], peaks: Peaks) -> Flo
         )
         # Minus the second difference. Outside of the map the heat is minus infinity: no finite curve at a border.
         curve = 2 * middle - before - after
+        # A curve that is not concave has no maximum.
         is_safe = peaks.is_peak & curve.isfinite() & (curve > 0)
         offset = 0.5 * (after - before) / curve
         offsets.append(torch.where(is_safe, offset, 0).clamp(-0.5, 0.5))
@@ -344,6 +351,7 @@ def _ranges(first: Int[Tensor, " n"], last: Int[Tensor, " n"]) -> tuple[Int[Tens
     """List the integers of n ranges, ``last`` excluded: the range that each is from, and the integer."""
     length = last - first
     owner = torch.repeat_interleave(length)
+    # The number of integers in the ranges before each range.
     ahead = length.cumsum(0) - length
     return owner, torch.arange(len(owner), device=first.device) + (first - ahead).index_select(0, owner)
 
@@ -351,6 +359,7 @@ def _ranges(first: Int[Tensor, " n"], last: Int[Tensor, " n"]) -> tuple[Int[Tens
 def _shift(values: Float[Tensor, "pairs height width"], rows: int, cols: int) -> Float[Tensor, "pairs height width"]:
     """Move maps down by ``rows`` and right by ``cols``; what comes in is minus infinity."""
     height, width = values.shape[1:]
+    # A border of minus infinity: no cell outside the map beats a cell inside it.
     padded = F.pad(values, (1, 1, 1, 1), value=-torch.inf)
     return padded[:, 1 - rows : 1 - rows + height, 1 - cols : 1 - cols + width]
 

@@ -28,6 +28,7 @@ _MAX_PIXELS = 50_000_000  # the same limit as for images
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
     """Return the RLE of each mask, with ``counts`` as text, ready for json."""
+    # pycocotools takes (height, width, n) in column-major order.
     columns = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     codes = codec.encode(columns) if len(masks) else []
     return [{"size": list(map(int, code["size"])), "counts": code["counts"].decode("ascii")} for code in codes]
@@ -68,6 +69,7 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
             code = codec.frPyObjects(segmentation, height, width)
         else:
             code = _as_bytes(segmentation)
+        # A wrong size is reported below, with a clearer message.
         if tuple(code["size"]) == tuple(size_hw):
             _check_runs(code)
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
@@ -113,6 +115,7 @@ def maps_to_original(
     """Read maps that cover the network input, on whatever grid, at the centres of original pixels."""
     height, width = frame.ori_hw
     rows, cols = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    # Where the centre of each original pixel lies in the input.
     points = frame.points_to_input(torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1))
     # grid_sample counts from -1 to 1 over the whole input.
     grid = points / torch.tensor([frame.input_hw[1], frame.input_hw[0]]) * 2 - 1
@@ -160,6 +163,7 @@ def read_label_map(
         raise DataError(f"{path}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
     if values.ndim != 2 or values.dtype == bool:
         raise DataError(f"{path}: a label map has one number per pixel, this file {values.shape[2:]} {values.dtype}")
+    # With `reduce_zero_label` the value 0 becomes -1: no class.
     labels = values.astype(np.int32) - int(reduce_zero_label)
     labels[values == ignore_label] = -1
     return labels
@@ -176,6 +180,7 @@ def _check_polygons(polygons: list) -> None:
 def _check_runs(code: Rle) -> None:
     """Raise ValueError unless the runs fill the mask exactly; pycocotools leaves uncovered pixels uninitialised."""
     # Six bits per letter, from "0" on: five bits of the number, least first, and a bit that more letters follow.
+    # 1. Split the letters into numbers.
     letters = np.frombuffer(code["counts"], dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(letters < 32)
     if not len(ends) or ends[-1] != len(letters) - 1 or letters.min() < 0 or letters.max() > 63:
@@ -184,10 +189,12 @@ def _check_runs(code: Rle) -> None:
     place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)
     if place.max() > 6:
         raise ValueError("a run is too long")
+    # 2. Join the five bits of each letter of a number.
     steps = np.add.reduceat((letters & 31) << (5 * place), starts)
     # The highest bit of a number is its sign.
     steps -= ((letters[ends] & 16) > 0).astype(np.int64) << (5 * (place[ends] + 1))
     # From the fourth run on, the difference to the run two places before is stored.
+    # 3. Undo the differences, separately for runs of zeros and of ones.
     runs = np.concatenate([steps[:1], np.cumsum(steps[1::2]), np.cumsum(steps[2::2])])
     if runs.min() < 0 or runs.sum() != code["size"][0] * code["size"][1]:
         raise ValueError(f"runs of {runs.sum()} pixels for a mask of size {code['size']}")

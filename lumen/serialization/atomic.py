@@ -59,6 +59,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         path: Where the folder will be.
     """
     temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(_REPLACED + path.name)
+    # Undo a replacement that was interrupted, then remove what killed processes left.
     if replaced.exists() and not path.exists():  # killed between the two renames of `publish_folder`
         os.rename(replaced, path)
     for leftover in (temporary, replaced):
@@ -84,9 +85,11 @@ def publish_folder(temporary: Path, path: Path, *, replace: bool = False) -> Non
     Raises:
         OSError: ``path`` is a file, or a folder with content that must not be replaced.
     """
+    # The content must be on the disk before the name is.
     _sync_all([temporary, *temporary.rglob("*")])
     if replace and path.exists():
         replaced = path.with_name(_REPLACED + path.name)
+        # The old folder keeps a name at every moment, so that it can be restored.
         os.rename(path, replaced)
         try:
             os.rename(temporary, path)

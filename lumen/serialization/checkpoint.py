@@ -92,8 +92,10 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; check the path")
+    # Damage is found first, since a damaged file may still load.
     _refuse_broken(path)
     try:
+        # `weights_only` refuses everything that could execute code.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except _LOADING_ERRORS as error:
         raise CheckpointError(
@@ -121,6 +123,7 @@ def find_checkpoint(folder: Path | str) -> Path | None:
     numbered = numbered_checkpoints(folder)
     if not pointer.is_file():
         return max(numbered, key=lambda path: int(_NUMBERED.fullmatch(path.name)[1]), default=None)
+    # Only the name is read from the pointer: a run whose folder was moved still resumes.
     target = pointer.with_name(Path(pointer.read_text(encoding="utf-8").strip()).name)
     if not target.is_file():
         others = ", ".join(sorted(path.name for path in numbered)) or "none"
@@ -155,6 +158,7 @@ def trained_state(model: nn.Module, also: Collection[str] = ()) -> dict[str, Ten
     It is every parameter that requires a gradient, every buffer, and the names in ``also``: what was loaded from an
     earlier stage and is frozen now.
     """
+    # Buffers are in `state_dict` and not among the parameters, so they are always kept.
     state = model.state_dict()
     # A tied parameter stands under each of its names in `state_dict`, so each must be found here.
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -165,6 +169,7 @@ def trained_state(model: nn.Module, also: Collection[str] = ()) -> dict[str, Ten
 
 def absent_names(model: nn.Module, held: Collection[str]) -> list[str]:
     """Return the names that a checkpoint which holds ``held`` leaves to the base model, stand-ins included."""
+    # A stand-in, such as cached features, lacks weights that the full model takes from its base.
     standing = {
         f"{place}.{name}"
         for place, part in model.named_modules()
@@ -191,16 +196,19 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
     """
     state, meta = checkpoint["state_dict"], checkpoint["meta"]
     current = model.state_dict()
+    # 1. Compare names, both ways; `fresh` names may differ.
     chosen = {name: tensor for name, tensor in state.items() if name in current}
     missing = sorted(
         name for name in current.keys() - state.keys() - set(meta.get("absent", ())) if not _matches(name, fresh)
     )
     unexpected = sorted(name for name in state.keys() - current.keys() if not _matches(name, fresh))
+    # 2. Compare shapes, also of `fresh` names: a tensor is never loaded in part.
     shapes = [
         f"{name} {list(chosen[name].shape)} against {list(current[name].shape)} here"
         for name in chosen
         if chosen[name].shape != current[name].shape
     ]
+    # 3. Report all differences at once, before any weight changes.
     complaints = [
         f"{title}: {_few(names)}"
         for title, names in [("missing", missing), ("unexpected", unexpected), ("other shape", shapes)]

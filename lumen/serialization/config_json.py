@@ -44,6 +44,7 @@ def config_from_json(value: Any, known: Mapping[str, type], place: str) -> Any:
         return value
     node = {key: config_from_json(entry, known, f"{place}.{key}") for key, entry in value.items()}
     if "type" in node:
+        # The name is looked up and never imported: a file must not choose what code runs.
         if node["type"] not in known:
             raise CheckpointError(
                 f"{place}.type is {node['type']!r}, which is not registered. Where you trust it, import its plug-in "
@@ -57,6 +58,7 @@ def known_types(types: Collection[type] = ()) -> dict[str, type]:
     """Return the models and decoders that are registered here, and those the caller names, by dotted name."""
     registered = []
     for registry in (MODELS, DECODERS):
+        # Lumen's own classes register themselves when their modules are imported.
         registry.import_from_location()
         registered += registry.module_dict.values()
     return {dotted_name(kind): kind for kind in (*registered, *types)}

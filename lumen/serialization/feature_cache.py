@@ -59,6 +59,7 @@ class FeatureCache:
         self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         if self.manifest.get("format") != FORMAT:
             raise DataError(f"{manifest} has format {self.manifest.get('format')}, expected {FORMAT}; write it again")
+        # Sizes are compared at once: a truncated shard would fail in the middle of an epoch.
         for name, size in self.manifest["files"].items():
             found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else 0
             if found != size:
@@ -78,6 +79,7 @@ class FeatureCache:
 
     def read(self, index: int) -> tuple[CachedImage, PerceptionSample]:
         """Return the features and the sample of one image."""
+        # `range` gives negative and out-of-range indices their usual meaning.
         number, place = divmod(range(len(self))[index], self.manifest["images_per_shard"])
         if number not in self._shards:
             self._shards[number] = _Shard(self.folder / shard_name(number))
@@ -136,10 +138,13 @@ class CacheWriter:
             tensors: The data fields of ``CachedImage``.
             sample: The sample with its targets, on the CPU.
         """
+        # Some pipelines draw prompts at random, so their digest is stored beside that of the data.
         self._digest.update(json.dumps([asdict(prompt) for prompt in sample.prompts]).encode())
+        # Tensors are named by the place of their image in the shard.
         place = self.num_images % self.images_per_shard
         targets = self._notes.add(sample)
         for name, tensor in {**{f"features/{k}": v for k, v in tensors.items()}, **targets}.items():
+            # A clone: the tensor may be a view of a batch, whose storage would be kept.
             self._tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous().clone()
         self.num_images += 1
         if self.num_images % self.images_per_shard == 0:
@@ -153,6 +158,7 @@ class CacheWriter:
             data: Fingerprint of the data; the digest of the prompts is added.
             **manifest: What else ``cache.json`` holds: strings, numbers, lists, dicts.
         """
+        # The last shard may be shorter; an empty data set still gets one.
         if self._tensors or self.num_images == 0:
             self._write_shard()
         save_file(
@@ -164,6 +170,7 @@ class CacheWriter:
             "images_per_shard": self.images_per_shard,
             "data": dict(data),
             "prompts": self._digest.hexdigest(),
+            # Sizes let a reader notice an incomplete copy.
             "files": {path.name: path.stat().st_size for path in sorted(self.temporary.iterdir())},
             **manifest,
         }
@@ -187,6 +194,7 @@ class _Notes:
         """Note a sample; return its tensors by path."""
         tensors, tables = {}, {}
         for table, instances in sample.items():
+            # Tensors go into the shard; everything else goes into its metadata as json.
             columns = tables[table] = {}
             for column, value in instances.items():
                 if isinstance(value, Tensor):
@@ -209,6 +217,7 @@ class _Notes:
             raise DataError(
                 f"the sample's {name} cannot be cached ({error}): only text, numbers and lists can"
             ) from error
+        # Equal values, such as class names, get one place.
         return self._places.setdefault(text, len(self._places))
 
 
@@ -220,6 +229,7 @@ class _Shard:
         notes = self._file.metadata()
         self._samples = json.loads(notes["samples"])
         self._values = [json.loads(text) for text in json.loads(notes["values"])]
+        # Names of the features of each image, by its place in the shard.
         self._names: dict[int, list[str]] = {}
         for name in self._file.keys():  # noqa: SIM118 - not a dict
             place, _, name_inside = name.partition("/")

@@ -41,6 +41,7 @@ def describe_settings(node: Any) -> str:
     """
     if isinstance(node, Mapping):
         root = find_path(node["data_root"]) if node.get("data_root") else ""
+        # Sorted, so that the order in which a config names its keys does not matter.
         parts = {key: node[key] for key in sorted(node) if key not in _WITHOUT_EFFECT and key != "type"}
         if isinstance(parts.get("ann_file"), str):
             parts["ann_file"] = digest_file(os.path.join(root, parts["ann_file"]))
@@ -72,6 +73,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
+        # Name, type and shape are included: equal bytes may stand for different tensors.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -94,6 +96,7 @@ def require_equal(
         remedy: Last sentence: what the user can do.
         error: Class of the error.
     """
+    # A key that only one side has differs as well.
     different = [key for key in sorted(recorded.keys() | found.keys()) if recorded.get(key) != found.get(key)]
     if different:
         parts = "; ".join(f"{key}: {recorded.get(key)} there, {found.get(key)} here" for key in different)

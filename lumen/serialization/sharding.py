@@ -20,6 +20,7 @@ def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
     """Return this rank's shard of a tensor that every rank holds in full, sharded as ``pattern`` is."""
     if not isinstance(pattern, DTensor):
         return tensor
+    # Every rank cuts its shard from its own copy: no communication is needed.
     local = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)
     return distribute_tensor(local, pattern.device_mesh, pattern.placements, src_data_rank=None)
 
@@ -33,6 +34,7 @@ def gather(value: Any, *, keep: bool) -> Any:
             only one tensor at a time is whole there.
     """
     if isinstance(value, DTensor):
+        # A collective call: ranks that drop the result must make it too.
         tensor = value.detach().full_tensor()
         return tensor.cpu() if keep else torch.empty(0)
     if isinstance(value, Mapping):

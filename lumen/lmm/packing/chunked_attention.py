@@ -72,8 +72,10 @@ def find_suffixes(segments: Int[Tensor, "rows length"], device: torch.device) ->
         device: Device of the pass.
     """
     column = torch.arange(segments.shape[1]).expand_as(segments)
+    # A suffix starts where the segment number changes; padding counts as one suffix per column.
     is_first = torch.ones_like(segments, dtype=torch.bool)
     is_first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    # The smallest over all rows, so that one slice of keys serves every row of a chunk.
     first = column.where(is_first | (segments < 1), 0).cummax(1).values.amin(0)
     return Suffixes(segments.to(device, non_blocking=True), int(segments.max()), tuple(first.tolist()))
 
@@ -122,14 +124,17 @@ class _ChunkedAttention(torch.autograd.Function):
     ) -> Tensor:
         mixed = value.new_empty(*query.shape[:3], value.shape[3])
         total = query.new_empty(query.shape[:3], dtype=_wide(query.dtype))
+        # 1. The weights over the prefix and the suffix keys, under one softmax.
         for rows, chunk, keys in _parts(query, prefix_key, suffixes):
             weights = _logits(query, prefix_key, key, suffixes, (rows, chunk, keys)).mul_(scale)
             sums = weights.logsumexp(-1, keepdim=True)
             weights = weights.sub_(sums).exp_().to(value.dtype)
+            # 2. The average of the values, in two products, without joining the keys.
             shared, behind = weights.split([prefix_key.shape[2], keys.stop - keys.start], -1)
             part = _product(shared, _flat(prefix_value[rows])) + _product(behind, _flat(value[rows, :, keys]))
             mixed[rows, :, chunk] = part.view_as(mixed[rows, :, chunk]).to(mixed.dtype)
             total[rows, :, chunk] = sums.view_as(total[rows, :, chunk])
+        # Kept: the result and the log of each sum. The weights would take as much memory as the masked square.
         ctx.save_for_backward(query, prefix_key, prefix_value, key, value, mixed, total)
         ctx.suffixes, ctx.scale = suffixes, scale
         return mixed
@@ -141,17 +146,19 @@ class _ChunkedAttention(torch.autograd.Function):
         query_grad = torch.empty_like(query)
         sums = [torch.zeros_like(each, dtype=_wide(each.dtype)) for each in (prefix_key, prefix_value, key, value)]
         prefix_key_grad, prefix_value_grad, key_grad, value_grad = sums
+        # 1. The weights of a chunk again, from the logs of their sums.
         for rows, chunk, keys in _parts(query, prefix_key, ctx.suffixes):
             weights = _logits(query, prefix_key, key, ctx.suffixes, (rows, chunk, keys)).mul_(ctx.scale)
             weights = weights.sub_(_fold(total[rows, :, chunk, None], prefix_key)).exp_()
             asked, back = _fold(query[rows, :, chunk], prefix_key), _fold(gradient[rows, :, chunk], prefix_key)
             slope = (gradient[rows, :, chunk].to(total.dtype) * mixed[rows, :, chunk]).sum(-1, keepdim=True)
-            # What each logit changes: its weight times how far its value is from the average.
+            # 2. What each logit changes: its weight times how far its value is from the average.
             values = (_flat(prefix_value[rows]), _flat(value[rows, :, keys]))
             change = torch.cat([_product(back, each.transpose(1, 2)) for each in values], -1)
             change = change.sub_(_fold(slope, prefix_key)).mul_(weights).mul_(ctx.scale).to(query.dtype)
             weights = weights.to(value.dtype)
             sizes = [prefix_key.shape[2], keys.stop - keys.start]
+            # 3. Gradients of both pieces; prefix and suffix keys add up over chunks.
             (shared, behind), (shared_change, behind_change) = weights.split(sizes, -1), change.split(sizes, -1)
             part = _product(shared_change, _flat(prefix_key[rows])) + _product(behind_change, _flat(key[rows, :, keys]))
             query_grad[rows, :, chunk] = part.view_as(query_grad[rows, :, chunk]).to(query.dtype)
@@ -180,6 +187,7 @@ def _logits(
     rows, chunk, keys = part
     asked = _fold(query[rows, :, chunk], prefix_key)
     behind = _product(asked, _flat(key[rows, :, keys]).transpose(1, 2))
+    # The mask covers suffix keys only: every query sees the whole prefix.
     hidden = ~suffixes.sees(chunk)[rows].to(query.device)
     groups = behind.view(len(hidden), query.shape[1], *hidden.shape[1:])
     groups.masked_fill_(hidden[:, None], -torch.inf)
@@ -203,6 +211,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _product(left: Float[Tensor, "batch n k"], right: Float[Tensor, "batch k m"]) -> Float[Tensor, "batch n m"]:
     """Return a product that is never rounded to the dtype of its factors."""
     with without_autocast(left):
+        # On a GPU the product of 16-bit factors is accumulated and returned in float32.
         if left.is_cuda and left.dtype != _wide(left.dtype):
             return torch.bmm(left, right, out_dtype=torch.float32)
         return left.to(_wide(left.dtype)) @ right.to(_wide(left.dtype))

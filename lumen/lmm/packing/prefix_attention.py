@@ -145,6 +145,7 @@ def find_blocks(behind: Int[Tensor, "rows length"]) -> Blocks | None:
     longest = int(counts.max())
     if rows * num_suffixes * longest**2 > _MAX_OWN_PRODUCTS:
         return None
+    # Suffixes of one length lie in order already: a reshape is enough.
     if num_suffixes * longest == length and bool((counts[:, 1:] == longest).all()):
         return Blocks(num_suffixes, longest, None)
     # Each token goes to the place of its suffix and its rank within it; padding to one place too many.
@@ -235,6 +236,7 @@ class _SplitAttention(torch.autograd.Function):
 
 def _block_logits(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "rows heads suffixes longest longest"]:
     logits = (_precise(query) * scale) @ _precise(key).transpose(-1, -2)
+    # Within a suffix attention is causal.
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     return logits.masked_fill(future, -torch.inf)
 
