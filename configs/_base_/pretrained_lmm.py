@@ -1,4 +1,4 @@
-"""Fine-tuning of a pretrained LMM of any known family on data of one's own in COCO's format.
+"""Fine-tuning of a pretrained LMM of any known family on your own data in COCO's format.
 
 What the LMM knows is kept: its tower, connector and LLM are frozen, low-rank adapters beside the LLM and rows of new
 tokens learn, and so do aligner and decoders, from scratch. What is trained is float32, with its optimizer states and

@@ -45,7 +45,7 @@ class NodeDataset(BaseDataset):
                 self.data_list = []
                 self.data_bytes = np.load(answer["bytes"], mmap_mode="r")
                 self.data_address = np.load(answer["address"], mmap_mode="r")
-            barrier()  # the folder goes when everybody has mapped its files
+            barrier()  # the folder is removed once every process has mapped its files
         if not isinstance(answer, dict):
             raise DataError(answer)
 
@@ -58,6 +58,6 @@ class NodeDataset(BaseDataset):
         paths = {"bytes": os.fspath(folder / "bytes.npy"), "address": os.fspath(folder / "address.npy")}
         np.save(paths["bytes"], self.data_bytes)
         np.save(paths["address"], self.data_address)
-        # The reader too reads the mapped file, so that the node holds the bytes once.
+        # The reading process maps the file as well, so that the node holds the bytes once.
         self.data_bytes = np.load(paths["bytes"], mmap_mode="r")
         return {**paths, "state": {name: value for name, value in vars(self).items() if name not in _OWN}}

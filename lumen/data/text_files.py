@@ -1,4 +1,4 @@
-"""Read files with questions, captions or conversations: every fault is an error or a counted skip, never silence."""
+"""Read files with questions, captions or conversations: every fault is an error or a counted skip, never silent."""
 
 import os
 from collections import defaultdict

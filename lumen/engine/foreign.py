@@ -59,7 +59,7 @@ class ForeignNames:
     def figures(self) -> dict[str, float]:
         """Return, over all ranks, the share of names with a detection of at least 0.5, and their mean best score.
 
-        Counting starts anew.
+        The counts are reset.
         """
         totals: Tensor = self._totals.clone().to(next(self._model.parameters()).device)
         self._totals.zero_()

@@ -35,7 +35,7 @@ def check_autocast(widened: Sequence[str], settings: Mapping[str, Any]) -> None:
 
     Args:
         widened: Names of the weights that were cast to float32.
-        settings: The dicts of a config that may hold a ``dtype``, by their names; others are not looked at.
+        settings: The dicts of a config that may hold a ``dtype``, by their names; others are ignored.
 
     Raises:
         ConfigError: A ``dtype`` is not ``bfloat16``.

@@ -309,7 +309,7 @@ def _is_matched(overlaps: np.ndarray, threshold: float = _RIGHT) -> bool:
 
 
 def _best_n_acc(score: np.ndarray, is_absent: np.ndarray) -> tuple[float, float]:
-    """Return the share of prompts without target below the highest threshold that keeps 9 of 10 with targets, and it.
+    """Return the highest threshold that keeps 9 of 10 prompts with targets, after the share below it of those without.
 
     Without such a threshold it is -1.
     """

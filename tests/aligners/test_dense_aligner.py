@@ -60,8 +60,8 @@ def test_plugging_is_neutral(training, grad, channels, fine_levels):
     queries = torch.randn(4, channels)
     with torch.set_grad_enabled(grad):
         alone = aligner(features, queries[:0])
-        for lent in (queries[:1], queries[:2], queries, queries.flip(0)):
-            plugged = aligner(features, lent)
+        for plugged_queries in (queries[:1], queries[:2], queries, queries.flip(0)):
+            plugged = aligner(features, plugged_queries)
             assert torch.equal(plugged.heat_logits, alone.heat_logits)
             assert torch.equal(plugged.presence_logits, alone.presence_logits)
             assert torch.equal(plugged.query, alone.query)
@@ -152,7 +152,7 @@ def test_every_parameter_has_a_gradient_without_map_queries():
     assert [name for name, parameter in aligner.named_parameters() if parameter.grad is None] == []
 
 
-def test_gradients_reach_the_lent_queries_and_the_features():
+def test_gradients_reach_the_map_queries_and_the_features():
     aligner, queries = make_aligner(fine_levels=1), make_queries(2).requires_grad_()
     features = make_features()
     for tensor in (features.query, features.grid, *features.laterals):

@@ -151,7 +151,7 @@ def test_right_boxes_cost_nothing(box_decoder):
     owner, _, _ = cells_around(sample.gt_instances.bboxes, (4, 6), 16)
     wrong_neighbours = len(owner) - 1
     loss = box_decoder.loss(make_shared([0], [0]), [sample])["loss_box"]
-    # the centre of the box is (44, 38): its cell says another box, so the loss is above 0 but below 2
+    # the centre of the box is (44, 38): its cell predicts another box, so the loss is above 0 but below 2
     assert 0 < loss.item() < 2
     assert wrong_neighbours >= 1
     exact = make_sample(["cat"], [[32.0, 20.0, 40.0 + 8, 24.0 + 4]], [0])

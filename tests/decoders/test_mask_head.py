@@ -69,7 +69,7 @@ def test_a_cell_is_covered_by_the_share_of_its_pixels():
     assert cover(mask, (2, 2)).tolist() == [[[1.0, 0.5], [0.0, 0.0]]]
 
 
-def test_a_silent_cell_has_neither_loss_nor_gradient():
+def test_an_excluded_cell_has_neither_loss_nor_gradient():
     logits = torch.tensor([[[5.0, 5.0]]], requires_grad=True)
     cut, target = mask_out(logits, torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[True, False]]]))
     assert binary_cross_entropy(cut, target).item() == pytest.approx(5.0067 / 2, abs=1e-4)
@@ -78,7 +78,7 @@ def test_a_silent_cell_has_neither_loss_nor_gradient():
     assert logits.grad[0, 0, 0].item() != 0
 
 
-def test_a_head_that_says_nothing_pays_for_even_chances_inside_the_margin():
+def test_a_head_that_predicts_nothing_pays_for_even_chances_inside_the_margin():
     head = MaskHead(32)
     for layer in (head.kernel_of_cell, head.kernel_of_query):
         torch.nn.init.zeros_(layer.weight)

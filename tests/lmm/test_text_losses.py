@@ -15,7 +15,7 @@ PROMPTS = [[Prompt("cat"), Prompt("the small cat left of the dog")], [], [Prompt
 
 def test_scores_are_mean_log_probabilities_by_hand():
     tokens = torch.zeros(1, 1, 2, 3)
-    tokens[0, 0, 0, 1] = 5.0  # says word 1: after rms_norm sqrt(3); the other token says nothing in particular
+    tokens[0, 0, 0, 1] = 5.0  # predicts word 1: after rms_norm sqrt(3); the other token has no preference
     names = name_scores(nn.Identity(), tokens, [(1,), (0, 1), ()], torch.zeros(3, dtype=torch.long), nothing=2)
     total = math.log(math.exp(math.sqrt(3)) + 2)
     wanted = [[math.sqrt(3) - total, -math.log(3)], [math.sqrt(3) / 2 - total, -math.log(3)], [0.0, 0.0]]
@@ -73,7 +73,7 @@ def named(samples, image_index, prompt_index):
 
 
 def test_names_are_read_in_the_cells_of_objects_and_nothing_elsewhere():
-    # a small box in cell (0, 0), and one that covers the centres of both lower cells; the second image asks in vain
+    # a small box in cell (0, 0), and one that covers the centres of both lower cells; nothing on the second
     samples = [make_sample(["cat", "dog"], [[0, 0, 10, 10], [4, 40, 60, 60]], [1, 1]), make_sample(["cat"])]
     features = named(samples, [0, 0, 1], [0, 1, 0])
     phrases = features.names.phrases

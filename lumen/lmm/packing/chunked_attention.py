@@ -94,7 +94,7 @@ def _rows_at_once(rows: int, heads: int, prefix: int, suffixes: Suffixes) -> int
 def chunked_attention(
     query: Float[Tensor, "rows heads length width"],
     prefix: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
+    behind: tuple[Tensor, Tensor],
     suffixes: Suffixes,
     scale: float,
 ) -> Float[Tensor, "rows heads length values"]:
@@ -103,11 +103,11 @@ def chunked_attention(
     Args:
         query: Queries of the tokens behind the prefix.
         prefix: Keys and values of the prefix, (rows, key heads, prefix, width).
-        own: Keys and values of the tokens behind it, (rows, key heads, length, width).
+        behind: Keys and values of the tokens behind it, (rows, key heads, length, width).
         suffixes: Which of them are one suffix. Padding sees the prefix alone.
         scale: Factor of the products.
     """
-    return _ChunkedAttention.apply(query, *prefix, *own, suffixes, scale)
+    return _ChunkedAttention.apply(query, *prefix, *behind, suffixes, scale)
 
 
 class _ChunkedAttention(torch.autograd.Function):

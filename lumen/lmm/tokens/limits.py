@@ -1,4 +1,4 @@
-"""What of a long text an LMM can learn: its context ends somewhere."""
+"""Text prompts that fit the context of an LMM: long answers are cut before they are learned."""
 
 import bisect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Federated evaluation, as for LVIS: an image counts for the classes that somebody looked for, and for no others."""
+"""Federated evaluation, as for LVIS: an image counts for the classes that were verified in it, and for no others."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace

@@ -129,7 +129,7 @@ def test_chunks_take_the_memory_that_the_formula_gives(sizes, monkeypatch):
     assert largest.num_bytes <= max(bound, max(tensor.numel() * 4 for tensor in tensors)) < square / 3
 
 
-def test_own_blocks_are_laid_out_only_where_they_are_tiny():
+def test_suffix_blocks_are_laid_out_only_where_they_are_tiny():
     small, large = segments_of([[3, 1, 2]]), segments_of([[600], [2] * 300])
     assert split_of(PREFIX, small, CPU).blocks is not None
     assert split_of(PREFIX, large, CPU).blocks is None
