@@ -151,7 +151,7 @@ def image_problem(
     Args:
         path: The file.
         root: Folder that it must lie in.
-        size_hw: Height and width that it should have; ``None`` where nobody knows.
+        size_hw: Height and width that it should have; ``None`` where it is unknown.
         decode: Decode every file.
     """
     try:

@@ -57,7 +57,7 @@ def find_faults(dataset: BaseDataset, *, decode: bool = False) -> dict[str, list
 
     Args:
         dataset: A data set whose records have ``img_path`` and, where the size is known, ``ori_hw``.
-        decode: Decode every file; otherwise its header is read, and its end is looked at.
+        decode: Decode every file; otherwise its header is read, and its end is checked.
     """
     dataset.full_init()
     records = (dataset.get_data_info(index) for index in range(len(dataset)))

@@ -123,7 +123,7 @@ class EvaluationMeter:
 
     def _all_unusable(self, runner: Runner) -> dict[str, str]:
         """Return, and list, the images of all ranks that could not be used; every rank calls it."""
-        unusable = {path: why for own in all_gather_object(self._unusable) for path, why in own.items()}
+        unusable = {path: why for table in all_gather_object(self._unusable) for path, why in table.items()}
         if unusable:
             listed = "\n".join(f"  {why}" for why in unusable.values())
             runner.logger.warning(f"{len(unusable)} images could not be used and count as unanswered:\n{listed}")

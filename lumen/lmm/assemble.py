@@ -36,7 +36,7 @@ TOWERS = ("nano", "efficientnet-lite0")
 _CONNECTOR = "model.multi_modal_projector"
 _TOWER = "model.vision_tower"
 
-# Put before a template that takes texts alone: what is said in parts becomes one text.
+# Put before a template that takes texts alone: the parts of a message are joined to one text.
 _JOIN_PARTS = (
     "{%- set ns = namespace(messages=[]) -%}"
     "{%- for message in messages -%}"

@@ -1,4 +1,4 @@
-"""Image files, looked at before the first step instead of when their turn comes."""
+"""Checks of image files before the first step, not when each is read."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class CheckImagesHook(Hook):
         self._decode = decode
 
     def before_train(self, runner: Any) -> None:
-        """Look at the images of training and validation.
+        """Check the images of training and validation.
 
         Raises:
             DataError: Too many cannot be used.
@@ -42,7 +42,7 @@ class CheckImagesHook(Hook):
         self._check(parts)
 
     def before_test(self, runner: Any) -> None:
-        """Look at the images of the test.
+        """Check the images of the test.
 
         Raises:
             DataError: Too many cannot be used.
@@ -71,4 +71,4 @@ class CheckImagesHook(Hook):
         allowed = max(share * size, 0 if name == "train" else 1)
         if count <= allowed and count < size:
             return None
-        return f"{text}\n{count} of {size} images cannot be used, at most {share:.3%} may; mend or remove them"
+        return f"{text}\n{count} of {size} images cannot be used, at most {share:.3%} may; fix or remove them"

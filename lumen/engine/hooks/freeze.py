@@ -87,7 +87,7 @@ def norms_with_fixed_statistics(model: nn.Module, patterns: Sequence[str]) -> li
     """
     norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
     places = {name: _prefixes(name) for name in norms}
-    idle = [p for p in patterns if not any(fnmatchcase(place, p) for own in places.values() for place in own)]
+    idle = [p for p in patterns if not any(fnmatchcase(place, p) for names in places.values() for place in names)]
     if idle:
         raise ConfigError(f"FreezeHook: statistics {idle} match no batch normalisation; it is in {sorted(norms)[:5]}")
     return [
