@@ -153,8 +153,8 @@ class Family:
         image_text: Config, image token and ``token_hw`` to the text that replaces the placeholder; in it, the
             first image tokens are the cells of ``token_hw`` in order.
         edges: Config to the ids of two tokens around ``image_text``, where the tokenizer alone has their names.
-        positions: Model, prefix and ``token_hw`` to positions of the prefix, (axes, L); a suffix continues at the largest
-            plus 1 on every axis.
+        positions: Model, prefix and ``token_hw`` to positions of the prefix, (axes, L); a suffix continues at the
+            largest plus 1 on every axis.
         sees_future: Config and prefix to the tokens that see each other in both directions, (L), or None.
         plain_inputs: Config, token ids and the column behind the prefix, one number or one per row, to what the model
             wants beside ids, mask, positions.
