@@ -176,7 +176,7 @@ def continue_rows(
     answers: list[list[int]] = []
     for first in range(0, len(rows), step):
         chunk = rows[first : first + step]
-        # Padding lies on the left, so that all answers go on at the same column.
+        # Padding lies on the left, so that all answers continue at the same column.
         ids, mask = _pad_left(chunk, config.pad_token_id), _pad_left([[1] * len(row) for row in chunk], 0)
         behind_prefix = start + (mask == 0).sum(1, keepdim=True)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
