@@ -33,7 +33,7 @@ from lumen.lmm.options import (
 from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PassOptions, PrefixLayout
 from lumen.lmm.packing.reader import RowRunner, add_up
 from lumen.lmm.packing.rows import PackedRows, Suffix, longest_suffix, pack_rows
-from lumen.lmm.packing.selfcheck import INSTEAD, fits_window, mode_that_works, takes_masks, use_split
+from lumen.lmm.packing.selfcheck import INSTEAD, mode_that_fits, mode_that_works, takes_masks, use_split
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
@@ -98,14 +98,14 @@ class HFAdapter(nn.Module):
         self.family = family_of(config, self.base.family)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
         self.features = FeatureSource(self.family, config, self.readout.features, self.readout.dense_size_hw)
-        self._fall_back(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
+        self.packing = self._packing_in(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
         loaded = base_model or loading.load_base(path, config, self.family, self.base)
         self.base_model: PreTrainedModel = loaded.model
         self.statistics = loaded.statistics
         self.is_narrow = self.base.is_narrow or (base_model is not None and loaded.model.dtype != torch.float32)
         self.splits = self.packing.is_packed and use_split(self.base_model, self.family)
         if self.packing.is_packed and not self.splits and not takes_masks(self.base_model):
-            self._fall_back(mode_that_works(config, self.family, "expanded"), "with flash attention")
+            self.packing = self._packing_in(mode_that_works(config, self.family, "expanded"), "with flash attention")
         wordings = {"template": template_named(template), "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
         self.text = TextEncoder(self.encoder)
@@ -300,7 +300,9 @@ class HFAdapter(nn.Module):
         packing = self._packing_for((prefix, pairs.suffixes), (text_prefix, questions))
         pair_rows = self._pack(prefix, pairs.suffixes, packing, self.readout.reads_llm)
         text_rows = self._pack(text_prefix, questions, packing)
-        readout = self._readout_with(packing)
+        runner = self._runner_with(packing)
+        head, has_answer = self.base_model.get_output_embeddings(), self.encoder.template.has_answer
+        readout = Readout(runner, self.readout, head, has_answer)
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
         if self.base.gradient_checkpointing and torch.is_grad_enabled():
             loading.recompute_frozen(self.base_model)
@@ -313,13 +315,12 @@ class HFAdapter(nn.Module):
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
         if "texts" in extras and predicting:
-            bound = self.generation.max_new_tokens
-            further["texts"] = self.writer.answer_texts(self._runner_with(packing), encoded, prompts, bound)
+            further["texts"] = self.writer.answer_texts(runner, encoded, prompts, self.generation.max_new_tokens)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
-            losses.append({"loss_text": answer_loss(readout.head, text_rows[0], states.layers[0][:0])})
+            losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})
         # Several ranks: call the LLM as often as the others do; calls that nobody reads take part as no pairs.
-        idle = self._lockstep.finish(self._runner_with(packing).passes, encoded, pair_rows[1].prefix)
+        idle = self._lockstep.finish(runner.passes, encoded, pair_rows[1].prefix)
         query, nothing = torch.cat([states.query, *idle]), self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
@@ -360,10 +361,6 @@ class HFAdapter(nn.Module):
         passes = Passes(self.base_model, self.family, mode, self._layouts)
         return RowRunner(passes, self.usage, packing.max_pass_tokens)
 
-    def _readout_with(self, packing: PackingOptions) -> Readout:
-        head = self.base_model.get_output_embeddings()
-        return Readout(self._runner_with(packing), self.readout, head, self.encoder.template.has_answer)
-
     def _widen(self, states: Tensor) -> Tensor:
         return loading.widened(states) if self.is_narrow else states
 
@@ -394,14 +391,10 @@ class HFAdapter(nn.Module):
     def _packing_for(self, *asked: tuple[Sequence[int], Sequence[Sequence[Suffix]]]) -> PackingOptions:
         """Return how these prefixes and suffixes are packed; in the next mode where they leave the LLM's window."""
         longest = max(len(prefix) + longest_suffix(suffixes) for prefix, suffixes in asked)
-        if not self.packing.is_packed or fits_window(self.config, longest):
-            return self.packing
-        mode = mode_that_works(self.config, self.family, "expanded")
-        why = f"{longest} tokens do not fit its window"
-        _LOGGER.warning("%s cannot pack these prompts (%s): %s", self.name_or_path, why, INSTEAD[mode])
-        return replace(self.packing, mode=mode)
+        mode = mode_that_fits(self.config, self.family, self.packing.mode, longest)
+        return self._packing_in(mode, f"{longest} tokens do not fit its window")
 
-    def _fall_back(self, mode: str, reason: str) -> None:
+    def _packing_in(self, mode: str, reason: str) -> PackingOptions:
         if mode != self.packing.mode:
             _LOGGER.warning("%s cannot pack prompts (%s): %s", self.name_or_path, reason, INSTEAD[mode])
-            self.packing = replace(self.packing, mode=mode)
+        return replace(self.packing, mode=mode)

@@ -36,7 +36,7 @@ def test_a_registered_family_is_found_and_stays(folder, monkeypatch):
         ("mllama", "reads the image by cross-attention"),
         ("florence2", "an encoder and a decoder"),
         ("blip", "reads the image by cross-attention"),
-        ("kosmos-2", "a few learned queries stand for the image"),
+        ("kosmos-2", "an image that is encoded already"),
         ("fuyu", "no vision tower"),
     ],
 )

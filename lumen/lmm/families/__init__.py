@@ -62,7 +62,8 @@ FAMILIES: dict[str, Family] = {
 
 _CROSS_ATTENTION = "its LLM reads the image by cross-attention: there are no image tokens in the text"
 _ENCODER = "it is an encoder and a decoder: its image tokens are not in the text that the decoder goes on with"
-_QUERIES = "a few learned queries stand for the image: they do not lie on a grid"
+_QUERIES = "its queries read the image together with the question: no prefix is the same for all prompts"
+_NO_STATES = "it cannot be given an image that is encoded already, so the tower would run again for every prompt"
 _CODES = "images are codes of a picture tokenizer, without a vision tower"
 
 UNFIT: dict[str, str] = {
@@ -76,11 +77,11 @@ UNFIT: dict[str, str] = {
     "pix2struct": _ENCODER,
     "pp_formulanet": _ENCODER,
     "vision-encoder-decoder": _ENCODER,
-    "blip-2": _QUERIES,
+    "blip-2": "it knows no conversation: its LLM goes on with the image, without a chat template",
     "instructblip": _QUERIES,
     "instructblipvideo": _QUERIES,
-    "kosmos-2": _QUERIES,
-    "kosmos-2.5": _QUERIES,
+    "kosmos-2": _NO_STATES,
+    "kosmos-2.5": _NO_STATES,
     "chameleon": _CODES,
     "emu3": _CODES,
     "fuyu": "it has no vision tower: patches enter the LLM as they are",

@@ -52,6 +52,13 @@ def mode_that_works(config: PretrainedConfig, family: Family, wanted: str) -> st
     return "separate"
 
 
+def mode_that_fits(config: PretrainedConfig, family: Family, mode: str, length: int) -> str:
+    """Return a mode that works, or the next one where prompts of ``length`` tokens leave the LLM's window."""
+    if mode != "packed" or fits_window(config, length):
+        return mode
+    return mode_that_works(config, family, "expanded")
+
+
 def packing_works(config: PretrainedConfig) -> bool:
     """Return whether packed and separate prompts give equal states: relative difference at most 1e-5.
 
