@@ -183,7 +183,12 @@ def continue_rows(
         inputs |= family.plain_inputs(base_model.config, inputs["input_ids"], behind_prefix.to(device))
         inputs |= family.writing_inputs(base_model.config, inputs["input_ids"], encoded.token_hw)
         images = {"image": family.take(encoded.states, row_image[first : first + step])}
-        written = base_model.generate(**inputs, mm_encoder_outputs=images, generation_config=config)
+        written = base_model.generate(
+            **inputs,
+            mm_encoder_outputs=images,
+            generation_config=config,
+            synced_gpus=False,  # ranks wait for each other by `Lockstep`
+        )
         answers += [_until(row, config.eos_token_id) for row in written[:, ids.shape[1] :].tolist()]
     return answers
 
@@ -215,6 +220,7 @@ def continue_prefixes(
                 position_ids=place_rows(torch.arange(length, device=ids.device).expand(len(ids), -1), layout.positions),
                 past_key_values=expanded(kept.cache, torch.zeros_like(ids[:, 0]), goes_on=True),
                 generation_config=config,
+                synced_gpus=False,
             )
             for row, tokens in zip(chunk, written[:, length:].tolist(), strict=True):
                 answers[row] = _until(tokens, config.eos_token_id)
