@@ -152,11 +152,13 @@ def test_lora_in_float32_beside_a_base_in_bfloat16_is_sharded(two_ranks):
     mean = (ranks[0]["mixed"]["losses"] + ranks[1]["mixed"]["losses"]) / 2
     torch.testing.assert_close(mean, alone["losses"], rtol=0.02, atol=0.02)
     assert any("lora_A" in name for name in start) and any("lm_head" in name for name in start)
+    # Steps in bfloat16 are noisy: two ranks may be as far from steps in float32 as one process is, times two.
+    exact = train(make_mixed(folder).float(), range(4))["weights"]
     for name, value in alone["weights"].items():
         first, second = (rank["mixed"]["weights"][name] for rank in ranks)
         assert first.dtype == torch.float32 and torch.equal(first, second)
-        moved, wanted = first - start[name], value - start[name]
-        assert (moved - wanted).norm() <= 0.2 * wanted.norm() + 1e-6, name
+        noise, step = (value - exact[name]).norm(), (exact[name] - start[name]).norm()
+        assert (first - exact[name]).norm() <= 2 * noise + 0.05 * step + 1e-6, name
 
 
 def test_a_parameter_without_a_loss_is_named_before_ranks_wait_for_it(two_ranks):
