@@ -87,12 +87,12 @@ def load_language_model(source: str | Path) -> LanguageModel:
         ConfigError: transformers has no such kind of model, or reading GGUF files needs a package.
     """
     path = Path(source)
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {}
     if path.suffix == ".gguf":
         source, options["gguf_file"] = path.parent, path.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False, **options)
     except OSError as error:
         raise CheckpointError(f"the language model {str(path)!r} cannot be read: {_first_line(error)}") from error
     except (ValueError, ImportError) as error:

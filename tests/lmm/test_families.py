@@ -202,7 +202,8 @@ def test_answers_behind_a_kept_prefix_are_those_of_whole_rows(name, load):
     adapter.usage.clear()
     for _ in range(2):
         assert adapter.generate(encoded, questions, 6) == wanted
-    assert [shown for _, shown in encoded.prefix_cache.kept] == [(0,), (1,)]
+    keeps = adapter.splits or adapter.packing.mode == "expanded"  # a masked square computes the prefix anew
+    assert [shown for _, shown in encoded.prefix_cache.kept] == ([(0,), (1,)] if keeps else [])
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "llava_next", "paligemma", "gemma3"])

@@ -58,10 +58,10 @@ def test_every_end_token_of_the_model_ends_an_answer(spoiled):
     question = [[Prompt("what is this?", "vqa")]]
     with torch.no_grad():
         encoded = adapter.encode_images(images)
-        long = adapter.writer.answer(adapter.base_model, encoded, question, 6)[0][0]
+        long = adapter.generate(encoded, question, 6)[0][0]
         last = tokenizer(" " + long.split()[-1], add_special_tokens=False)["input_ids"][-1]
         adapter.base_model.generation_config.eos_token_id = [last]
-        short = adapter.writer.answer(adapter.base_model, encoded, question, 6)[0][0]
+        short = adapter.generate(encoded, question, 6)[0][0]
     assert long.startswith(short) and len(short) < len(long)
 
 
