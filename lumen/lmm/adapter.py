@@ -301,15 +301,14 @@ class HFAdapter(nn.Module):
         pair_rows = self._pack(prefix, pairs.suffixes, packing, self.readout.reads_llm)
         text_rows = self._pack(text_prefix, questions, packing)
         runner = self._runner_with(packing)
-        head, has_answer = self.base_model.get_output_embeddings(), self.encoder.template.has_answer
-        readout = Readout(runner, self.readout, head, has_answer)
+        head = self.base_model.get_output_embeddings()
+        readout = Readout(runner, self.readout, head, self.encoder.template.has_answer)
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
         if self.base.gradient_checkpointing and torch.is_grad_enabled():
             loading.recompute_frozen(self.base_model)
         losses, text_states = readout.read_texts(*text_rows, encoded)
         # Run pair rows, and read queries and losses chunk by chunk.
-        pass_on = {"fallback_states": text_states, "predicting": predicting}
-        states = readout.read_pairs(*pair_rows, encoded, pairs, **pass_on)
+        states = readout.read_pairs(*pair_rows, encoded, pairs, fallback_states=text_states, predicting=predicting)
         losses += states.losses
         # Read what belongs to images and not to pairs: the dense grid, free answers, names.
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
@@ -319,7 +318,7 @@ class HFAdapter(nn.Module):
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})
-        # Several ranks: call the LLM as often as the others do; calls that nobody reads take part as no pairs.
+        # Several ranks call the LLM equally often; calls that nobody reads take part as no pairs.
         idle = self._lockstep.finish(runner.passes, encoded, pair_rows[1].prefix)
         query, nothing = torch.cat([states.query, *idle]), self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
