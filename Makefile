@@ -20,12 +20,12 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # All Python files that git tracks and no others.
 FILES = $(or $(shell git ls-files '*.py'),$(error lint checks the files that git tracks, and git lists none here))
 
-.PHONY: help setup demo test test-slow real lint clean
+.PHONY: help setup demo test test-slow test-real real lint clean
 
 help:
 	@echo "make demo       train nano on shapes, evaluate COCO AP, draw a picture (about 12 minutes after set-up)"
 	@echo "make test       lint and the default tests (under 5 minutes after set-up)"
-	@echo "make test-slow  the tests that train for a minute or more, or use real weights of packages"
+	@echo "make test-slow  the tests that train for a minute or more; make test-real: real weights of packages"
 	@echo "make lint       formatting and style of the files that git tracks"
 	@echo "make setup      all of the set-up (about 10 minutes the first time; the demo's part takes 2, without a compiler)"
 
