@@ -51,9 +51,12 @@ class CheckImagesHook(Hook):
 
     def _check(self, parts: dict[str, Dataset]) -> None:
         """Check on one rank, and stop on all of them."""
+        sets = [(name, part) for name, whole in parts.items() for part in datasets_with_images(whole)]
+        for _, part in sets:
+            part.full_init()  # all ranks together: they share what one of them reads
         errors: list[str | None] = [None]
         if is_main_process():
-            found = [self._look_at(name, part) for name, whole in parts.items() for part in datasets_with_images(whole)]
+            found = [self._look_at(name, part) for name, part in sets]
             errors = ["\n".join(error for error in found if error) or None]
         broadcast_object_list(errors)
         if errors[0]:
