@@ -235,3 +235,18 @@ def test_classes_that_only_validation_asks_for_are_warned_about(tmp_path):
 
     assert "in validation alone: ['toys'] (1)" in log_of(tmp_path / "a", {"type": OtherData})
     assert "class names" not in log_of(tmp_path / "b", {"type": ToyData, "noisy": False})
+
+
+def test_curves_go_to_tensorboard_where_the_config_names_it(tmp_path):
+    backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
+    runner = make_runner(
+        tmp_path,
+        max_iters=1,
+        visualizer={"type": "Visualizer", "vis_backends": backends},
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 1}},
+    )
+    runner.train()
+    for backend in runner.visualizer._vis_backends.values():
+        backend.close()
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    assert events.stat().st_size > 0
