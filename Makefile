@@ -56,7 +56,7 @@ $(READY): $(DEV_READY)
 demo: $(DEMO_READY)
 	@echo "== 1/4 the nano LMM: random weights, own tokenizer"
 	@test -d data/nano || $(BIN)/python tools/make_nano.py
-	@echo "== 2/4 the data set: 6,300 images of shapes"
+	@echo "== 2/4 the data set: 6,600 images of shapes"
 	$(BIN)/python tools/make_shapes.py
 	@echo "== 3/4 training from scratch, about 10 minutes on one core, and COCO AP"
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK) --resume

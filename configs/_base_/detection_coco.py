@@ -1,5 +1,8 @@
 """Loaders of a small data set in COCO's format, shapes, whose images are kept in memory. Names come from the files.
 
+Training is judged on the val split, on which rates and checkpoints are chosen; ``tools/test.py`` reports the test
+split.
+
 A pipeline is ``[_load, _resize, _ask, _pack]``, that of evaluation ``[_val_load, _val_resize, _val_ask, _pack]``. A
 leaf changes a step by its name: ``_ask["num_prompts"] = 4``. Size and task come from the model.
 """
@@ -45,6 +48,13 @@ val_dataloader = dict(
         pipeline=[_val_load, _val_resize, _val_ask, _pack],
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader,
+    dataset=dict(
+        val_dataloader["dataset"],
+        ann_file="annotations/instances_test.json",
+        data_prefix=dict(img="test"),
+    ),
+)
 val_evaluator = dict(type=CocoMetric, classwise=True)
 test_evaluator = val_evaluator

@@ -1,4 +1,7 @@
-"""What the evaluations of the multi-task nano share: the model, and images of the validation set of shapes."""
+"""What the evaluations of the multi-task nano share: the model, and images of the test split of shapes.
+
+The val split, for choosing: ``python tools/benchmarks/multitask.py CHECKPOINT --split val``.
+"""
 
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, pseudo_collate
@@ -10,9 +13,9 @@ with read_base():
     from .runtime import *
     from .schedule_nano import *
 
-_instances = "annotations/instances_val.json"
-_images = dict(data_root="data/shapes", data_prefix=dict(img="val"), test_mode=True)
-_refs = dict(ann_file="annotations/refs_val.json", layout="shapes", instances_file=_instances)
+_instances = "annotations/instances_test.json"
+_images = dict(data_root="data/shapes", data_prefix=dict(img="test"), test_mode=True)
+_refs = dict(ann_file="annotations/refs_test.json", layout="shapes", instances_file=_instances)
 
 _load = dict(type=LoadImage)
 _resize = dict(type=ResizeToInput)

@@ -1,4 +1,4 @@
-"""Boxes of the multi-task nano: 8 names asked on each of the 300 validation images.
+"""Boxes of the multi-task nano: 8 names asked on each of the 300 test images.
 
 python tools/test.py configs/multitask/eval_detection.py work_dirs/multitask_nano_shapes
 """

@@ -20,7 +20,7 @@ _blacken = dict(type=BlackenImage, share=0.0)
 test_dataloader["dataset"] = dict(
     _images,
     type=QuestionsDataset,
-    ann_file="annotations/questions_val.json",
+    ann_file="annotations/questions_test.json",
     pipeline=[_load, _resize, _blacken, dict(type=AskQuestions, shuffle=False), _pack],
 )
 test_evaluator = [dict(type=VqaMetric), dict(type=YesNoMetric)]

@@ -39,7 +39,7 @@ test_dataloader = dict(
     num_workers=0,
     collate_fn=dict(type=pseudo_collate),
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(_data, ann_file="annotations/instances_val.json", data_prefix=dict(img="val"), test_mode=True),
+    dataset=dict(_data, ann_file="annotations/instances_test.json", data_prefix=dict(img="test"), test_mode=True),
 )
 test_evaluator = dict(type=CocoMetric, iou_type=("segm", "bbox"))
 val_dataloader = None

@@ -106,6 +106,7 @@ class EvaluationMeter:
         )
         card.write(Path(runner.work_dir) / f"protocol_{mode}.json")
         runner.logger.info(card.text())
+        runner.logger.info(f"{mode} figures of {card.dataset}, {card.num_images} images")
 
     def _lmm_entries(self) -> dict[str, Any]:
         """Return how the LMM was asked, and what that cost; None throughout where the model has no LMM."""

@@ -22,7 +22,7 @@ model = dict(
     loss_weights={**_loss_weights, "colour_naming/loss_box": 2.0},
 )
 
-for _loader in (train_dataloader, val_dataloader):
+for _loader in (train_dataloader, val_dataloader, test_dataloader):
     _loader["dataset"]["type"] = ColourDataset
 val_evaluator = dict(type=ColourAccuracy)
 test_evaluator = val_evaluator

@@ -447,7 +447,7 @@ def test_a_set_with_exchanged_sentences_keeps_its_targets(make_refer):
 
 
 def test_generated_shapes_go_through_the_pipeline(tmp_path):
-    make_shapes(tmp_path / "shapes", num_train=0, num_val=8, workers=1)
+    make_shapes(tmp_path / "shapes", num_train=0, num_val=8, num_test=0, workers=1)
     files = {name: f"annotations/{name}_val.json" for name in ("refs", "instances")}
     dataset = ReferDataset(
         ann_file=files["refs"],

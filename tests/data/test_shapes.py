@@ -38,7 +38,7 @@ def shapes(sample) -> list[ShapeObject]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(out, num_train=66, num_val=20, seed=3, workers=1)
+    make_shapes(out, num_train=66, num_val=20, num_test=12, seed=3, workers=1)
     return out
 
 
@@ -101,7 +101,7 @@ def test_a_scene_depends_on_seed_split_and_index_only(sample):
     again, objects = draw_scene(0, "train", 5)
     assert np.array_equal(again, sample[5][0])
     assert [item.category for item in objects] == [item.category for item in sample[5][1]]
-    for other in ((1, "train", 5), (0, "val", 5), (0, "train", 6)):
+    for other in ((1, "train", 5), (0, "val", 5), (0, "test", 5), (0, "train", 6)):
         assert not np.array_equal(again, draw_scene(*other)[0])
 
 
@@ -151,7 +151,7 @@ def test_an_unknown_category_or_split_is_an_error():
     with pytest.raises(ValueError, match="unknown category 'cube'"):
         outline("cube")
     with pytest.raises(ValueError, match="split must be one of"):
-        draw_scene(0, "test", 0)
+        draw_scene(0, "rest", 0)
     with pytest.raises(ValueError, match="must not be negative"):
         draw_scene(0, "train", -1)
 
@@ -189,28 +189,56 @@ def test_counts_of_an_image_are_those_of_its_annotations(folder):
         assert image["counts"] == dict(own)
 
 
-def test_ids_are_unique_over_both_splits(folder):
+def test_ids_are_unique_over_all_splits(folder):
     for kind, key in (("instances", "images"), ("instances", "annotations")):
-        ids = [record["id"] for split in ("train", "val") for record in read(folder, kind, split)[key]]
+        ids = [record["id"] for split in ("train", "val", "test") for record in read(folder, kind, split)[key]]
         assert len(set(ids)) == len(ids)
 
 
 def test_two_workers_write_the_same_bytes_as_one(folder, tmp_path):
-    make_shapes(tmp_path / "again", num_train=66, num_val=20, seed=3, workers=2)
+    make_shapes(tmp_path / "again", num_train=66, num_val=20, num_test=12, seed=3, workers=2)
     ours = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert again == set(ours)
     assert all((tmp_path / "again" / path).read_bytes() == content for path, content in ours.items())
 
 
+def test_a_test_split_changes_nothing_of_the_other_splits(folder, tmp_path):
+    make_shapes(tmp_path / "without", num_train=66, num_val=20, num_test=0, seed=3, workers=1)
+    for path in tmp_path.glob("without/**/*"):
+        if path.is_file() and path.name != "shapes.json" and not path.stem.endswith("_test"):
+            assert path.read_bytes() == (folder / path.relative_to(tmp_path / "without")).read_bytes()
+    assert len(list((folder / "test").iterdir())) == 12
+
+
+@pytest.mark.parametrize(
+    ("split", "first"),
+    [
+        ("train", ("cross", "yellow", (97.0, 86.0))),
+        ("val", ("arrow", "cyan", (13.5, 111.0))),
+        ("test", ("triangle", "green", (23.0, 77.0))),
+    ],
+)
+def test_the_scenes_of_a_split_stay_what_they_are(split, first):
+    _, (item, *_) = draw_scene(0, split, 0)
+    assert (item.category, item.colour, item.centre) == first
+
+
+def test_every_split_has_the_same_files(folder):
+    kinds = {split: {path.name for path in folder.glob(f"annotations/*_{split}.json")} for split in ("train", "test")}
+    assert {name.replace("_train", "_test") for name in kinds["train"]} == kinds["test"]
+    assert read(folder, "refs", "test")["refs"] and read(folder, "questions", "test")["questions"]
+    assert read(folder, "instances", "test")["annotations"][0]["segmentation"]
+
+
 def test_the_same_set_is_not_made_twice_and_another_needs_force(tmp_path):
     out = tmp_path / "shapes"
-    assert make_shapes(out, 2, 1, workers=1)
-    assert not make_shapes(out, 2, 1, workers=1)
+    assert make_shapes(out, 2, 1, num_test=1, workers=1)
+    assert not make_shapes(out, 2, 1, num_test=1, workers=1)
     with pytest.raises(DataError, match="--force"):
-        make_shapes(out, 3, 1, workers=1)
-    assert make_shapes(out, 3, 1, workers=1, force=True)
-    assert make_shapes(out, 3, 1, workers=1, force=True)
+        make_shapes(out, 3, 1, num_test=1, workers=1)
+    assert make_shapes(out, 3, 1, num_test=1, workers=1, force=True)
+    assert make_shapes(out, 3, 1, num_test=1, workers=1, force=True)
     assert len(list((out / "train").iterdir())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
@@ -232,7 +260,7 @@ def test_numbers_out_of_range_are_errors(tmp_path, arguments):
 
 
 def test_an_empty_split_gives_empty_files(tmp_path):
-    make_shapes(tmp_path / "shapes", num_train=0, num_val=0, workers=1)
+    make_shapes(tmp_path / "shapes", num_train=0, num_val=0, num_test=0, workers=1)
     assert read(tmp_path / "shapes", "instances")["annotations"] == []
 
 
@@ -246,11 +274,13 @@ def test_the_tool_runs_from_any_folder_and_reports_errors_in_a_line(tmp_path):
         "2",
         "--num-val",
         "1",
+        "--num-test",
+        "1",
     ]
     first = subprocess.run(tool, cwd=tmp_path, capture_output=True, text=True, check=True)
     second = subprocess.run(tool, cwd=tmp_path, capture_output=True, text=True, check=True)
     third = subprocess.run([*tool, "--seed", "1"], cwd=tmp_path, capture_output=True, text=True)
-    assert "wrote 2 + 1 images" in first.stdout
+    assert "wrote 2 + 1 + 1 images" in first.stdout
     assert "nothing to do" in second.stdout
     assert third.returncode == 1 and third.stderr.startswith("error: ") and len(third.stderr.splitlines()) == 1
 

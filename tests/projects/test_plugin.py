@@ -64,7 +64,7 @@ def plugin(tmp_path_factory):
     shutil.copytree(ROOT / "configs" / "_base_", folder / "_base_", ignore=shutil.ignore_patterns("__pycache__"))
     make_nano(folder / "data" / "nano", sizes=TINY)
     data = folder / "data" / "shapes"
-    run("make_shapes.py", "--out", data, "--num-train", 8, "--num-val", 4, "--workers", 1, cwd=folder)
+    run("make_shapes.py", "--out", data, "--num-train", 8, "--num-val", 4, "--num-test", 4, "--workers", 1, cwd=folder)
     return folder
 
 

@@ -1,7 +1,8 @@
 """Every task of one multi-task model on shapes, each figure beside its blind baseline. Evaluations run tools/test.py.
 
 Blind baselines: sentences of other images, black images, the most frequent answer of each form of question, the mean
-place of each keypoint in its box, the mean count of the training set.
+place of each keypoint in its box, the mean count of the training set. Figures are those of the test split; what
+is chosen, a checkpoint or a setting, is chosen with ``--split val``.
 """
 
 import argparse
@@ -51,7 +52,7 @@ ROWS = (
 )
 EXAMPLES = """examples:
   python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes
-  python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes/iter_2000.pth --only grounding vqa
+  python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes/iter_2000.pth --only grounding vqa --split val
 """
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     seen = {task: evaluate(task, options) for task in options.only}
     blind = {task: evaluate(task, options, BLIND[task]) for task in options.only if task in BLIND}
     if "pose" in options.only:
-        blind["pose"] = guess_mean_places()
+        blind["pose"] = guess_mean_places(options.split)
     if "counting" in options.only:
         blind["counting"] = {"counting/MAE": seen["counting"]["counting/MAE_baseline"]}
     rows = [
@@ -70,8 +71,14 @@ def main() -> None:
         if task in seen and name in seen[task]
     ]
     if "vqa" in options.only:
-        rows.append(["vqa/accuracy", f"{seen['vqa']['vqa/accuracy']:.3f}", f"{guess_answers():.3f} (frequent answer)"])
-    print_table(["figure", "model", "blind"], rows)
+        rows.append(
+            [
+                "vqa/accuracy",
+                f"{seen['vqa']['vqa/accuracy']:.3f}",
+                f"{guess_answers(options.split):.3f} (frequent answer)",
+            ]
+        )
+    print_table([f"figure ({options.split} split)", "model", "blind"], rows)
     if options.out:
         write_text(options.out, json.dumps({"model": seen, "blind": blind}, indent=2, sort_keys=True) + "\n")
 
@@ -83,6 +90,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or the work dir of the run")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all)")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="images to judge on (default: test)")
     parser.add_argument(
         "--work-dir", type=Path, default=ROOT / "work_dirs" / "multitask_eval", help="folder of the runs"
     )
@@ -94,24 +102,33 @@ def evaluate(task: str, options: argparse.Namespace, *overrides: str) -> dict[st
     """Run tools/test.py for one task; return its figures."""
     folder = options.work_dir / (f"{task}_blind" if overrides else task)
     out = folder / "figures.json"
-    command = [sys.executable, str(ROOT / "tools" / "test.py"), str(CONFIGS / f"eval_{task}.py")]
+    config = CONFIGS / f"eval_{task}.py"
+    command = [sys.executable, str(ROOT / "tools" / "test.py"), str(config)]
     command += [str(options.checkpoint), "--work-dir", str(folder), "--out", str(out)]
-    command += ["--cfg-options", *overrides] if overrides else []
+    command += ["--cfg-options", *split_options(config, options.split), *overrides]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def guess_answers() -> float:
+def split_options(config: Path, split: str) -> list[str]:
+    """Return the overrides that put the files of another split in place of those of the test split."""
+    dataset = read_config(config, import_roots=[ROOT]).test_dataloader["dataset"]
+    files = {name: dataset[name] for name in ("ann_file", "instances_file") if name in dataset}
+    moved = {name: file.replace("_test.", f"_{split}.") for name, file in files.items()}
+    return [f"test_dataloader.dataset.{name}={value}" for name, value in {**moved, "data_prefix.img": split}.items()]
+
+
+def guess_answers(judged: str) -> float:
     """Return the accuracy of the most frequent training answer of each form of question."""
-    questions = {split: _read(f"questions_{split}.json")["questions"] for split in ("train", "val")}
+    questions = {split: _read(f"questions_{split}.json")["questions"] for split in ("train", judged)}
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for question in questions["train"]:
         counts[question["form"]][question["answer"]] += 1
     guesses = {form: answers.most_common(1)[0][0] for form, answers in counts.items()}
-    return float(np.mean([guesses[question["form"]] == question["answer"] for question in questions["val"]]))
+    return float(np.mean([guesses[question["form"]] == question["answer"] for question in questions[judged]]))
 
 
-def guess_mean_places() -> dict[str, float]:
+def guess_mean_places(split: str) -> dict[str, float]:
     """Return the pose figures of the mean place of each keypoint, relative to its box, in the training set."""
     content = _read("instances_train.json")
     places: defaultdict[int, list[np.ndarray]] = defaultdict(list)
@@ -122,7 +139,9 @@ def guess_mean_places() -> dict[str, float]:
         places[label_of_id[entry["category_id"]]].append((points - (x, y)) / (width, height))
     means = {label: torch.tensor(np.mean(points, 0), dtype=torch.float32) for label, points in places.items()}
     config = read_config(CONFIGS / "eval_pose.py", import_roots=[ROOT])
-    dataset = DATASETS.build(fill_pipelines(config.test_dataloader["dataset"], inputs_of_config(config)))
+    settings = config.test_dataloader["dataset"]
+    settings.update(ann_file=f"annotations/instances_{split}.json", data_prefix={"img": split})
+    dataset = DATASETS.build(fill_pipelines(settings, inputs_of_config(config)))
     samples = [_guess(dataset[index]["data_samples"], means).to_dict() for index in range(len(dataset))]
     figures: dict[str, float] = {}
     for item in config.test_evaluator:

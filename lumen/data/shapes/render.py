@@ -6,7 +6,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lumen.data.shapes.scene import COLOURS, IMAGE_SIZE, Cutout, ShapeObject, sample_cutouts, size_word
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
+"""Each is drawn from random numbers of its own: the position is part of the seed, so that new ones go to the end."""
+
 _MIN_CONTRAST = 60.0  # in the colour channel that differs most
 _HUE_JITTER = 7.0
 _ROW, _COL = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
@@ -19,7 +21,7 @@ def draw_scene(
 
     Args:
         seed: Seed of the data set, not negative.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
         index: Position in the split.
 
     Returns:

@@ -22,7 +22,7 @@ MARKER = "shapes.json"
 FORMAT_VERSION = 4
 """Raised whenever the same seed no longer gives the same files."""
 
-_FIRST_IDS = {"train": 1, "val": 1_000_001}
+_FIRST_IDS = {"train": 1, "val": 1_000_001, "test": 2_000_001}
 _MAX_IMAGES = 1_000_000
 _JPEG_QUALITY = 95
 _CHUNK = 32
@@ -47,6 +47,7 @@ def make_shapes(
     seed: int = 0,
     workers: int | None = None,
     *,
+    num_test: int = 300,
     force: bool = False,
     progress: bool = False,
 ) -> bool:
@@ -57,9 +58,10 @@ def make_shapes(
     Args:
         out: Folder of the data set. It appears when everything is written, never before.
         num_train: Number of training images.
-        num_val: Number of validation images.
+        num_val: Number of validation images: for what is chosen, such as rates, thresholds and checkpoints.
         seed: Seed of the data set, not negative.
         workers: Number of processes; one per core when None.
+        num_test: Number of test images: for the figures that are reported. They change none of the other splits.
         force: Replace a shapes data set, also one made with the same arguments.
         progress: Show a progress bar.
 
@@ -69,7 +71,7 @@ def make_shapes(
     Raises:
         DataError: If a number is out of range, or ``out`` holds something else and must not be replaced.
     """
-    sizes = {"train": num_train, "val": num_val}
+    sizes = {"train": num_train, "val": num_val, "test": num_test}
     _check_numbers(sizes, seed, workers)
     recipe = {"format": "lumen-shapes", "version": FORMAT_VERSION, "seed": seed, **sizes}
     out = Path(out).resolve()
