@@ -1,4 +1,6 @@
-"""Nano from scratch on BCCD: 3 kinds of blood cells on real photographs. Training split, judged on the val split.
+"""Nano from scratch on BCCD: 3 kinds of blood cells on real photographs. Trained on the training split.
+
+Training is judged on the val split, on which settings are chosen; ``tools/test.py`` reports the test split.
 
 All settings were chosen with this config; ``detection_nano_bccd_final.py`` then trains on both and is tested once.
 
@@ -62,7 +64,9 @@ val_dataloader = dict(
         pipeline=[_val_load, _val_resize, _val_ask, _pack],
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader, dataset=dict(val_dataloader["dataset"], ann_file="annotations/instances_test.json")
+)
 val_evaluator = dict(type=CocoMetric, classwise=True)
 test_evaluator = val_evaluator
 # Three names need no two-way layers (docs/decisions.md, 14); Muon throughout is what was judged on val.

@@ -21,4 +21,3 @@ train_dataloader["dataset"] = dict(
 val_dataloader = None  # the test split is evaluated once, after training
 val_evaluator = None
 val_cfg = None
-test_dataloader["dataset"]["ann_file"] = "annotations/instances_test.json"

@@ -1,4 +1,4 @@
-"""The photo base tuned on BCCD: 3 kinds of blood cells. Training split, judged on the val split.
+"""The photo base tuned on BCCD: 3 kinds of blood cells. Training split, judged on val, tested on test.
 
 The data, the augmentation and the batch are those of ``detection/detection_nano_bccd.py``. Run it with:
 
