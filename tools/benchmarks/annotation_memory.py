@@ -1,11 +1,14 @@
-"""Memory that the annotations of a large set take in training, per annotation and per node.
+"""Memory that the annotations of a large set take in training, per annotation, for one and for several ranks of a node.
 
-A COCO file is generated, and each way to hold it is measured in a process of its own, by the resident memory that is
-left after reading: the Python objects of the json file, as pycocotools and readers built on it keep them in each
-process; and ``CocoDataset``, whose bytes all processes of a node and their workers share.
+A COCO file is generated, and each way to hold it is measured: the Python objects of the json file, as pycocotools and
+readers built on it keep them in each process; and ``CocoDataset``, whose bytes all processes of a node and their
+workers share. Each measurement starts processes of its own, which read the file as the ranks of a run do. What they
+keep is the growth of their proportional set size, summed over the ranks: of a page that two processes map, each counts
+half.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -19,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+WAYS = {"objects": "Python objects of the json file", "dataset": "CocoDataset"}
 EXAMPLES = """examples:
-  python tools/benchmarks/annotation_memory.py                  # 1,000,000 boxes, about 2 minutes and 3 GB
+  python tools/benchmarks/annotation_memory.py                  # 1,000,000 boxes, about a minute and 3 GB
   python tools/benchmarks/annotation_memory.py --boxes 100000   # seconds
 """
 
@@ -51,49 +55,72 @@ def write_file(path: Path, num_boxes: int, boxes_per_image: int, seed: int = 0) 
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def kept_bytes() -> int:
+    """Return the proportional set size of this process, after what can be freed went back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    fields = Path("/proc/self/smaps_rollup").read_text().split()
+    return int(fields[fields.index("Pss:") + 1]) * 1024
 
 
-def measure(way: str, path: Path) -> dict[str, int]:
-    """Return the bytes that one way keeps, and for ``CocoDataset`` those of its array."""
+def measure(way: str, path: Path, meeting: Path) -> int:
+    """Return the bytes that one way keeps in this process; the ranks of a node meet in the file ``meeting``."""
+    from torch import distributed
+
     from lumen.data.coco import CocoDataset
 
-    before = resident_bytes()
+    rank, num_ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=num_ranks)
+    distributed.barrier()
+    before = kept_bytes()
+    distributed.barrier()
     if way == "objects":
-        content = json.loads(path.read_text())
-        gc.collect()
-        return {"resident": resident_bytes() - before, "entries": len(content["annotations"])}
-    dataset = CocoDataset(ann_file=str(path))
-    gc.collect()
-    array = dataset.data_bytes.nbytes + dataset.data_address.nbytes
-    return {"resident": resident_bytes() - before, "array": array}
+        kept = json.loads(path.read_text())
+    else:
+        kept = CocoDataset(ann_file=str(path))
+        kept.data_bytes.sum()  # a mapped page counts once it is read
+    distributed.barrier()  # no rank is measured while another has not read its pages
+    grown = kept_bytes() - before
+    distributed.barrier()
+    distributed.destroy_process_group()
+    del kept
+    return grown
+
+
+def measure_ranks(way: str, path: Path, num_ranks: int) -> int:
+    """Return the bytes that one way keeps in all ranks of a node."""
+    command = [sys.executable, __file__, "--measure", way, "--file", str(path)]
+    with tempfile.TemporaryDirectory() as folder:
+        started = [
+            subprocess.Popen(
+                [*command, "--meeting", f"{folder}/meeting"],
+                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(num_ranks)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(num_ranks)
+        ]
+        texts = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"a process that measures {way} ended with {[process.returncode for process in started]}")
+    return sum(map(int, texts))
 
 
 def main(options: argparse.Namespace) -> None:
-    """Generate the file, measure both ways, and print a table."""
+    """Generate the file, measure both ways with one rank and with several, and print a table."""
     if options.measure:
-        print(json.dumps(measure(options.measure, options.file)))
+        print(measure(options.measure, options.file, options.meeting))
         return
+    counts = sorted({1, options.ranks})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "annotations.json"
         write_file(path, options.boxes, options.boxes_per_image)
-        found = {}
-        for way in ("objects", "dataset"):
-            command = [sys.executable, __file__, "--measure", way, "--file", str(path)]
-            found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found = {way: [measure_ranks(way, path, count) / options.boxes for count in counts] for way in WAYS}
         size = path.stat().st_size
-    objects, array = found["objects"]["resident"] / options.boxes, found["dataset"]["array"] / options.boxes
     print(f"{options.boxes} boxes, {options.boxes_per_image} per image, json file of {size / 1e6:.0f} MB")
-    print(f"Python objects of the file, in each process: {objects:.0f} bytes per annotation")
-    print(f"CocoDataset, once per node: {array:.0f} bytes per annotation, {objects / array:.1f} times fewer")
-    ranks = options.processes
-    print(
-        f"{ranks} processes on a node: {objects * ranks:.0f} against {array:.0f}, {objects * ranks / array:.0f} times"
-    )
-    print(f"resident after reading in the process that reads: {found['dataset']['resident'] / 1e6:.0f} MB")
+    print("bytes per annotation and node    " + "".join(f"{count:>8} rank(s)" for count in counts))
+    for way, name in WAYS.items():
+        print(f"{name:<33}" + "".join(f"{value:>16.0f}" for value in found[way]))
 
 
 if __name__ == "__main__":
@@ -102,7 +129,8 @@ if __name__ == "__main__":
     )
     parser.add_argument("--boxes", type=int, default=1_000_000, help="number of annotations")
     parser.add_argument("--boxes-per-image", type=int, default=15, help="Objects365 has 15.8, OpenImages 8.4")
-    parser.add_argument("--processes", type=int, default=8, help="processes of a node in the last line but one")
-    parser.add_argument("--measure", choices=("objects", "dataset"), help="measure one way on --file and print json")
+    parser.add_argument("--ranks", type=int, default=2, help="ranks of the node that is compared with one rank")
+    parser.add_argument("--measure", choices=tuple(WAYS), help="measure one way on --file in this rank and print bytes")
     parser.add_argument("--file", type=Path, help="the file of --measure")
+    parser.add_argument("--meeting", type=Path, help="file that the ranks of --measure meet in")
     main(parser.parse_args())
