@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     0: ("registry", "errors", "paths", "structures"),
     1: ("prompts", "config", "options"),
-    2: ("ops",),
+    2: ("ops", "codecs"),
     3: ("serialization",),
     4: ("lmm", "data", "metrics", "visualization", "interop"),
     5: ("aligners",),
