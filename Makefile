@@ -62,7 +62,7 @@ demo: $(DEMO_READY)
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK) --resume
 	$(BIN)/python tools/test.py $(CONFIG) $(WORK) --work-dir $(WORK)/test
 	@echo "== 4/4 a picture: phrases in, boxes and heatmaps out"
-	$(BIN)/lumen predict data/shapes/val/000002.jpg star triangle circle --model $(WORK) --out out/demo
+	$(BIN)/lumen predict data/shapes/val/000002.jpg star triangle circle --model $(WORK) --heatmaps --out out/demo
 	@echo "== look at out/demo"
 
 lint: $(DEV_READY)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _POINTER = "last_checkpoint"
 _BEST = "best.pth"
+_EXPORTED = "model.json"
 _EXAMPLES = (
     "Examples:",
-    "lumen predict photo.jpg star 'red ring' --out out/",
+    "lumen predict photo.jpg star 'red ring' --model work_dirs/detection_nano_shapes --out out/",
     "lumen predict photos/ 'stop sign' -t 0.4 --json all.json",
     "lumen predict photo.jpg star --task segmentation",
     "lumen predict photo.jpg 'the red star left of the ring' --task grounding",
@@ -47,10 +48,18 @@ app = typer.Typer(
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A trained model on disk: the config of its run and a checkpoint."""
+    """A trained model on disk: the config of its run, which is code, and a checkpoint."""
 
     config: Path
     checkpoint: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """A folder that ``tools/export.py`` wrote, without code, and its base model where it is not the recorded one."""
+
+    folder: Path
+    base_model: str | None = None
 
 
 def main() -> None:
@@ -86,9 +95,20 @@ def predict(
         Path | None, typer.Option("--json", help="One JSON file for all images, in place of one per image.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Work folder of a run; by default the newest in work_dirs.")
+        Path | None,
+        typer.Option(
+            help="Exported folder with model.json, or work folder of a run, whose config is run as Python code. By "
+            "default the newest exported folder in work_dirs.",
+            show_default=False,
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Config, together with --checkpoint.")] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Folder or id of the base model of an exported folder; only an id given here is downloaded."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Config, together with --checkpoint; it is run as Python code.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
     threshold: Annotated[
         float | None,
@@ -106,9 +126,9 @@ def predict(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")] = None,
     pictures: Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is in words.")] = True,
-    heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = True,
+    heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = False,
 ) -> None:
-    """Ask about images: writes NAME.png, NAME_heat_N_PHRASE.png and NAME.json per image.
+    """Ask about images: writes NAME.png and NAME.json per image, and NAME_heat_N_PHRASE.png with --heatmaps.
 
     The first argument is an image or a folder, and so are those behind it that exist and end like an image or hold a
     slash; the rest are phrases.
@@ -116,7 +136,7 @@ def predict(
     warn_about_namesake()
     paths, phrases = split_inputs(inputs)
     request = make_request(phrases, task, threshold, category, keypoints, skeleton_from)
-    files = find_model(model, config, checkpoint)
+    files = find_model(model, config, checkpoint, base_model)
     if predict_with(files, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
         raise typer.Exit(2)
 
@@ -188,10 +208,11 @@ def check_decoders(
 
 
 def predict_with(
-    files: ModelFiles, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
+    files: ModelFiles | ExportedModel, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
 ) -> int:
     """Load a model and run ``predict_files``, whose arguments and result these are."""
-    print(f"model: {files.checkpoint} ({files.config})")
+    is_exported = isinstance(files, ExportedModel)
+    print(f"model: {files.folder}" if is_exported else f"model: {files.checkpoint} ({files.config})")
     return predict_files(_load_predictor(files, device), paths, request, output)
 
 
@@ -266,18 +287,29 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return images
 
 
-def find_model(model: Path | None, config: Path | None, checkpoint: Path | None) -> ModelFiles:
-    """Return the files of the model that the options name; the newest run where they name none.
+def find_model(
+    model: Path | None, config: Path | None, checkpoint: Path | None, base_model: str | None = None
+) -> ModelFiles | ExportedModel:
+    """Return the model that the options name; the newest exported folder where they name none.
+
+    A config is Python code, so one is used only where the user names it or the work folder that it lies in.
 
     Raises:
         ConfigError: The options do not fit each other.
-        CheckpointError: There is no such run, or it holds no config or checkpoint.
+        CheckpointError: There is no such model, or a work folder holds no config or checkpoint.
     """
     if (config is None) != (checkpoint is None) or (model is not None and config is not None):
         raise ConfigError("give --config and --checkpoint together, or --model alone, or none of them")
     if config is not None and checkpoint is not None:
-        return ModelFiles(config, checkpoint)
-    return _files_of_run(model or _newest_run())
+        found = ModelFiles(config, checkpoint)
+    else:
+        folder = model or _newest_exported()
+        if (folder / _EXPORTED).is_file():
+            return ExportedModel(folder, base_model)
+        found = _files_of_run(folder)
+    if base_model is not None:
+        raise ConfigError("--base-model belongs to an exported folder; a config names its base model itself")
+    return found
 
 
 def warn_about_namesake() -> None:
@@ -303,16 +335,16 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(2)
 
 
-def _newest_run() -> Path:
+def _newest_exported() -> Path:
     from lumen.paths import find_path
 
-    pointers = list(Path(find_path("work_dirs")).glob(f"*/{_POINTER}"))
-    if not pointers:
+    found = list(Path(find_path("work_dirs")).rglob(_EXPORTED))
+    if not found:
         raise CheckpointError(
-            "there is no trained model in work_dirs; train one with `make demo` (ten minutes on a CPU), or name one "
-            "with --model, or with --config and --checkpoint"
+            f"there is no exported model ({_EXPORTED}) in work_dirs: name the work folder of a run with --model, such "
+            "as that of `make demo`, or a folder that tools/export.py wrote"
         )
-    return max(pointers, key=lambda path: path.stat().st_mtime_ns).parent
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def _files_of_run(folder: Path) -> ModelFiles:
@@ -327,7 +359,7 @@ def _files_of_run(folder: Path) -> ModelFiles:
     return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
 
 
-def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
+def _load_predictor(files: ModelFiles | ExportedModel, device: str | None) -> "LumenPredictor":
     """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
 
     Imports create millions of objects that stay; scanning them repeatedly takes a fifth of the start-up time.
@@ -339,6 +371,8 @@ def _load_predictor(files: ModelFiles, device: str | None) -> "LumenPredictor":
     try:
         from lumen.inference.predictor import LumenPredictor
 
+        if isinstance(files, ExportedModel):
+            return LumenPredictor.from_pretrained(files.folder, base_model=files.base_model, device=device)
         return LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
     finally:
         gc.freeze()

@@ -1,5 +1,8 @@
 """Errors that a user, a config or a data set can cause: what came, what was expected and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LumenError(ValueError):
     """Base of all errors that Lumen raises on purpose."""
@@ -19,3 +22,23 @@ class CheckpointError(LumenError):
 
 class PromptError(LumenError):
     """A prompt is empty, too long, or names an unknown task."""
+
+
+@contextmanager
+def named_faults(fault: str, kind: type[LumenError], *, remedy: str) -> Iterator[None]:
+    """Raise whatever fails inside as an error of Lumen, for what is read from files that others wrote.
+
+    Libraries raise errors of all classes on values that they do not expect. The first one stays as the cause.
+
+    Args:
+        fault: What cannot be done, with the path: the start of the message.
+        kind: Class of the error.
+        remedy: What the user can do.
+    """
+    try:
+        yield
+    except LumenError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise kind(f"{fault} ({type(error).__name__}{': ' + lines[0] if lines else ''}): {remedy}") from error

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from lumen.data.pipelines import ModelInputs
 from lumen.decoders.base import Decoder
-from lumen.errors import ConfigError, DataError, PromptError
+from lumen.errors import CheckpointError, ConfigError, DataError, PromptError, named_faults
 from lumen.ops.fields import answer_to_original, check_fields
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import (
@@ -91,7 +91,11 @@ class Lumen(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor)
         # Parts come as configs or built; what one needs of another is filled in, so that a config cannot contradict it.
-        self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
+        if isinstance(lmm, dict):
+            path = lmm.get("name_or_path")
+            with named_faults(f"the LMM {path!r} cannot be built", CheckpointError, remedy="check config and folder"):
+                lmm = MODELS.build(lmm)
+        self.lmm = lmm
         if isinstance(aligner, dict):
             aligner = MODELS.build({**aligner, "widths": FeatureWidths.of(self.lmm)})
         self.aligner = aligner

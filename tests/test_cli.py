@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lumen import cli
-from lumen.cli import ModelFiles, find_model, list_images, make_request, split_inputs
+from lumen.cli import ExportedModel, ModelFiles, find_model, list_images, make_request, split_inputs
 from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.inference.reports import Request
 from lumen.prompts import KNOWN_TASKS
@@ -59,14 +59,21 @@ def test_a_folder_without_images_is_an_error(folder):
         list_images([folder / "star"])
 
 
-def test_the_newest_run_is_taken(folder):
-    old, new = (_make_run(folder / "work_dirs" / name) for name in ("z_old", "a_new"))
-    os.utime(old / "last_checkpoint", (1, 1))
-    assert find_model(None, None, None) == ModelFiles(
-        Path("work_dirs/a_new/config.py"), Path("work_dirs/a_new/iter_5.pth")
-    )
-    assert find_model(old, None, None) == ModelFiles(old / "config.py", old / "iter_5.pth")
-    assert new.is_dir()
+def test_the_newest_exported_folder_is_taken_and_no_config_is_run(folder):
+    run = _make_run(folder / "work_dirs" / "run")
+    (run / "config.py").write_text("raise SystemExit('the config was run')")
+    with pytest.raises(CheckpointError, match=r"no exported model \(model.json\) in work_dirs"):
+        find_model(None, None, None)
+    old, new = folder / "work_dirs" / "z_old", folder / "work_dirs" / "run" / "exported"
+    for place in (old, new):
+        place.mkdir(parents=True)
+        (place / "model.json").write_text("{}")
+    os.utime(old / "model.json", (1, 1))
+    assert find_model(None, None, None) == ExportedModel(Path("work_dirs/run/exported"))
+    assert find_model(old, None, None, "data/nano") == ExportedModel(old, "data/nano")
+    assert find_model(run, None, None) == ModelFiles(run / "config.py", run / "iter_5.pth")
+    with pytest.raises(ConfigError, match="--base-model belongs to an exported folder"):
+        find_model(run, None, None, "data/nano")
 
 
 def test_the_best_checkpoint_of_a_run_is_taken(folder):

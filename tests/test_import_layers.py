@@ -84,7 +84,9 @@ def misdeeds_of(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assert):
             faults.append(f"line {node.lineno}: assert")
-        if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
+        is_blind = isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
+        # One that ends in `raise ... from error` gives the error another class, and hides nothing.
+        if is_blind and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].cause is not None):
             faults.append(f"line {node.lineno}: catches everything")
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             faults.append(f"line {node.lineno}: __future__")

@@ -13,7 +13,7 @@ from lumen.inference.reports import Output, Request  # noqa: E402
 EXAMPLES = """examples:
   python tools/infer.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/best.pth \\
       data/shapes/val/000000.jpg --phrases star "red ring" --out out/
-  python tools/infer.py CONFIG CHECKPOINT photos/ --phrases "stop sign" --threshold 0.4 --no-heatmaps
+  python tools/infer.py CONFIG CHECKPOINT photos/ --phrases "stop sign" --threshold 0.4 --heatmaps
 """
 
 
@@ -22,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="config of the run, or the one in its work folder")
+    parser.add_argument(
+        "config", type=Path, help="config of the run, or the one in its work folder; it is run as Python code"
+    )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of that run")
     parser.add_argument("images", type=Path, nargs="+", help="images or folders of images")
     parser.add_argument("--phrases", nargs="+", required=True, help="what to look for")
@@ -30,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, help="lowest score that is kept (default: the task's own)")
     parser.add_argument("--task", default="detection", help="task of the decoder that answers (default: detection)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--no-heatmaps", action="store_true", help="write no heatmap pictures")
+    parser.add_argument("--heatmaps", action="store_true", help="write a heatmap picture per phrase")
     return parser.parse_args()
 
 
@@ -43,7 +45,7 @@ def main() -> None:
             ModelFiles(args.config, args.checkpoint),
             list_images(args.images),
             Request(tuple(args.phrases), args.task, args.threshold),
-            Output(args.out, heatmaps=not args.no_heatmaps),
+            Output(args.out, heatmaps=args.heatmaps),
             device=args.device,
         )
     sys.exit(2 if failed else 0)

@@ -16,7 +16,7 @@ LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool which runs a config has."""
-    parser.add_argument("config", type=Path, help="pure-Python config")
+    parser.add_argument("config", type=Path, help="pure-Python config; it is run as code")
     parser.add_argument("--work-dir", type=Path, help="folder for logs and checkpoints [work_dirs/<config name>]")
     parser.add_argument(
         "--cfg-options",

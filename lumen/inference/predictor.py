@@ -139,7 +139,8 @@ class LumenPredictor:
         Args:
             folder: The folder.
             types: Classes of plug-ins that may be built.
-            base_model: Where the base model lies, if not at the place that the folder names.
+            base_model: Folder or model id of the base model, if it is not the folder that is named in this one. A model
+                id that only the folder names is not downloaded.
             classes: Those of the folder when left out.
             device: See ``from_checkpoint``.
             dtype: See ``from_checkpoint``.

@@ -24,8 +24,9 @@ from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views, find_views
 from lumen.decoders.base import Decoder
-from lumen.errors import CheckpointError, ConfigError
+from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.inference.model_card import decoder_card, model_card
+from lumen.inference.questions import Question
 from lumen.model import Lumen
 from lumen.paths import CHECKOUT, find_path
 from lumen.prompts import TaskWording
@@ -107,31 +108,40 @@ def save_pretrained(
 
 
 def from_pretrained(
-    folder: Path | str, *, types: Collection[type] = (), base_model: Path | str | None = None
+    folder: Path | str,
+    *,
+    types: Collection[type] = (),
+    base_model: Path | str | None = None,
+    model_ids: Collection[str] = (),
 ) -> Pretrained:
     """Build a model that ``save_pretrained`` wrote.
+
+    The folder is data: it causes no import and no download. What it needs beside itself is named by the caller.
 
     Args:
         folder: Looked up by ``lumen.paths.find_path``.
         types: Classes of plug-ins that may be built beside those of Lumen; importing a plug-in that registers its
             classes does as well.
-        base_model: Where the base model lies, if it has moved since the model was written.
+        base_model: Folder or model id of the base model, if it is not the folder that is named in the model's.
+        model_ids: Ids of further models, such as a SAM, that the folder may name and that may be downloaded.
 
     Raises:
-        CheckpointError: A file is missing or broken, names a class that is not known, or the base model is missing or
-            another one.
+        CheckpointError: A file is missing or broken, names a class that is not known or a model that is not on this
+            machine, or the base model is missing or another one.
     """
     content, state = _read(Path(find_path(folder)), MODEL)
     config = content["model"]
-    if base_model is not None:
-        config["lmm"]["name_or_path"] = str(base_model)
-    model = MODELS.build(config_from_json(config, known_types(types), "model"))
-    recorded, here = content["description"], model.describe()
-    same_keys = {key: recorded.get(key) for key in here}
-    require_equal(same_keys, here, f"{folder} does not fit its base model", remedy=_REMEDY)
-    load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": recorded}})
-    classes = None if content["classes"] is None else tuple(content["classes"])
-    return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(recorded))
+    with named_faults(f"{folder} holds no model that can be built", CheckpointError, remedy="copy the folder again"):
+        if base_model is not None:
+            config["lmm"]["name_or_path"] = str(base_model)
+        _refuse_downloads(config, {str(base_model), *model_ids}, "model")
+        model = MODELS.build(config_from_json(config, known_types(types), "model"))
+        recorded, here = content["description"], model.describe()
+        same_keys = {key: recorded.get(key) for key in here}
+        require_equal(same_keys, here, f"{folder} does not fit its base model", remedy=_REMEDY)
+        load_trained_state(model, {"state_dict": state, "meta": {"absent": content["absent"], "model": recorded}})
+        classes = None if content["classes"] is None else Question.of(content["classes"], "detection").phrases
+        return Pretrained(model.eval(), _views_from_json(content["views"]), classes, dict(recorded))
 
 
 def save_decoder(
@@ -177,13 +187,16 @@ def save_decoder(
     return _write(Path(folder), DECODER, content, decoder.state_dict(), readme)
 
 
-def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = ()) -> str:
+def load_decoder(
+    model: Lumen, folder: Path | str, *, types: Collection[type] = (), model_ids: Collection[str] = ()
+) -> str:
     """Add a decoder that ``save_decoder`` wrote to a model; the answers of its other tasks stay as they are.
 
     Args:
         model: The model, with the LMM and the aligner that the decoder was trained with.
         folder: Looked up by ``lumen.paths.find_path``.
         types: See ``from_pretrained``.
+        model_ids: See ``from_pretrained``.
 
     Returns:
         The task that the model can answer now.
@@ -196,9 +209,12 @@ def load_decoder(model: Lumen, folder: Path | str, *, types: Collection[type] = 
     content, state = _read(Path(find_path(folder)), DECODER)
     complaint = f"the decoder in {folder} was trained with another model"
     require_equal(content["fits"], fingerprint(model), complaint, remedy=_REMEDY)
-    config = config_from_json(content["decoder"], known_types(types), "decoder")
-    decoder = DECODERS.build({**config, "channels": model.aligner.channels})
-    wording = TaskWording(**content["task"])
+    remedy = "copy the folder again"
+    with named_faults(f"{folder} holds no decoder that can be built", CheckpointError, remedy=remedy):
+        _refuse_downloads(content["decoder"], model_ids, "decoder")
+        config = config_from_json(content["decoder"], known_types(types), "decoder")
+        decoder = DECODERS.build({**config, "channels": model.aligner.channels})
+        wording = TaskWording(**content["task"])
     if wording.name != decoder.spec.name:
         raise CheckpointError(f"{folder} words the task {wording.name!r}, its decoder answers {decoder.spec.name!r}")
     _load_whole(decoder, state, folder)
@@ -230,6 +246,20 @@ def decoder_config(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     if task not in kinds:
         raise ConfigError(f"the config has no decoder for {task!r}; it has {list(kinds)}")
     return kinds[task]
+
+
+def _refuse_downloads(node: Any, named: Collection[str], place: str) -> None:
+    """Refuse a config from a folder where it names a model that is not a folder here, unless the caller named it."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in entries:
+        if key != "name_or_path":
+            _refuse_downloads(value, named, f"{place}.{key}")
+        elif not (value is None or str(value) in named or Path(find_path(str(value))).exists()):
+            argument = f"base_model={value!r}" if place == "model.lmm" else f"model_ids=[{value!r}]"
+            raise CheckpointError(
+                f"the base model {value!r}, which {place}.{key} names, cannot be read: it is not on this machine, and "
+                f"a folder alone never causes a download. Where you trust it, give {argument}, or its folder here"
+            )
 
 
 def _plug_ins(node: Any) -> list[str]:

@@ -68,7 +68,7 @@ class Output:
     folder: Path
     json: Path | None = None
     pictures: bool = True
-    heatmaps: bool = True
+    heatmaps: bool = False
 
 
 def predict_files(predictor: "LumenPredictor", paths: Sequence[Path], request: Request, output: Output) -> int:

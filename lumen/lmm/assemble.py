@@ -30,6 +30,7 @@ from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel
 from lumen.lmm.pixels import ImageStatistics, load_statistics
+from lumen.lmm.repository import without_code
 from lumen.lmm.untrained import note_untrained
 
 TOWERS = ("nano", "efficientnet-lite0")
@@ -124,7 +125,7 @@ def load_tower(source: str | Path, *, seed: int = 0) -> Tower:
         efficientnet.load_imagenet_weights(tower.network)
         return Tower(tower, _statistics(efficientnet.IMAGE_MEAN, efficientnet.IMAGE_STD))
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = without_code(AutoConfig.from_pretrained(source, trust_remote_code=False))
         config = getattr(config, "vision_config", config)
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True

@@ -31,6 +31,8 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
         CheckpointError: If there is no model of that name.
         ConfigError: If transformers itself does not have this kind of model, or lacks what the attention needs.
     """
+    if attention is not None and "/" in attention:
+        raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}: no code is fetched for it")
     try:
         config = AutoConfig.from_pretrained(path, attn_implementation=attention, trust_remote_code=False)
     except OSError as error:
@@ -43,7 +45,26 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
             f"transformers has no model class for {path!r}: {first_line(error)} Code from a model repository is never "
             "run: use the repository in transformers' own layout (its name often ends in -hf), or a newer transformers"
         ) from error
+    without_code(config)
     config._attn_implementation = _available(config, attention)
+    return config
+
+
+def without_code(config: PretrainedConfig) -> PretrainedConfig:
+    """Take out of a config, at any depth, what names code to fetch and run; changed in place, and returned.
+
+    transformers builds the parts of a model without ``trust_remote_code=False``: for an ``auto_map`` in the config of
+    a vision tower it asks at the terminal whether to run the code. An attention implementation with a slash is a
+    repository of compiled code.
+    """
+    vars(config).pop("auto_map", None)
+    if "/" in str(config._attn_implementation or ""):
+        config._attn_implementation = None
+    for part in vars(config).values():
+        if isinstance(part, PretrainedConfig):
+            without_code(part)
+        elif isinstance(part, dict):  # a part that its model makes a config of
+            part.pop("auto_map", None)
     return config
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
 
 from lumen.errors import ConfigError
+from lumen.lmm.repository import without_code
 from lumen.paths import find_path
 from lumen.registry import MODELS
 
@@ -48,7 +49,8 @@ class SamMasks(nn.Module):
         kind, self.is_stretched = _FAMILIES[config.model_type]
         self.objects_at_once = objects_at_once
         # In a tuple, so that it is not a submodule.
-        self._sam = (kind.from_pretrained(path).requires_grad_(False).eval(),)
+        config = without_code(kind.config_class.from_pretrained(path))
+        self._sam = (kind.from_pretrained(path, config=config).requires_grad_(False).eval(),)
         self._images: Tensor | None = None
         self._embeddings: dict[int, Any] = {}
 

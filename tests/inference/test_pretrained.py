@@ -157,6 +157,17 @@ def test_a_moved_base_model_is_named_by_the_caller(tiny_nano, tmp_path):
     assert list(from_pretrained(tmp_path / "out", base_model=tiny_nano).model.decoders) == ["detection"]
 
 
+def test_a_folder_alone_downloads_nothing(tiny_nano, tmp_path):
+    config = config_of(tiny_nano)
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
+    edit(tmp_path / "out" / "model.json", lambda c: c["model"]["lmm"].update(name_or_path="somebody/model"))
+    with pytest.raises(CheckpointError, match=r"which model.lmm.name_or_path names.*base_model='somebody/model'"):
+        from_pretrained(tmp_path / "out")
+    edit(tmp_path / "out" / "model.json", lambda c: c["model"].update(aligner={"sam": [{"name_or_path": "some/sam"}]}))
+    with pytest.raises(CheckpointError, match=r"model.aligner.sam.0.name_or_path names.*model_ids=\['some/sam'\]"):
+        from_pretrained(tmp_path / "out", base_model=tiny_nano)
+
+
 def test_a_decoder_brings_its_task_and_leaves_the_others_alone(saved, without_masks):
     model, folder = saved
     boxes = ask(without_masks)

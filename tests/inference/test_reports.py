@@ -51,7 +51,7 @@ def answer(predictor, path, request, **output):
 
 
 def test_boxes_give_pictures_and_json(predictor, images, capsys):
-    report, names = answer(predictor, images[0], Request(("star", "red ring"), threshold=0.0))
+    report, names = answer(predictor, images[0], Request(("star", "red ring"), threshold=0.0), heatmaps=True)
     assert names == ["a.json", "a.png", "a_heat_1_star.png", "a_heat_2_red-ring.png"]
     assert set(report) == COMMON | {"bboxes_xyxy", "scores", "peak_scores"}
     assert (report["height"], report["width"], report["task"]) == (40, 60, "detection")

@@ -13,8 +13,10 @@ from zoo import save
 
 import lumen
 from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.options import BaseOptions
 from lumen.lmm.repository import load_model, read_config
+from lumen.model import Lumen
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,25 @@ def test_code_of_a_repository_is_never_run(folder):
     change_config(folder, model_type="own_kind", auto_map={"AutoConfig": "code.OwnConfig"})
     with pytest.raises(ConfigError, match="Code from a model repository is never run"):
         read_config(str(folder), None)
+
+
+def test_code_that_a_part_of_a_model_names_is_not_asked_for(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question="": pytest.fail(f"asked: {question}"))
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    code = {"AutoModel": f"{folder}--own.Tower"}
+    change_config(folder, vision_config={"model_type": "align_vision_model", "auto_map": code})
+    config = read_config(str(folder), None)
+    assert not hasattr(config.vision_config, "auto_map")
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        Lumen({"type": HFAdapter, "name_or_path": str(folder)}, {}, [])
+
+
+def test_an_attention_that_would_be_fetched_is_refused(folder):
+    with pytest.raises(ConfigError, match="no code is fetched"):
+        read_config(str(folder), "somebody/kernel")
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    change_config(folder, vision_config={**vision, "_attn_implementation": "somebody/kernel"})
+    assert read_config(str(folder), None).vision_config._attn_implementation != "somebody/kernel"
 
 
 def test_an_unknown_model_type_is_refused(folder):
