@@ -194,7 +194,7 @@ def test_help_shows_an_example_per_task():
 
 def _lumen(*words):
     command = [sys.executable, "-m", "lumen.cli", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def _check_data(*words):

@@ -184,7 +184,7 @@ def test_a_misdeed_is_found(source):
 def test_importing_lumen_loads_neither_torch_nor_transformers():
     code = "import sys, lumen; print(sorted({'torch', 'transformers', 'mmengine', 'mmdet', 'mmcv'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
 
@@ -207,5 +207,5 @@ def test_neither_the_package_nor_the_training_of_the_demo_needs_mmdet_or_mmcv():
         "from lumen.config import read_config\n"
         "read_config('configs/detection/detection_nano_shapes.py').to_dict()  # imports every class that it names"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ for scope in ("lumen", "no_such_scope"):
                 registry.build({"type": "NoSuchThing"})
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, stdin=subprocess.DEVNULL)
     in_scope, _, elsewhere = done.stdout.partition("[no_such_scope]")
     assert in_scope.strip() == "[lumen]"
     assert "WARNING" in elsewhere

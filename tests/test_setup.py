@@ -18,7 +18,7 @@ def normalised(name):
 
 
 def make(*words, cwd=ROOT):
-    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"]))

@@ -26,6 +26,6 @@ def run_tool():
 
     def run(name, *arguments, cwd):
         command = [sys.executable, tools / name, *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
     return run
