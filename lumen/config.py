@@ -11,12 +11,14 @@ is checked where a runner is made of them; a predictor needs its model and its t
 
 import ast
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine import Config, ConfigDict
+from mmengine.config import lazy
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
@@ -47,7 +49,8 @@ def read_config(path: Path | str, *, import_roots: Sequence[Path | str] = ()) ->
             ``__init__.py``; put at the end of ``sys.path``.
 
     Raises:
-        ConfigError: The file is missing, not pure Python, an import in it fails, or it changes a helper without effect.
+        ConfigError: The file is missing, not pure Python, an import in it fails, it runs what it imports, or it changes
+            a helper without effect.
     """
     return settings_of(read_names(path, import_roots=import_roots), path)
 
@@ -73,11 +76,28 @@ def read_names(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> 
             import_modules_from_strings(**config.custom_imports)
     except (SyntaxError, NameError, ImportError, ConfigParsingError, AttributeError) as error:
         raise ConfigError(f"{path.name}: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        _refuse_use_of_imports(error)
+        raise
     names = config._cfg_dict
     for name in config._imported_names & set(names):
         del names[name]
     _refuse_lost_helpers(path, tree, names)
     return names
+
+
+def _refuse_use_of_imports(error: TypeError | RuntimeError) -> None:
+    """Raise ConfigError where a config calls or indexes a name that it imports, which stands for the name alone."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame for frame in frames if frame.filename != lazy.__file__]
+    if len(places) == len(frames) and "Lazy" not in str(error):
+        return
+    place = places[-1]
+    raise ConfigError(
+        f"{Path(place.filename).name}, line {place.lineno}: a config names what it imports and does not run it, got "
+        f"{place.line!r}. Put the line in a module beside the config, and import that one by "
+        "custom_imports = dict(imports=['my_module'])"
+    ) from error
 
 
 def settings_of(names: SharedDict, path: Path | str) -> Config:

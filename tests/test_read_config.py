@@ -35,6 +35,14 @@ def test_what_is_no_pure_python_config_is_refused(tmp_path, name, text, complain
         read_config(tmp_path / name)
 
 
+@pytest.mark.parametrize("line", ["register_family('mine', None)", "found = FAMILIES['llava']", "found = {**FAMILIES}"])
+def test_a_config_that_runs_what_it_imports_is_refused(tmp_path, line):
+    imports = "from lumen.lmm.families import FAMILIES, register_family\n"
+    (tmp_path / "a.py").write_text(f"{imports}model = dict(size=1)\n{line}\n")
+    with pytest.raises(ConfigError, match=r"a\.py, line 3: .* custom_imports"):
+        read_config(tmp_path / "a.py")
+
+
 def test_a_missing_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no config"):
         read_config(tmp_path / "gone.py")

@@ -96,7 +96,8 @@ UNFIT: dict[str, str] = {
 def register_family(name: str, family: Family) -> None:
     """Make a family known, for a model type that is not among ``FAMILIES``.
 
-    Call it before the adapter is built: in a config, or in a module that the config imports.
+    Call it before the adapter is built. A config does not run what it imports, so the call is in a module beside it,
+    which the config names in ``custom_imports = dict(imports=["my_module"])``.
 
     Args:
         name: Model type of the config, ``my_lmm``; or model type and that of the vision tower, ``llava/my_tower``,
