@@ -28,8 +28,8 @@ def arguments(load_benchmark, tmp_path, monkeypatch):
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     bench = load_benchmark("difficulty")
     monkeypatch.setattr(bench, "CALIBRATION", 2)
-    files = ["--data", str(tmp_path), "--train", "boxes.json", "--train-images", ".", "--val", "boxes.json"]
-    return bench.parse_arguments([*files, "--val-images", ".", "--input-hw", "64", "64", "--batch", "4"])
+    files = ["--data", str(tmp_path), "--ann-file", "boxes.json", "--images", "."]
+    return bench.parse_arguments([*files, "--input-hw", "64", "64", "--batch", "4"])
 
 
 def test_training_steps_start_gently_and_move_the_average(load_benchmark, arguments):
@@ -48,12 +48,8 @@ def test_the_plan_grows_with_the_budget(load_benchmark, arguments):
     assert 1 <= plan(0.001) <= plan(10) < plan(100)
 
 
-def test_selection_training_and_evaluation_run_to_the_end(load_benchmark, arguments):
+def test_training_and_evaluation_run_to_the_end(load_benchmark, arguments):
     bench = load_benchmark("difficulty")
-    arguments.select, arguments.held_out, arguments.select_budget = [1e-3, 2e-3], 3, 1
-    assert bench.select_lr(arguments, lambda budget: 2) in arguments.select
-    network, clock, steps = bench.train(arguments, lambda budget: 3, 1e-3, 1.0)
-    figures = bench.evaluate(arguments, network, bench.open_data(arguments, "val"), arguments.val)
-    assert steps == 3
-    assert clock > 0
-    assert set(bench.FIGURES.values()) <= set(figures)
+    network, seconds = bench.train(arguments, 3)
+    assert seconds > 0
+    assert set(bench.FIGURES.values()) <= set(bench.evaluate(arguments, network, "val"))
