@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from pages import commands, snippet, snippets
 from real_layouts import CLASSES, coco_file, picture, write
 
 from lumen.cli import app
@@ -30,24 +31,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 TOOLS = sorted((ROOT / "tools").glob("**/[!_]*.py"))
 FOLDERS = ("tools/", "configs/", "projects/", "docs/", "tests/", "lumen/")
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-
-
-def snippet(heading, language="python"):
-    """Return the first block of code in a section of the README."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return section.partition(f"```{language}\n")[2].partition("```")[0]
-
-
-def snippets(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def commands(text):
-    """Return the shell commands of a page: lines of its bash blocks, and code within sentences, as lists of words."""
-    blocks = "\n".join(snippets(text, "bash")).replace("\\\n", " ")
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    lines = [*blocks.splitlines(), *inline]
-    return [words for words in (shlex.split(line, comments=True) for line in lines if "python" in line) if words]
 
 
 # ---- what runs
@@ -78,7 +61,7 @@ def tiny_run(tmp_path, tiny_nano, monkeypatch):
 
 def test_the_python_snippet_runs(tiny_run, capsys):
     names = {}
-    exec(compile(snippet("Use it in Python"), "README.md", "exec"), names)
+    exec(compile(snippet(README, "Use it in Python"), "README.md", "exec"), names)
     assert isinstance(names["predictor"].model, Lumen)
     assert names["found"].bboxes.shape == (len(names["found"]), 4)
     assert len(names["heat"]) == 1
@@ -95,7 +78,7 @@ def bases(tmp_path):
 
 def test_the_config_of_own_data_reads_them(bases, monkeypatch):
     path = bases / "configs" / "detection" / "mine.py"
-    path.write_text(snippet("Your data"))
+    path.write_text(snippet(README, "Your data"))
     for name in ("train", "val"):
         write(bases / "data" / "mine" / f"{name}.json", coco_file())
     picture(bases / "data" / "mine" / "images" / "1.jpg")
@@ -109,7 +92,7 @@ def test_the_config_of_own_data_reads_them(bases, monkeypatch):
 
 
 def test_the_decoder_that_the_readme_shows_is_that_of_the_example():
-    shown = snippet("Add a task").strip()
+    shown = snippet(README, "Add a task").strip()
     assert shown.startswith("@DECODERS")
     assert shown in (ROOT / "projects/example_decoder/example_decoder.py").read_text(encoding="utf-8")
 
@@ -237,6 +220,6 @@ def test_the_list_of_families_is_current():
 
 
 def test_the_layout_names_every_part_of_the_package():
-    layout = snippet("Layout", "")
+    layout = snippet(README, "Layout", "")
     parts = [path.name for path in (ROOT / "lumen").iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert [part for part in parts if f"{part}/" not in layout] == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from own_data import make_mine
+from pages import snippet
 from real_layouts import make_all
 from test_sam import tiny_sam
 
@@ -67,11 +68,10 @@ def test_a_config_for_pretrained_models_trains(path, train, repositories, tmp_pa
 
 
 def test_the_snippet_of_the_readme_trains(train, repositories, tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippet = text.partition("## Your LMM")[2].partition("```python\n")[2].partition("```")[0]
+    shown = snippet((ROOT / "README.md").read_text(encoding="utf-8"), "Your LMM")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     mine = tmp_path / "configs/finetune/mine.py"
-    mine.write_text(snippet.replace("HuggingFaceTB/SmolVLM-Instruct", repositories("smolvlm")))
+    mine.write_text(shown.replace("HuggingFaceTB/SmolVLM-Instruct", repositories("smolvlm")))
     stored = train(mine, data=make_mine(tmp_path / "data"))
     assert stored["meta"]["iter"] == 2
 
