@@ -16,6 +16,12 @@ def blocks(text):
     return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
+def written_file(block):
+    """Return the path that the first line of a block names as its place, if it does."""
+    named = re.match(r"# (\S+\.py)\n", block)
+    return named and Path(named[1])
+
+
 def snippets(text, language):
     return [content for name, content in blocks(text) if name == language]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from pages import commands, snippet, snippets
+from pages import blocks, commands, snippet, snippets, written_file
 from real_layouts import CLASSES, coco_file, picture, write
 
 from lumen.cli import app
@@ -107,7 +107,8 @@ def test_the_readme_is_short():
 @page
 def test_files_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
-    words = {word.strip("`,.;:()|") for word in re.split(r"[\s`]+", text)}
+    written = {str(written_file(content)) for _, content in blocks(text)}
+    words = {word.strip("`,.;:()|") for word in re.split(r"[\s`]+", text)} - written
     named = [word for word in words if word.startswith(FOLDERS) and not re.search("[<*{]", word) and "mine" not in word]
     links = [link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) if not (page.parent / link).exists()]
     assert [word for word in named if not (ROOT / word).exists()] + links == []

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import zoo
-from pages import ROOT, blocks, command_lines, run
+from pages import ROOT, blocks, command_lines, run, written_file
 from real_layouts import coco_file, picture, write
 
 from lumen.data.annotations import read_coco
@@ -52,16 +51,10 @@ def small(words):
     return [*words, "--cfg-options", *settings] if settings else words
 
 
-def config_of(block):
-    """Return the path that the first line of a block names, if it does."""
-    named = re.match(r"# (\S+\.py)\n", block)
-    return named and Path(named[1])
-
-
 def test_each_block_runs(place, monkeypatch, capsys):
     trained = {word for name, text in blocks(PAGE) if name == "bash" for word in text.split() if word.endswith(".py")}
     for language, text in blocks(PAGE):
-        path = config_of(text)
+        path = written_file(text)
         if language == "bash":
             for words in map(shlex.split, command_lines(text)):
                 run_command(words, monkeypatch)
@@ -105,8 +98,8 @@ def train_leaf(path, text, monkeypatch, capsys):
 def test_several_processes_train(place):
     lines = [words for name, text in blocks(PAGE) if name == "bash" for words in map(shlex.split, command_lines(text))]
     for _, text in blocks(PAGE):
-        if config_of(text) is not None:
-            config_of(text).write_text(text)
+        if written_file(text) is not None:
+            written_file(text).write_text(text)
     launched = [words for words in lines if words[0] == "torchrun"]
     assert len(launched) == 2
     for words in launched:
