@@ -29,7 +29,8 @@ from lumen.serialization.atomic import write_text
 ROOT = Path(__file__).resolve().parents[2]
 AP = "coco/bbox_mAP"
 FIGURES = {"AP": AP, "AP50": "coco/bbox_mAP_50", "AP75": "coco/bbox_mAP_75"}
-CALIBRATION = 100
+CALIBRATION = (50, 150)
+"""Steps of two runs; their difference is the cost of a step without that of the start."""
 MAX_GROWTH = 4
 EXAMPLES = """examples:
   OMP_NUM_THREADS=1 python tools/benchmarks/rate_search.py
@@ -110,14 +111,13 @@ class Records:
         self._path, self._folder, self._sides = path, folder, sides
         self.rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
-    def find(self, side: str, purpose: str, **wanted: float) -> list[dict[str, Any]]:
-        """Return the runs of a side and purpose with all that is ``wanted``."""
-        wanted_items = {"side": side, "purpose": purpose, **wanted}.items()
-        return [row for row in self.rows if wanted_items <= row.items()]
+    def find(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Return the runs with all that is ``wanted``."""
+        return [row for row in self.rows if all(row[name] == value for name, value in wanted.items())]
 
     def get(self, run: Run) -> dict[str, Any]:
-        """Return the record of a run, which is done now if it was not done before, with any number of steps."""
-        found = self.find(run.side, run.purpose, multiple=run.multiple, seed=run.seed)
+        """Return the record of a run, which is done now if it was not done before."""
+        found = self.find(**asdict(run))
         if found:
             return found[0]
         name = f"{run.side}_{run.purpose}_{run.multiple:g}_seed_{run.seed}_{run.steps}"
@@ -135,8 +135,8 @@ def main(options: argparse.Namespace) -> None:
     best = {side: search(records, side, options) for side in ("ours", "rtmdet")}
     for seed in options.seeds:  # in turns, so that a change of the machine's load meets both
         for side, multiple in best.items():
-            (searched,) = records.find(side, "search", multiple=multiple)
-            steps = steps_within(options.full, searched)
+            (searched,) = records.find(side=side, purpose="search", multiple=multiple)
+            steps = round_steps(options.full * searched["steps"] / searched["cpu_seconds"])
             records.get(Run(side=side, purpose="final", multiple=multiple, seed=seed, steps=steps))
     print_search(records)
     print_finals(records)
@@ -147,8 +147,7 @@ def search(records: Records, side: str, options: argparse.Namespace) -> float:
 
     The grid grows ``MAX_GROWTH`` times at most; then its edge is returned, and the table shows it.
     """
-    calibration = Run(side=side, purpose="calibration", multiple=1.0, seed=0, steps=CALIBRATION)
-    steps = steps_within(options.short, records.get(calibration))
+    steps = round_steps(options.short / cost_of_a_step(records, side))
     grid = sorted(options.multiples)
     for _ in range(MAX_GROWTH + 1):
         found = {
@@ -161,16 +160,24 @@ def search(records: Records, side: str, options: argparse.Namespace) -> float:
     return best
 
 
-def steps_within(seconds: float, earlier: Mapping[str, Any]) -> int:
-    """Return how many steps fit, by the cost of a step in an earlier run, rounded to tens."""
-    return max(10, round(seconds * earlier["steps"] / earlier["cpu_seconds"] / 10) * 10)
+def cost_of_a_step(records: Records, side: str) -> float:
+    """Return the CPU seconds of a step, from two short runs."""
+    first, second = (
+        records.get(Run(side=side, purpose="calibration", multiple=1.0, seed=0, steps=steps)) for steps in CALIBRATION
+    )
+    return (second["cpu_seconds"] - first["cpu_seconds"]) / (second["steps"] - first["steps"])
+
+
+def round_steps(number: float) -> int:
+    """Round a number of steps to tens."""
+    return max(10, round(number / 10) * 10)
 
 
 def print_search(records: Records) -> None:
     """Print each run of the search."""
     rows = []
     for side in ("ours", "rtmdet"):
-        for row in sorted(records.find(side, "search"), key=lambda row: row["multiple"]):
+        for row in sorted(records.find(side=side, purpose="search"), key=lambda row: row["multiple"]):
             numbers = (f"{row['multiple']:g}", str(row["steps"]), f"{row['cpu_seconds']:.0f}")
             rows.append([side, *numbers, *(f"{row['val'][name]:.3f}" for name in FIGURES.values())])
     print_table(["search, val split", "times the default rate", "steps", "CPU seconds", *FIGURES], rows)
@@ -180,7 +187,7 @@ def print_finals(records: Records) -> None:
     """Print mean and spread over the seeds of both sides."""
     rows = []
     for side in ("ours", "rtmdet"):
-        runs = records.find(side, "final")
+        runs = records.find(side=side, purpose="final")
         seconds = [run["cpu_seconds"] for run in runs]
         for split in ("val", "test"):
             head = [f"{side}, {split} split, seeds {[run['seed'] for run in runs]}", f"{mean(seconds):.0f}"]
