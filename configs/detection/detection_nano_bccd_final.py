@@ -1,4 +1,4 @@
-"""Nano from scratch on BCCD's training and val splits, tested on its test split. Nothing is chosen here.
+"""Nano from scratch on BCCD's training and val splits, tested on its test split.
 
 Run it with:
 
@@ -18,6 +18,6 @@ _train = train_dataloader["dataset"]
 train_dataloader["dataset"] = dict(
     type=ConcatDataset, datasets=[_train, dict(_train, ann_file="annotations/instances_val.json")]
 )
-val_dataloader = None  # the test split is evaluated once, after training
+val_dataloader = None
 val_evaluator = None
 val_cfg = None
