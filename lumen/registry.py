@@ -16,7 +16,14 @@ def _child(kind: str, parent: str, *locations: str) -> Registry:
 
 
 MODELS = _child(
-    "model", "MODELS", "lumen.model", "lumen.aligners.dense", "lumen.lmm.adapter", "lumen.lmm.cached", "lumen.lmm.sam"
+    "model",
+    "MODELS",
+    "lumen.model",
+    "lumen.aligners.dense",
+    "lumen.lmm.adapter",
+    "lumen.lmm.cached",
+    "lumen.lmm.sam",
+    "lumen.lmm.connectors",
 )
 DATASETS = _child(
     "dataset",

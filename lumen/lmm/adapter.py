@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lumen.errors import ConfigError
 from lumen.lmm import loading
+from lumen.lmm.connectors.replace import describe_connector, fit_connector
 from lumen.lmm.encoded import EncodedImages, PrefixCache
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
@@ -20,7 +21,6 @@ from lumen.lmm.generation import AnswerGenerator, AnswerReport
 from lumen.lmm.lockstep import Lockstep
 from lumen.lmm.nano import vision as _registers_the_nano_tower  # noqa: F401
 from lumen.lmm.options import (
-    LAST,
     BaseOptions,
     GenerationOptions,
     PackingOptions,
@@ -95,9 +95,10 @@ class HFAdapter(nn.Module):
         path = None if name_or_path is None else find_path(name_or_path)
         config = read_config(path, self.base.attention) if base_model is None else base_model.model.config
         self.name_or_path = name_or_path or config.name_or_path or config.model_type
-        self.family = family_of(config, self.base.family)
+        place = torch.device("cpu") if base_model is None else base_model.model.device
+        self.family, connector = fit_connector(family_of(config, self.base.family), config, self.base.connector, place)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
-        self.features = FeatureSource(self.family, config, self.readout.features, self.readout.dense_size_hw)
+        self.features = FeatureSource(self.family, config, *self.readout.source)
         self.packing = self._packing_in(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
         loaded = base_model or loading.load_base(path, config, self.family, self.base)
         self.base_model: PreTrainedModel = loaded.model
@@ -111,7 +112,7 @@ class HFAdapter(nn.Module):
         self.text = TextEncoder(self.encoder)
         self.new_tokens = add_tokens(self.base_model, self.encoder, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
-        loading.prepare_training(self.base_model, self.base)
+        loading.prepare_training(self.base_model, self.base, connector)
         self._lockstep = Lockstep(self.base_model.get_decoder())
         self.usage = Usage()
         self._layouts: dict[LayoutKey, PrefixLayout] = {}
@@ -144,14 +145,11 @@ class HFAdapter(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with: base model, template, position of the query, special tokens."""
-        _, query_layer, feature_layer = self.readout.layers
-        position, kind, dense_hw = self.readout.position, self.features.kind, self.features.dense_hw
         return {
             "base_model": f"{self.config.model_type}/{self.config.vision_config.model_type}",
             "template": self.encoder.template.name,
-            "position": position if query_layer == LAST else f"{position}@{query_layer}",
-            **({} if kind == "vision" else {"features": f"{kind}@{feature_layer}"}),
-            **({"dense_hw": f"{dense_hw}"} if dense_hw else {}),
+            **self.readout.describe(),
+            **describe_connector(self.base_model),
             **({"new_tokens": "learn"} if self.new_tokens else {}),
             **({"lora": " ".join(f"{key}={value}" for key, value in self.lora.items())} if self.lora else {}),
             "special_tokens": " ".join(self.encoder.wordings.special_tokens),

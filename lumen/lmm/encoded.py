@@ -56,7 +56,7 @@ class EncodedImages:
     Args:
         images: RGB at input size, which some decoders read.
         states: Output of tower and connector, in the form of the family.
-        token_hw: Grid of the image tokens of each image.
+        token_hw: Grid of the image tokens of each image; one row where they lie on no grid.
         image_text: What each image takes in the text.
         prefix_cache: Filled by the first question, read by the later ones: without gradients, and where
             a prefix can run on its own (``PassMode.keeps_prefix``). None where nothing is kept.

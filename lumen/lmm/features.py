@@ -29,6 +29,7 @@ class FeatureSource:
         kind: ``vision``, the vision tower; ``llm``, the LLM's states at the image tokens; ``both``, one after the
             other, on the grid of the tower.
         dense_hw: Height and width of the images when the tower's grid comes from a second pass at this size.
+        names: Whether the image tokens learn to name what they show.
 
     Raises:
         ConfigError: If the family cannot do that.
@@ -38,6 +39,7 @@ class FeatureSource:
     config: PretrainedConfig
     kind: str = "vision"
     dense_hw: tuple[int, int] | None = None
+    names: bool = False
 
     def __post_init__(self) -> None:
         if self.kind != "vision" and not self.family.has_token_grid:
@@ -45,11 +47,18 @@ class FeatureSource:
                 f"features={self.kind!r} needs image tokens that stand for places, and those of "
                 f"{self.config.model_type!r} stand for the whole image: use features='vision'"
             )
+        if self.names and not self.family.has_token_grid:
+            raise ConfigError(
+                "name_tokens needs image tokens that stand for places, and those of this connector stand for the "
+                "whole image: set it to 0"
+            )
         if self.dense_hw and (self.family.encode_dense is None or self.kind == "llm"):
             raise ConfigError(
                 "dense_hw needs features='vision' or 'both' and a tower whose position embedding can be resized, got "
                 f"features={self.kind!r} and {self.config.model_type!r}"
             )
+        if fixed_hw := self.input_spec.fixed_hw:
+            self.token_hw(fixed_hw)  # a connector that cannot take the only size is found before weights load
 
     @property
     def input_spec(self) -> InputSpec:
@@ -78,10 +87,14 @@ class FeatureSource:
         return height, width
 
     def token_hw(self, input_hw: Sequence[int]) -> tuple[int, int]:
-        """Return the grid of image tokens for images of this size."""
+        """Return the grid of image tokens for images of this size; one row where they lie on no grid.
+
+        Raises:
+            ConfigError: If a connector does not take the grid of the tower.
+        """
         stride = self.family.input_spec(self.config).multiple
         height, width = self.lmm_hw(input_hw)
-        return height // stride, width // stride
+        return self.family.token_hw((height // stride, width // stride))
 
     def encode(
         self,

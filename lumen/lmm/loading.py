@@ -11,6 +11,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lumen.errors import ConfigError
+from lumen.lmm.connectors import Connector
+from lumen.lmm.connectors.replace import put_connector
 from lumen.lmm.families import Family
 from lumen.lmm.options import BaseOptions
 from lumen.lmm.pixels import ImageStatistics, load_statistics
@@ -68,12 +70,14 @@ def transformer_layers(base_model: PreTrainedModel) -> list[GradientCheckpointin
     return [module for module in base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def prepare_training(base_model: PreTrainedModel, options: BaseOptions) -> None:
-    """Add low-rank adapters and let layers be computed again, where the options ask for it.
+def prepare_training(base_model: PreTrainedModel, options: BaseOptions, connector: Connector | None = None) -> None:
+    """Put a connector in place, add low-rank adapters and let layers be computed again, where the options ask for it.
 
     Raises:
         ConfigError: See ``add_lora`` and ``recompute``.
     """
+    if connector is not None:
+        put_connector(base_model, connector)
     if options.lora:
         add_lora(base_model.get_decoder(), options.lora)
     if options.gradient_checkpointing:

@@ -243,9 +243,9 @@ class Outline:
         adapter, pairs = self.adapter, forced_pairs(self.adapter.encoder, prompts)
         with torch.no_grad(), MetaWins():
             laterals = adapter.family.laterals(self.encode(num_images, input_hw).states)
-        stride = adapter.features.input_spec.multiple
-        if adapter.features.kind != "llm":
-            stride = adapter.family.vision_stride(adapter.config)
+        stride = adapter.family.vision_stride(adapter.config)
+        if adapter.features.kind == "llm":
+            stride = input_hw[0] // adapter.features.token_hw(input_hw)[0]
         sees, reads = self.learns("vision"), self.learns("llm")
         grid_hw = tuple(side // stride for side in input_hw)
         return LocFeatures(
@@ -304,7 +304,8 @@ def outline(settings: Mapping[str, Any], config: PretrainedConfig, *, dtype: tor
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, **attention, trust_remote_code=False).to(dtype)
     options = {key: value for key, value in settings.items() if key not in ("type", "name_or_path")}
-    options["base"] = {"new_tokens": base.new_tokens, "lora": base.lora, "family": base.family}
+    kept = ("new_tokens", "lora", "connector", "family")
+    options["base"] = {name: getattr(base, name) for name in kept}
     adapter = HFAdapter(base_model=LoadedBase(model, tokenizer, _STATISTICS), **options)
     if base.attention != "eager":  # kernels that keep no scores are counted by a stand-in that the device knows
         model.set_attn_implementation(_FUSED)

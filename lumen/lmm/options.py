@@ -35,6 +35,8 @@ class BaseOptions:
             their rows beside a base that stays as it is, as ``new_tokens.rows``. They start alike at every build.
         lora: ``r``, ``alpha``, ``dropout`` and ``targets`` of low-rank adapters on the LLM, whose own weights are
             frozen; needs peft.
+        connector: ``type`` and options of a ``lumen.lmm.connectors.Connector`` in place of the LMM's own, which starts
+            from scratch; for the LLaVA line and nano.
         family: Key of ``lumen.lmm.families.FAMILIES``, where the model types in the config do not name it.
         chat_template: A chat template that shows images, or the path of a file with one, in place of the model's.
         unused_weights: Regular expressions of the weights in the files that the model has no use for. Any other weight
@@ -51,6 +53,7 @@ class BaseOptions:
     gradient_checkpointing: bool = False
     new_tokens: str = "resize"
     lora: Mapping[str, Any] | None = None
+    connector: Mapping[str, Any] | None = None
     family: str | None = None
     chat_template: str | None = None
     unused_weights: Sequence[str] = ()
@@ -112,6 +115,20 @@ class ReadoutOptions:
     def dense_size_hw(self) -> tuple[int, int] | None:
         """``dense_hw`` as a tuple of two numbers, whatever a config gave."""
         return None if self.dense_hw is None else (int(self.dense_hw[0]), int(self.dense_hw[1]))
+
+    @property
+    def source(self) -> tuple[str, tuple[int, int] | None, bool]:
+        """Where the dense features come from, as ``FeatureSource`` takes it."""
+        return self.features, self.dense_size_hw, self.name_tokens > 0
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint must agree with, in words."""
+        dense_hw = self.dense_size_hw
+        return {
+            "position": self.position if self.query_layer == LAST else f"{self.position}@{self.query_layer}",
+            **({} if self.features == "vision" else {"features": f"{self.features}@{self.feature_layer}"}),
+            **({"dense_hw": f"{dense_hw}"} if dense_hw else {}),
+        }
 
     @property
     def reads_llm(self) -> bool:

@@ -123,7 +123,7 @@ def test_images_of_a_batch_equal_single_ones(name, load):
     assert relative_difference(batch.grid, torch.cat([one.grid for one in singles])) <= 1e-5
 
 
-SQUARE_ONLY = [name for name in ZOO if ZOO[name].size_hw == (16, 16)]
+SQUARE_ONLY = [name for name in ZOO if ZOO[name].size_hw == (16, 16) and name != "llava_eva"]  # it takes any size
 
 
 @pytest.mark.parametrize("make_frame", [InputTransform.letterbox, InputTransform.stretch])

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from lumen.errors import ConfigError
-from lumen.lmm.families import gemma, gemma4, llava, merged, queries, qwen
+from lumen.lmm.families import eva, gemma, gemma4, llava, merged, queries, qwen
 from lumen.lmm.families.family import Family, InputSpec
 
 __all__ = ["FAMILIES", "UNFIT", "Family", "InputSpec", "family_of", "register_family"]
@@ -12,8 +12,9 @@ FAMILIES: dict[str, Family] = {
     "llava": llava.CLIP_LLAVA,
     "llava/lumen_nano_vision": llava.NANO,
     "llava/lumen_efficientnet_lite0": llava.EFFICIENTNET,
+    "llava/blip_2_vision_model": eva.EVA,
     "llava/pixtral": merged.PIXTRAL,
-    "vipllava": llava.CLIP_LLAVA,
+    "vipllava": llava.VIPLLAVA,
     "llava_next": llava.ONE_TILE,
     "llava_onevision": llava.ONE_TILE,
     "llava_next_video": llava.ONE_TILE,

@@ -1,7 +1,7 @@
 """What one LMM family is to the adapter: a record of small functions, with the most common answer as default.
 
 Legend: I images, T image tokens of one image, L tokens of the prefix. ``lmm_hw`` is the image size the LMM itself gets,
-``token_hw`` the grid of its image tokens: ``lmm_hw`` over ``InputSpec.multiple``.
+``token_hw`` the grid of its image tokens: ``lmm_hw`` over ``InputSpec.multiple``, unless a connector changes it.
 """
 
 import math
@@ -161,6 +161,11 @@ class Family:
         writing_inputs: Config, token ids and ``token_hw`` to what its ``generate`` wants beside that, where it counts
             positions itself.
         encode_dense: Model and pixels of another size to the tower's states at that size; None where it cannot.
+        encode_tower: Model and normalised pixels to the output of the tower alone, with all ``hidden_states``, for a
+            connector in place of the model's own; None where there can be no other.
+        token_hw: Height and width of the image in ``InputSpec.multiple`` to ``token_hw``; one row where an image token
+            stands for no place.
+        edge_tokens: Tokens that ``image_text`` needs and a tokenizer may lack.
         splits: Whether packed rows go through ``lumen.lmm.packing.prefix_attention``; else through one masked square.
         chat_template: Used where the tokenizer has none.
         has_token_grid: Whether an image token stands for a place in the image.
@@ -182,6 +187,9 @@ class Family:
     plain_inputs: Callable[[PretrainedConfig, Tensor, int | Tensor], dict[str, Tensor]] = needs_nothing
     writing_inputs: Callable[[PretrainedConfig, Tensor, Size], dict[str, Tensor]] = needs_no_grid
     encode_dense: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
+    encode_tower: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
+    token_hw: Callable[[Size], Size] = lambda grid_hw: grid_hw
+    edge_tokens: tuple[str, ...] = ()
     splits: bool = True
     chat_template: str | None = None
     has_token_grid: bool = True

@@ -22,6 +22,11 @@ def layer_states(config: PretrainedConfig, output: BaseModelOutputWithPooling, t
     return to_grid(output.hidden_states[chosen_layer(config)], tower_hw)
 
 
+def encode_tower(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
+    """Run the tower alone."""
+    return model.vision_tower(pixels, output_hidden_states=True)
+
+
 def encode_dense(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
     """Run a CLIP-like tower at another size, its position embedding resized."""
     return model.vision_tower(pixels, output_hidden_states=True, interpolate_pos_encoding=True)
@@ -46,11 +51,13 @@ def _grid_and_newline(config: PretrainedConfig, token: str, token_hw: Size) -> s
     return repeat_token(config, token, token_hw) + token
 
 
-CLIP_LLAVA = Family(vision_grid=layer_states, encode_dense=encode_dense)
-ONE_TILE = replace(CLIP_LLAVA, encode=encode_one_tile, image_text=_grid_and_newline)
+CLIP_LLAVA = Family(vision_grid=layer_states, encode_dense=encode_dense, encode_tower=encode_tower)
+VIPLLAVA = replace(CLIP_LLAVA, encode_tower=None)
+ONE_TILE = replace(CLIP_LLAVA, encode=encode_one_tile, image_text=_grid_and_newline, encode_tower=None)
 NANO = Family(
     input_spec=lambda config: InputSpec(patch_stride(config), None),
     vision_grid=layer_states,
+    encode_tower=encode_tower,
     laterals=lambda output: output.feature_maps,
     lateral_channels=lambda config: tuple(config.vision_config.stem_channels[:-1]),
 )

@@ -26,6 +26,7 @@ class PromptEncoder:
         wordings: The tasks it can ask for.
         placeholder: What stands for an image in the chat template.
         image_text: The text of an image of one cell.
+        edge_tokens: Tokens in ``image_text`` that the tokenizer may lack; they are added to it.
 
     Raises:
         ConfigError: If the chat template does not put the image before the text, or nothing ends an answer.
@@ -39,13 +40,15 @@ class PromptEncoder:
         wordings: Wordings,
         placeholder: str,
         image_text: str,
+        edge_tokens: Sequence[str] = (),
     ) -> None:
         if tokenizer.chat_template is None:
             raise ConfigError("the tokenizer has no chat template: save one beside it as chat_template.jinja")
         known = tokenizer.get_vocab()
         self.num_known = len(tokenizer)
+        self.special_tokens = [*wordings.special_tokens, *edge_tokens]
         tokenizer.add_special_tokens(
-            {"additional_special_tokens": wordings.special_tokens}, replace_extra_special_tokens=False
+            {"additional_special_tokens": self.special_tokens}, replace_extra_special_tokens=False
         )
         self.tokenizer = tokenizer
         self.template = template
@@ -57,7 +60,7 @@ class PromptEncoder:
             token: tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token != LOC_TOKEN
         }
         self.added_ids: list[int] = [
-            tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token not in known
+            tokenizer.convert_tokens_to_ids(token) for token in self.special_tokens if token not in known
         ]
         self._special_ids = set(tokenizer.all_special_ids) | {
             number for number, token in tokenizer.added_tokens_decoder.items() if token.special
@@ -172,6 +175,7 @@ def encoder_for(
         wordings=wordings,
         placeholder=family.placeholder or image_token_of(tokenizer, config),
         image_text=image_text_of(tokenizer, config, family, (1, 1)),
+        edge_tokens=family.edge_tokens,
     )
 
 

@@ -38,7 +38,7 @@ def add_tokens(base_model: PreTrainedModel, encoder: PromptEncoder, mode: str) -
     if mode == "resize":
         resize_tokens(base_model, len(encoder.tokenizer), encoder.added_ids, encoder.num_known)
         return None
-    ids = encoder.tokenizer.convert_tokens_to_ids(encoder.wordings.special_tokens)
+    ids = encoder.tokenizer.convert_tokens_to_ids(encoder.special_tokens)
     return NewTokens(base_model, ids, encoder.added_ids, encoder.num_known, with_head=encoder.template.has_answer)
 
 

@@ -188,6 +188,10 @@ def clip(image_size=16, **fields):
     return {"model_type": "clip_vision_model", **TOWER, "image_size": image_size, "patch_size": 4, **fields}
 
 
+def eva(**fields):
+    return {**clip(), "model_type": "blip_2_vision_model", "initializer_range": 0.02, **fields}
+
+
 def siglip(image_size=16, **fields):
     return {**clip(image_size), "model_type": "siglip_vision_model", **fields}
 

@@ -1,6 +1,21 @@
 """LLaVA and its relatives: a square tower, one token per patch."""
 
-from zoo.base import IM, INST, SQUARE, TOWER, USER, WIDTH, Tiny, chat, clip, llava, sentencepiece_like, siglip, tiled
+from zoo.base import (
+    IM,
+    INST,
+    SQUARE,
+    TOWER,
+    USER,
+    WIDTH,
+    Tiny,
+    chat,
+    clip,
+    eva,
+    llava,
+    sentencepiece_like,
+    siglip,
+    tiled,
+)
 
 ZOO: dict[str, Tiny] = {
     "llava": Tiny(llava("llava", clip()), (), template=chat(USER, "<image>\n"), **SQUARE),
@@ -13,6 +28,8 @@ ZOO: dict[str, Tiny] = {
         template=chat(USER, "<image>\n"),
         **SQUARE,
     ),
+    # Layer -2: transformers' own forward would read the last one without the tower's final normalisation.
+    "llava_eva": Tiny(llava("llava", eva(), vision_feature_layer=-2), (), template=chat(USER, "<image>\n"), **SQUARE),
     "vipllava": Tiny(
         llava("vipllava", clip(num_hidden_layers=3), vision_feature_layer=[-2, 1]),
         (),

@@ -1,0 +1,77 @@
+"""What a connector is: the part of an LMM that turns the states of its vision tower into image tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lumen.lmm.families.family import Size
+
+
+class Connector(nn.Module, ABC):
+    """Turns the states of a vision tower into image tokens.
+
+    A connector is final: subclass ``Connector`` itself, never another connector. ``extra_repr`` names its options;
+    checkpoints are compared by it.
+
+    Args:
+        vision_dim: Width of the tower. The adapter fills it in.
+        dim: Width of the LLM. The adapter fills it in.
+        levels: Which hidden states of the tower it reads, as indices into ``hidden_states``; that of the LMM's own
+            config when left out.
+        begin: Token that is written before the image tokens, such as ``<im_start>``; the tokenizer gets it where it
+            lacks it. None when empty.
+        end: The same behind them.
+    """
+
+    has_grid: ClassVar[bool] = True
+    """Whether an image token stands for a place in the image, so that ``token_hw`` gives a grid."""
+
+    def __init__(
+        self, vision_dim: int, dim: int, *, levels: Sequence[int] = (), begin: str = "", end: str = ""
+    ) -> None:
+        super().__init__()
+        self.vision_dim = vision_dim
+        self.dim = dim
+        self.levels = tuple(int(level) for level in levels)
+        self.begin = begin
+        self.end = end
+
+    @property
+    def num_levels(self) -> int:
+        """How many hidden states it reads."""
+        return len(self.levels) or 1
+
+    @abstractmethod
+    def token_hw(self, grid_hw: Size) -> Size | None:
+        """Return the grid of the image tokens, None where they stand for no places.
+
+        Raises:
+            ConfigError: It does not take such a grid.
+        """
+
+    @abstractmethod
+    def num_tokens(self, grid_hw: Size) -> int:
+        """Return the number of image tokens.
+
+        Raises:
+            ConfigError: It does not take such a grid.
+        """
+
+    @abstractmethod
+    def forward(
+        self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
+    ) -> Float[Tensor, "images tokens dim"]:
+        """Return the image tokens, row by row where they lie on a grid.
+
+        Args:
+            states: One tensor per level, cells row by row, without a class token.
+            grid_hw: Height and width of the grid of cells.
+        """
+
+    def extra_repr(self) -> str:
+        """Return its options in words."""
+        named = {"levels": self.levels, "begin": self.begin, "end": self.end}
+        return ", ".join(f"{name}={value}" for name, value in named.items() if value)
