@@ -106,7 +106,9 @@ def settings_of(names: SharedDict, path: Path | str) -> Config:
     Overrides of one setting then leave the others alone, also where two were one object.
     """
     kept = {name: value for name, value in dict.items(names) if not is_helper(name)}
-    return Config(_converted(kept, ConfigDict), filename=str(Path(find_path(path)).resolve()))
+    whole_path = str(Path(find_path(path)).resolve())
+    # Formatting by yapf takes a second; the text goes into every checkpoint and is indented without it, too.
+    return Config(_converted(kept, ConfigDict), filename=whole_path, format_python_code=False)
 
 
 def is_helper(name: str) -> bool:

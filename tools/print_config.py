@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmengine import Config
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -55,7 +57,7 @@ def main(options: argparse.Namespace) -> None:
         if config.get("train_cfg") is not None:
             schedulers = placed_schedulers(config.get("param_scheduler"), config.train_cfg["max_iters"])
             config.param_scheduler = with_names(schedulers)
-    print(config.pretty_text)
+    print(Config(config._cfg_dict).pretty_text)  # formatted, which a config of a run is not: that takes a second
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ env_cfg = dict(
     num_threads=None,  # 1 on a machine without GPU: a second thread of a small model mostly spins
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
+    dist_cfg=dict(),  # of several ranks: nccl on GPUs, gloo on CPUs
 )
 log_processor = dict(by_epoch=False, window_size=50)
 log_level = "INFO"

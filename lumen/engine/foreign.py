@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import nn
 
 from lumen.data.vocabulary import FOREIGN_NAMES, without_words_of
 from lumen.errors import ConfigError
@@ -27,7 +28,7 @@ class ForeignNames:
         classes: The classes of the data set.
 
     Raises:
-        ConfigError: There are not so many names, or the model cannot be asked for names.
+        ConfigError: There are not so many names, or none is left, or the model cannot be asked for names.
     """
 
     def __init__(self, model: nn.Module, *, number: int, classes: Sequence[str]) -> None:
@@ -38,8 +39,10 @@ class ForeignNames:
         if not 0 < number <= len(FOREIGN_NAMES):
             raise ConfigError(f"foreign_names must lie in 0..{len(FOREIGN_NAMES)}, got {number}")
         self.names = without_words_of(FOREIGN_NAMES[:number], classes)
-        # Number of answers, those that are alarms, and the sum of the best scores.
-        self._totals = torch.zeros(3, dtype=torch.float64)
+        if not self.names:
+            raise ConfigError(f"all of {FOREIGN_NAMES[:number]} share a word with a class; ask for more foreign_names")
+        # For each image, in the order of this rank: the share of alarms among the names, and the mean best score.
+        self._images: list[tuple[float, float]] = []
 
     def ask(self, batch: Mapping[str, Any]) -> None:
         """Ask for all names about each image of a batch; what it costs the LMM is not counted in its ``usage``.
@@ -52,21 +55,24 @@ class ForeignNames:
         for sample in self._wrapped.test_step({**batch, "data_samples": samples}):
             answer, best = sample.pred_instances, torch.zeros(len(self.names))
             best.scatter_reduce_(0, answer.prompt_index.cpu(), answer.scores.float().cpu(), "amax")
-            self._totals += torch.stack([torch.ones_like(best), (best >= ALARM_SCORE).float(), best]).sum(1).double()
+            self._images.append((float((best >= ALARM_SCORE).double().mean()), float(best.double().mean())))
         for name, value in asdict(usage).items():  # the parts of the LMM share this one counter
             setattr(self._model.lmm.usage, name, value)
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, num_images: int) -> dict[str, float]:
         """Return, over all ranks, the share of names with a detection of at least 0.5, and their mean best score.
 
-        The counts are reset.
+        What was counted is forgotten. Every rank calls it.
+
+        Args:
+            num_images: Images of the test. Ranks take turns in its order, and the last ones may repeat an image so
+                that all have as many batches; repeated images do not count.
         """
-        totals: Tensor = self._totals.clone().to(next(self._model.parameters()).device)
-        self._totals.zero_()
-        dist.all_reduce(totals, op="sum")
-        number, alarms, scores = totals.tolist()
-        shares = {"foreign/false_alarms": alarms / max(number, 1), "foreign/mean_score": scores / max(number, 1)}
-        return {"foreign/names": float(len(self.names)), **shares}
+        turns = zip_longest(*dist.all_gather_object(self._images))
+        images = [image for turn in turns for image in turn if image is not None][:num_images]
+        self._images = []
+        alarms, scores = (sum(column) / len(images) for column in zip(*images, strict=True))
+        return {"foreign/names": float(len(self.names)), "foreign/false_alarms": alarms, "foreign/mean_score": scores}
 
     def _foreign(self, sample: PerceptionSample) -> PerceptionSample:
         task = sample.prompts[0].task if sample.prompts else next(iter(self._model.decoders))

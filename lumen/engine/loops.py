@@ -166,7 +166,7 @@ class Evaluation:
         self._meter = EvaluationMeter(loop.runner.model)
         figures = run_loop()
         if self._foreign is not None:
-            foreign = self._foreign.figures()
+            foreign = self._foreign.figures(len(loop.dataloader.dataset))
             loop.runner.logger.info(f"names of things that are not there: {foreign}")
             figures = {**figures, **foreign}
         parts = {"dataset": loop.dataloader.dataset, "evaluator": loop.evaluator, "dtype": self._dtype}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
@@ -23,6 +23,7 @@ from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import CheckImagesHook, SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
 from lumen.engine.precision import check_autocast, is_mixed, widen_trained
+from lumen.engine.ranks import start_cpu_ranks
 from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
 from lumen.engine.schedule import placed_schedulers
 from lumen.errors import CheckpointError, ConfigError
@@ -76,9 +77,10 @@ class LumenRunner(Runner):
         return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """Set the number of threads, then what MMEngine sets."""
+        """Set the number of threads, join the other ranks, then set what MMEngine sets."""
         default = torch.get_num_threads() if torch.cuda.is_available() else 1
         torch.set_num_threads(env_cfg.get("num_threads") or default)
+        start_cpu_ranks(self.launcher, env_cfg.get("dist_cfg") or {})
         super().setup_env(env_cfg)
 
     def register_hooks(
@@ -113,12 +115,16 @@ class LumenRunner(Runner):
         return model
 
     def _wrapped(self, settings: dict[str, Any] | None) -> nn.Module:
-        kind = (settings or {}).get("type")
-        kind = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
-        if self.distributed and settings is None:
-            settings = {"type": LumenDDP, "find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
-        if kind is not FSDP2 or not self.distributed:
-            return super().wrap_model(settings, self.model)
+        if not self.distributed:
+            return super().wrap_model(None, self.model)
+        if settings is None:
+            settings = {"find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
+        named = settings.get("type", LumenDDP)
+        kind = MODEL_WRAPPERS.get(named) if isinstance(named, str) else named
+        if kind is None:
+            raise ConfigError(f"model_wrapper_cfg.type must be LumenDDP, FSDP2 or a registered wrapper, got {named!r}")
+        if kind is not FSDP2:
+            return super().wrap_model({**settings, "type": kind}, self.model)
         if hasattr(self.model, "init_weights"):
             self.model.init_weights()
         # Not moved to the device as a whole: it may not fit there.
@@ -202,11 +208,13 @@ class LumenRunner(Runner):
             metrics: Figures to note in ``meta``.
         """
         model = _unwrapped(self.model)
+        own_rng, *other_rngs = all_gather_object(rng_state())
         checkpoint = {
             "state_dict": trained_state(model, self._beyond_base),
             "optimizer": self.optim_wrapper.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers or ()],
-            "rng": rng_state(),
+            "rng": own_rng,
+            "other_rngs": other_rngs,
             "hooks": {},
             "meta": self._meta(num_iters, metrics or {}),
         }
@@ -263,8 +271,9 @@ class LumenRunner(Runner):
         optimizer = self.optim_wrapper.optimizer
         self.optim_wrapper.load_state_dict(shard_optimizer_state(optimizer, checkpoint["optimizer"]))
         self._load_schedulers(checkpoint["param_schedulers"])
-        # The generators of rank 0 are stored; the others draw afresh.
-        self.train_loop.resume(num_iters=meta["iter"], rng=checkpoint["rng"] if get_rank() == 0 else None)
+        generators = [checkpoint["rng"], *checkpoint.get("other_rngs", ())]
+        rank = get_rank()  # ranks that the checkpoint does not know draw afresh
+        self.train_loop.resume(num_iters=meta["iter"], rng=generators[rank] if rank < len(generators) else None)
         self._has_loaded = True
         self.logger.info(f"resumed from {filename}, iteration {meta['iter']}")
 

@@ -4,7 +4,8 @@ A checkpoint of Lumen is one dict:
 
 - ``state_dict``: the weights that a user loads; the averaged ones where training averages weights.
 - ``raw_state_dict``: the weights that training continues with, only where they differ from ``state_dict``.
-- ``optimizer``, ``param_schedulers``, ``rng``, ``hooks``: what an exact resume needs.
+- ``optimizer``, ``param_schedulers``, ``rng``, ``other_rngs``, ``hooks``: what an exact resume needs; ``rng`` holds the
+  generators of rank 0, ``other_rngs`` those of each further rank.
 - ``meta``: ``iter``, ``epoch``, ``seed``, ``config`` (text, compared and never executed), ``model`` (how the model
   describes itself), ``absent`` (names of the model that the checkpoint leaves to the base model), ``metrics``,
   ``lumen_version``, ``time``.

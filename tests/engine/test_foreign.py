@@ -24,7 +24,7 @@ def test_every_name_is_asked_of_every_image_and_the_batch_stays_as_it_is(tiny_lu
     with torch.no_grad():
         foreign.ask(batch)
         foreign.ask(batch)
-    figures = foreign.figures()
+    figures = foreign.figures(num_images=4)
     assert figures["foreign/names"] == 4
     assert 0 <= figures["foreign/false_alarms"] <= 1 and 0 < figures["foreign/mean_score"] < 1
     assert tiny_lumen.lmm.usage == before
@@ -49,7 +49,7 @@ def test_the_best_score_of_a_name_counts_once(tiny_lumen, batch, monkeypatch):
     monkeypatch.setattr(tiny_lumen, "test_step", predict)
     foreign = ForeignNames(tiny_lumen, number=2, classes=())
     foreign.ask(batch)
-    assert foreign.figures() == pytest.approx(
+    assert foreign.figures(num_images=2) == pytest.approx(
         {"foreign/names": 2, "foreign/false_alarms": 1 / 4, "foreign/mean_score": 1.5 / 4}
     )
 
