@@ -223,7 +223,7 @@ class Lumen(BaseModel):
     def count(self, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
         """Count what losses are divided by, over all ranks: pairs and objects by task, answer tokens, in all.
 
-        Prompts that are answered in words give no pairs, and their objects take no part in the heatmap.
+        Prompts that are answered as text give no pairs, and their objects take no part in the heatmap.
         """
         counted = Counter(self.lmm.count_tokens([sample.prompts for sample in samples]))
         for sample in samples:
@@ -354,7 +354,7 @@ class Lumen(BaseModel):
     def _count_names(self) -> dict[str, str]:
         """Return what each loss is divided by; the names of all losses that this model can give."""
         counts = {f"lmm/{name}": count for name, count in self.lmm.losses.items()}
-        # Without a task that is answered in words there is no text to learn, and no such loss to weight.
+        # Without a task that is answered as text there is no text to learn, and no such loss to weight.
         if not self.text_tasks:
             counts = {name: count for name, count in counts.items() if count != "text_tokens"}
         counts |= {f"aligner/{name}": count for name, count in self.aligner.losses.items()}

@@ -64,7 +64,7 @@ TEXT_TASKS = (
     TaskWording("caption", is_text=True, instruction="Describe this picture."),
     TaskWording("chat", is_text=True),
 )
-"""Tasks that the LMM answers in words."""
+"""Tasks that the LMM answers as text."""
 
 KNOWN_TASKS = (*PAPER_TASKS, *FURTHER_TASKS, *TEXT_TASKS)
 

@@ -70,7 +70,7 @@ def target_heat(sample: Any, target: str, stride: int) -> np.ndarray:
 def draw_sample(packed: dict[str, Any], target: str, stride: int) -> np.ndarray:
     """Return one picture: the sample, the target heatmap, and the prompts with the number of their objects.
 
-    Prompts that are answered in words have no heatmap and stand with their answers.
+    Prompts that are answered as text have no heatmap and stand with their answers.
     """
     from lumen.prompts import TEXT_TASKS
 

@@ -1,4 +1,4 @@
-"""Nano on conversations in LLaVA's layout (``llava_v1_5_mix665k.json`` and its like): answers in words, nothing else.
+"""Nano on conversations in LLaVA's layout (``llava_v1_5_mix665k.json`` and its like): answers as text, nothing else.
 
 A nano learns the form of a conversation, not the world; the config is there for larger LMMs. Not measured: there is no
 metric for free answers, ask the predictor.

@@ -173,7 +173,7 @@ def image_problem(
 def class_difference(train: Any, val: Any) -> str | None:
     """Return how the class names of a training set and a validation set differ; None where they do not.
 
-    Of a mixture, the names of all its sets count, and what validation does not ask for is nothing to tell. A set
+    Of a mixture, the names of all its sets count, and what validation does not ask for is no difference. A set
     without class names differs from none.
 
     Args:

@@ -166,7 +166,7 @@ class AskSentences:
 
     With ``num_prompts``, a sentence is left out when one of its targets has left the view or is ignored there, and, in
     a mirrored image, when it names a mirrored side in English; keep the flips of ``ResizeToInput`` at 0 for other
-    languages. ``None`` asks for all sentences and wants a view that shows the whole image, not mirrored.
+    languages. ``None`` asks for all sentences and needs a view that shows the whole image, not mirrored.
 
     Args:
         num_prompts: Number of sentences at most; ``None`` asks for all, for evaluation.

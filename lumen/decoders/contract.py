@@ -210,7 +210,7 @@ def _problem_of_losses(decoder: Decoder, case: Case) -> str:
         if counted == 0 and loss.item() != 0:
             return f"{name} is divided by {decoder.spec.losses[name]}, of which there are none, so it must be 0"
     if not losses:
-        return ""  # answered in words: the LMM's own loss is all there is
+        return ""  # answered as text: the LMM's own loss is all there is
     sum(losses.values()).backward()
     # Map queries are used in the aligner, which gives the maps.
     unused = [name for name, value in decoder.named_parameters() if value.grad is None and value.requires_grad]

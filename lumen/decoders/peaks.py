@@ -43,7 +43,7 @@ class BoxLimits:
 class SentenceLimits:
     """Which boxes of a sentence are answers.
 
-    With ``min_score`` at 0 every sentence gets an answer, as RefCOCO wants; above 0 a sentence whose best box scores
+    With ``min_score`` at 0 every sentence gets an answer, as RefCOCO expects; above 0 a sentence whose best box scores
     less has no target, as in gRefCOCO.
 
     Args:

@@ -204,14 +204,14 @@ def require_room(folder: Path, num_bytes: int) -> None:
     """Print the size of what will be written.
 
     Raises:
-        DataError: The disk has less room.
+        DataError: The disk has less free space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     print(f"the cache will take {_shown(num_bytes)}; {folder} has {_shown(free)} free")
     if num_bytes > free:
         raise DataError(
-            f"{folder} has {_shown(free)} free, the cache needs {_shown(num_bytes)}: make room, name another disk, "
+            f"{folder} has {_shown(free)} free, the cache needs {_shown(num_bytes)}: free some, name another disk, "
             "take --dtype bfloat16, or ask fewer prompts"
         )
 

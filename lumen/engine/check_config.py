@@ -188,7 +188,7 @@ def _override(names: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _existing_key(node: Any, key: str, place: str, group: type | None = None, *, settable: bool = False) -> str | int:
-    """Return ``key`` as ``node`` knows it. A parameter of the node's class may be set even where it is not written."""
+    """Return ``key`` as ``node`` holds it. A parameter of the node's class may be set even where it is not written."""
     shown = place or "the config"
     if isinstance(node, Mapping):
         known = set(node)
@@ -212,7 +212,7 @@ def _require(key: str, known: Collection[str], complaint: str, hint: str = "") -
 
 
 def _resolve(kind: Any, place: str) -> Callable | None:
-    """Return what ``type`` stands for; None where several registries know the name, which only building can tell."""
+    """Return what ``type`` stands for; None where several registries hold the name: only building decides."""
     if callable(kind):
         return kind
     if "." in kind and (found := get_object_from_string(kind)) is not None:

@@ -56,7 +56,7 @@ class LumenRunner(Runner):
     - ``train_cfg``, ``val_cfg``, ``test_cfg``: loops of ``lumen.engine.loops``; training counts iterations.
     - ``param_scheduler``: also ``dict(type=WarmUpThenDecay, ...)`` of ``lumen.engine.schedule``.
     - ``optim_wrapper.accumulative_counts``: see ``LumenOptimWrapper``.
-    - Loaders: transforms without ``input_hw`` or ``task`` get what the model wants, see
+    - Loaders: transforms without ``input_hw`` or ``task`` get what the model needs, see
       ``lumen.data.pipelines.fill_pipelines``.
     - ``model_wrapper_cfg``: also ``dict(type=FSDP2, ...)`` of ``lumen.engine.fsdp``.
     - Hooks may have ``after_build_model(runner)``, called before the model is moved and wrapped.
@@ -86,7 +86,7 @@ class LumenRunner(Runner):
     def register_hooks(
         self, default_hooks: dict[str, Hook | dict] | None = None, custom_hooks: list[Hook | dict] | None = None
     ) -> None:
-        """Register the hooks, let them freeze, then move and wrap the model, which must know what is frozen."""
+        """Register the hooks, let them freeze, then move and wrap the model, once it is known what is frozen."""
         always = {"checkpoint": {"type": SafeCheckpointHook}, "images": {"type": CheckImagesHook}}
         super().register_hooks({**always, **(default_hooks or {})}, custom_hooks)
         for hook in self.hooks:
@@ -167,7 +167,7 @@ class LumenRunner(Runner):
         return super().build_test_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenTestLoop, **loop})
 
     def _filled(self, dataloader: DataLoader | dict[str, Any], *, learns: bool = False) -> DataLoader | dict[str, Any]:
-        """Return a loader whose transforms know what the model wants."""
+        """Return a loader whose transforms have the size and the task that the model needs."""
         model = _unwrapped(self.model)
         if not isinstance(dataloader, dict) or not isinstance(model, Lumen):
             return dataloader

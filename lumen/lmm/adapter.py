@@ -194,7 +194,7 @@ class HFAdapter(nn.Module):
         return self.encoder.wordings[task]
 
     def add_task(self, wording: TaskWording) -> None:
-        """Let a further task be asked for, in words that the model knows already.
+        """Add a task that can be asked for, worded with tokens that the vocabulary has already.
 
         Raises:
             PromptError: See ``Wordings.with_task``.
@@ -202,7 +202,7 @@ class HFAdapter(nn.Module):
         self.encoder.wordings = self.encoder.wordings.with_task(wording)
 
     def is_text(self, task: str) -> bool:
-        """Return whether a task is answered in words, so that its prompts give no pairs."""
+        """Return whether a task is answered as text, so that its prompts give no pairs."""
         return self.encoder.wordings[task].is_text
 
     def count_tokens(self, prompts: Sequence[Sequence[Prompt]]) -> dict[str, int]:
@@ -316,7 +316,7 @@ class HFAdapter(nn.Module):
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})
-        # Several ranks call the LLM equally often; calls that nobody reads take part as no pairs.
+        # All ranks call the LLM equally often; the results of surplus calls join the graph as zero pairs.
         idle = self._lockstep.finish(runner.passes, encoded, pair_rows[1].prefix)
         query, nothing = torch.cat([states.query, *idle]), self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
@@ -335,7 +335,7 @@ class HFAdapter(nn.Module):
     def generate(
         self, encoded: EncodedImages, questions: Sequence[Sequence[Prompt]], max_new_tokens: int | None = None
     ) -> list[list[str]]:
-        """Answer questions about encoded images in words, greedily; each is a conversation of its own.
+        """Answer questions about encoded images as text, greedily; each is a conversation of its own.
 
         Args:
             encoded: What ``encode_images`` gave.

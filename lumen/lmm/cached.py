@@ -84,8 +84,8 @@ class CachedAdapter(nn.Module):
         return {}
 
     def is_text(self, task: str) -> NoReturn:
-        """Raise ConfigError: only an LMM answers in words."""
-        raise ConfigError(f"task {task!r} is answered in words, which are not cached; leave its decoder out here")
+        """Raise ConfigError: only an LMM answers as text."""
+        raise ConfigError(f"task {task!r} is answered as text, which is not cached; leave its decoder out here")
 
     def left_out(self) -> Iterator[str]:
         """Yield the names of weights that the LMM has from its base model."""

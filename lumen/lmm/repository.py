@@ -25,7 +25,7 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
     Args:
         path: Folder or model id.
         attention: transformers' attention implementation. Where a part of the model has no such one, ``eager`` is
-            taken in its place and a warning says so.
+            taken in its place and a warning is logged.
 
     Raises:
         CheckpointError: If there is no model of that name.
@@ -175,7 +175,7 @@ def _check_flash(model: PreTrainedModel) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of the message of an error."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

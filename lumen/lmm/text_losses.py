@@ -43,7 +43,7 @@ def phrase_reconstruction_loss(
     column = torch.arange(rows.input_ids.shape[1])
     inside = (column >= columns[:, :1]) & (column < columns[:, 1:])
     share = inside / inside.sum(1, keepdim=True).clamp(min=1)
-    # Outside of phrases stand tokens that the head may not know: learned ones beside the base's own table.
+    # Outside of phrases stand tokens that the head may not have: learned ones beside the base's own table.
     tokens = rows.input_ids[rows.pair_row] * inside
     tokens, share = (each.to(query.device, non_blocking=True) for each in (tokens, share))
     picked = head(query).float().log_softmax(-1).gather(1, tokens)

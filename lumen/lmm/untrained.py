@@ -1,4 +1,4 @@
-"""Which parts of a base model hold random weights: a note in its config, so that nobody trains the others from scratch.
+"""Which parts of a base model hold random weights: a note in its config, so that others are not trained from scratch.
 
 A downloaded model has no such note: all of it is trained.
 """

@@ -188,7 +188,7 @@ def _match(
 
 
 def _objects(wanted: Mapping[str, Any], ignored: Mapping[str, Any] | None, frame: InputTransform) -> Objects:
-    """Return wanted and ignored instances in original pixels; a group is a prompt."""
+    """Return counted and ignored instances in original pixels; a group is a prompt."""
     tables = [wanted] if ignored is None else [wanted, ignored]
     boxes = [_xywh(to_array(frame.boxes_to_original(table["bboxes"].detach().float().cpu()))) for table in tables]
     counts = [len(part) for part in boxes]

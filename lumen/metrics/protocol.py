@@ -13,7 +13,7 @@ from lumen.serialization.atomic import write_text
 
 @dataclass(frozen=True, slots=True)
 class ProtocolCard:
-    """What a figure depends on besides the weights. ``None`` stands for what this evaluation does not know or have.
+    """What a figure depends on besides the weights. ``None`` stands for what this evaluation does not have.
 
     Args:
         config: Config file, or name of the run.
@@ -79,5 +79,5 @@ def _shown(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number that json knows, else the text of the value."""
+    """Return a number that json can hold, else the text of the value."""
     return value.item() if callable(getattr(value, "item", None)) else str(value)

@@ -199,7 +199,7 @@ class CaptionMetric(BaseMetric):
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
 
     Raises:
-        ConfigError: CIDEr is wanted, and pycocoevalcap is not installed.
+        ConfigError: CIDEr is asked for, and pycocoevalcap is not installed.
     """
 
     default_prefix = "caption"
@@ -231,7 +231,7 @@ class CaptionMetric(BaseMetric):
             )
 
     def compute_metrics(self, results: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
-        """Return ``exact``, ``word_f1`` and, where wanted, ``CIDEr``, of which 1 is a usual value, not a bound."""
+        """Return ``exact``, ``word_f1`` and, where asked for, ``CIDEr``, of which 1 is a usual value, not a bound."""
         rows = list(itertools.chain.from_iterable(results))
         if not rows:
             raise DataError("no image was captioned; evaluate a data set with captions")

@@ -142,7 +142,7 @@ def _draw_fields(picture: RgbImage, image: RgbImage, table: InstanceData, kinds:
 
 
 def _notes(table: InstanceData, kinds: Mapping[str, str], written: frozenset[str] | None) -> list[str]:
-    """Return the values of each row in words, of the kinds in ``written``, or of all."""
+    """Return the values of each row as text, of the kinds in ``written``, or of all."""
     names = [name for name, kind in kinds.items() if name in table and (written is None or kind in written)]
     return [", ".join(f"{name} {_shown(table[name][row])}" for name in names) for row in range(len(table))]
 

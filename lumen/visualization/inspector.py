@@ -1,4 +1,4 @@
-"""Why was it missed? One picture per image and phrase, and the reason in words for each object.
+"""Why was it missed? One picture per image and phrase, and the reason as text for each object.
 
 An object counts as found when a box that is kept, scores at least a threshold, and overlaps it enough, answers it and
 no other object. Everything is in input pixels.

@@ -393,7 +393,7 @@ def test_chance_is_found_where_no_name_gives_it_away(config):
 
 
 def test_a_small_disk_is_refused_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(DataError, match="make room"):
+    with pytest.raises(DataError, match="free some"):
         require_room(tmp_path, 10**18)
     assert "the cache will take 1000000000.00 GB" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

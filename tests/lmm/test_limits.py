@@ -37,7 +37,7 @@ def test_a_long_answer_is_cut_to_the_context_and_does_not_end(adapter):
     cut = limits(Prompt("what is it?", "chat", answer=LONG))
     assert cut.is_cut and LONG.startswith(cut.answer)
     suffix = adapter.text.suffix(cut)
-    assert limits.room - 1 <= len(suffix.ids) <= limits.room
+    assert limits.num_free - 1 <= len(suffix.ids) <= limits.num_free
     assert suffix.ids[-1] != adapter.text.suffix(Prompt("what is it?", "chat", answer="a")).ids[-1]
     # What is cut is what the LMM takes, and one token more would not be.
     adapter(make_images(size_hw=SIZE_HW), [[cut]])

@@ -121,7 +121,7 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
         name: Key of ``FAMILIES``; by the model types in the config when left out.
 
     Raises:
-        ConfigError: If the family is unknown, or the model is not of a kind that Lumen can read; says what to add.
+        ConfigError: If the family is unknown, or the model is not of a kind that Lumen can read; with what to add.
     """
     kind = config.model_type
     if name is None and kind in UNFIT:
@@ -137,6 +137,6 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
         raise ConfigError(
             f"no LMM family for {keys[0]!r}; known are {sorted(FAMILIES)}. Where it works like one of them, give that "
             "name as family; else add one by lumen.lmm.families.register_family(name, Family(...)): which sizes it "
-            "takes, how its image tokens lie on a grid, and what else it wants"
+            "takes, how its image tokens lie on a grid, and what other inputs it needs"
         )
     return found

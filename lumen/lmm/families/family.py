@@ -64,7 +64,7 @@ class InputSpec:
 
 
 def encode_plainly(model: nn.Module, pixels: Float[Tensor, "images 3 height width"]) -> BaseModelOutputWithPooling:
-    """Run tower and connector of a model that wants nothing but ``pixel_values``."""
+    """Run tower and connector of a model that takes nothing but ``pixel_values``."""
     return model.get_image_features(pixels)
 
 
@@ -142,7 +142,7 @@ class Family:
     Args:
         input_spec: Config to accepted sizes.
         encode: Model and normalised pixels to the output of tower and connector.
-        take: Encoded images and image numbers to what ``mm_encoder_outputs`` wants for rows that show these images.
+        take: Encoded images and image numbers to what ``mm_encoder_outputs`` takes for rows that show these images.
         vision_grid: Config, encoded images and (height, width) in patches to dense features of the vision tower, of
             shape (I, vision_dim, height, width).
         vision_stride: Config to input pixels per cell of ``vision_grid``.
@@ -157,8 +157,8 @@ class Family:
             largest plus 1 on every axis.
         sees_future: Config and prefix to the tokens that see each other in both directions, (L), or None.
         plain_inputs: Config, token ids and the column behind the prefix, one number or one per row, to what the model
-            wants beside ids, mask, positions.
-        writing_inputs: Config, token ids and ``token_hw`` to what its ``generate`` wants beside that, where it counts
+            takes beside ids, mask, positions.
+        writing_inputs: Config, token ids and ``token_hw`` to what its ``generate`` takes beside that, where it counts
             positions itself.
         encode_dense: Model and pixels of another size to the tower's states at that size; None where it cannot.
         encode_tower: Model and normalised pixels to the output of the tower alone, with all ``hidden_states``, for a

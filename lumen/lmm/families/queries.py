@@ -11,7 +11,7 @@ _FAKE = "<fake_token_around_image>"
 
 
 def _whole(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Return the mask of patches that says that no patch is padding."""
+    """Return the mask of patches, in which no patch is padding."""
     patch = patch_stride(model.config)
     rows, cols = pixels.shape[-2] // patch, pixels.shape[-1] // patch
     return torch.ones(len(pixels), rows, cols, dtype=torch.bool, device=pixels.device)

@@ -59,7 +59,7 @@ class PassOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrefixLayout:
-    """What a pass needs to know of a prefix, on the LLM's device.
+    """What a pass needs of a prefix, on the LLM's device.
 
     Args:
         ids: Its tokens.
@@ -97,7 +97,7 @@ class Passes:
     def rows(
         self, rows: PackedRows, encoded: EncodedImages, prefix: Sequence[int]
     ) -> list[Float[Tensor, "rows length dim"]]:
-        """Return the states of the wanted layers, of prefix and suffixes."""
+        """Return the states of the layers that are read, of prefix and suffixes."""
         layout, device, start = self.layout(prefix, encoded.token_hw), self.base_model.device, len(prefix)
         ids, segments = rows.input_ids.to(device, non_blocking=True), rows.segments.to(device, non_blocking=True)
         if self.mode.splits:
@@ -194,7 +194,7 @@ class Passes:
     ) -> tuple[list[Float[Tensor, "rows length dim"]], Cache | None]:
         # All hidden states cost memory, so they are asked for only where another layer than the last is read.
         core = self.base_model.base_model
-        # A model that is not wrapped in one with a head gives its last states among all, and logits that nobody wants.
+        # A model that is not wrapped in one with a head gives its last states among all, and logits that are not used.
         is_bare = core is self.base_model
         wants_layers = is_bare or any(layer != LAST for layer in self.mode.layers)
         bare = {"logits_to_keep": 1} if is_bare else {}

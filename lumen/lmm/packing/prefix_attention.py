@@ -28,7 +28,7 @@ from lumen.lmm.packing.chunked_attention import Suffixes, chunked_attention, fin
 SPLIT = "lumen_split"
 """Name of this attention in transformers; without a ``Split`` it is its ``sdpa``."""
 
-_MAX_OWN_PRODUCTS = 2**22
+_MAX_BLOCK_LOGITS = 2**22
 """Most products of a head within suffix blocks, empty places included, for which the blocks are laid out."""
 
 _PAIR = tuple[Tensor, Tensor]
@@ -143,7 +143,7 @@ def find_blocks(behind: Int[Tensor, "rows length"]) -> Blocks | None:
     counts = torch.zeros(rows, num_suffixes + 1, dtype=torch.long)
     counts.scatter_add_(1, behind.clamp(min=0), (behind > 0).long())
     longest = int(counts.max())
-    if rows * num_suffixes * longest**2 > _MAX_OWN_PRODUCTS:
+    if rows * num_suffixes * longest**2 > _MAX_BLOCK_LOGITS:
         return None
     # Suffixes of one length lie in order already: a reshape is enough.
     if num_suffixes * longest == length and bool((counts[:, 1:] == longest).all()):

@@ -38,7 +38,7 @@ _SMALL = {
 
 
 def mode_that_works(config: PretrainedConfig, family: Family, wanted: str) -> str:
-    """Return the wanted mode of packing, or the next one that gives states equal to those of separate prompts.
+    """Return the mode asked for, or the next one that gives states equal to those of separate prompts.
 
     Args:
         config: Config of the LMM.
@@ -108,7 +108,7 @@ def _is_flash(attention: str | None) -> bool:
 def fits_window(config: PretrainedConfig, length: int) -> bool:
     """Return whether a prefix and one suffix, ``length`` tokens, fit the LLM's sliding window, if it has one.
 
-    A packed row carries its own mask, which knows no window; as long as nothing would leave it, that is the same.
+    A packed row carries its own mask, which has no window; as long as nothing would leave it, that is the same.
     """
     text = config.text_config.to_dict()
     windows = [text.get(name) for name in ("sliding_window", "attention_chunk_size")]
@@ -172,7 +172,7 @@ def _last(output: ModelOutput) -> Tensor:
 def _small_llm(fields: dict, attention: str | None) -> Iterator[PreTrainedModel]:
     """Give the LLM at toy size: each kind of layer once or twice, the heads as wide and grouped as they are.
 
-    It runs without gradients. The whole model is laid out without memory first: only it knows the class of its LLM.
+    It runs without gradients. The whole model is laid out without memory first: only it has the class of its LLM.
     """
     config = AutoConfig.for_model(**fields)
     text = config.text_config.to_dict()

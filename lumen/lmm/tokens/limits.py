@@ -18,7 +18,7 @@ class TextLimits:
 
     Args:
         encoder: Encoder of the questions.
-        room: Tokens that fit the context of the LMM behind the prefix with the image.
+        num_free: Tokens that fit the context of the LMM behind the prefix with the image.
 
     Source:
         Cutting at the context, without an end of the answer: ``tokenizer_image_token`` and ``model_max_length`` in the
@@ -26,7 +26,7 @@ class TextLimits:
     """
 
     encoder: TextEncoder
-    room: int
+    num_free: int
 
     def __call__(self, prompt: Prompt) -> Prompt | None:
         """Return the prompt; with a shorter answer where it does not fit, None where no token of the answer does.
@@ -34,7 +34,7 @@ class TextLimits:
         Raises:
             PromptError: If a turn is empty, too long or holds special tokens, or if there is no answer.
         """
-        if self._count(prompt) <= self.room:
+        if self._count(prompt) <= self.num_free:
             return prompt
         answer = prompt.answer.strip()
 
@@ -42,9 +42,9 @@ class TextLimits:
             return replace(prompt, answer=answer[:length], is_cut=True)
 
         lengths = range(1, len(answer) + 1)
-        length = bisect.bisect_right(lengths, self.room, key=lambda length: self._count(cut(length)))
+        length = bisect.bisect_right(lengths, self.num_free, key=lambda length: self._count(cut(length)))
         # One character more may take one token less, so the search can end a little too high.
-        while length and self._count(cut(length)) > self.room:
+        while length and self._count(cut(length)) > self.num_free:
             length -= 1
         return cut(length) if length else None
 

@@ -1,4 +1,4 @@
-"""Questions that are answered in words, as token ids: what is packed to learn an answer, and what is continued."""
+"""Questions that are answered as text, as token ids: what is packed to learn an answer, and what is continued."""
 
 import itertools
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class TextEncoder:
         return [[self.suffix(prompt) for prompt in of_image if self.is_text(prompt)] for of_image in prompts]
 
     def is_text(self, prompt: Prompt) -> bool:
-        """Return whether a prompt is answered in words."""
+        """Return whether a prompt is answered as text."""
         return self.encoder.wordings[prompt.task].is_text
 
     def _check(self, text: str, what: str) -> str:

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 from lumen.errors import ConfigError
 
 MARK = "\u241f"
-"""Stands for a text that comes later; no template and no tokenizer knows it."""
+"""Stands for a text that comes later; no template and no tokenizer holds it."""
 
 DATE = datetime(2024, 7, 26)
 """The date that templates write; Llama's name it where they know no other."""

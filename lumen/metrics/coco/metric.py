@@ -180,7 +180,7 @@ class CocoMetric(BaseMetric):
         return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types, federated=self.federated)
 
     def _size_hw(self, img_id: int) -> tuple[int, int] | None:
-        """Return the size of an image; None where the file does not know it, which ``compute_metrics`` reports."""
+        """Return the size of an image; None where the file lacks it, which ``compute_metrics`` reports."""
         if not self._sizes_hw:
             self._sizes_hw = {i["id"]: (i["height"], i["width"]) for i in self.ground_truth["images"]}
         return self._sizes_hw.get(img_id)
