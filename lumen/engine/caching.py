@@ -84,9 +84,12 @@ def write_cache(config: Config, checkpoint: Path, split: str, out: Path, options
         adapter = MODELS.build(config["model"]["lmm"]).to(options.device).eval()
         dataset = DATASETS.build(settings)
     weights, absent = load_adapter(adapter, checkpoint)
+    # The settings looked plain; a transform of a plug-in may still draw at random.
     refuse_chance(dataset, options.seed)
+    # A full disk would end hours of computing: the size is known before the first shard.
     bytes_per_image, stride = _measure(adapter, dataset, options)
     require_room(out.parent, len(dataset) * bytes_per_image + sum(tensor.nbytes for tensor in weights.values()))
+    # Digests tie the cache to these weights and settings; a decoder that is trained from it is refused by others.
     model = {"settings": describe_settings(config["model"]["lmm"]), "weights": digest_tensors(adapter.state_dict())}
     with CacheWriter(out, images_per_shard=max(1, _SHARD_BYTES // bytes_per_image)) as writer:
         for start in track(range(0, len(dataset), options.batch_size), description="caching"):
@@ -119,6 +122,7 @@ def load_adapter(adapter: nn.Module, checkpoint: Path) -> tuple[dict[str, Tensor
         CheckpointError: It does not fit.
     """
     origin = load_checkpoint(checkpoint)
+    # Aligner and decoders of the checkpoint take no part in what is cached.
     weights = {name: value for name, value in origin["state_dict"].items() if name.startswith(_PREFIX)}
     load_trained_state(nn.ModuleDict({"lmm": adapter}), {**origin, "state_dict": weights})
     absent = [name for name in origin["meta"].get("absent", ()) if name.startswith(_PREFIX)]
@@ -145,6 +149,7 @@ def encode(
 
 def tensors_of(features: LocFeatures, image: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return what is stored of one image: the data fields of ``CachedImage``, floating-point tensors in ``dtype``."""
+    # Pairs of all images stand in one table; an image keeps its own.
     pairs = features.image_index == image
     tensors = {"grid": features.grid[image], "query": features.query[pairs]}
     tensors["prompt_index"] = features.prompt_index[pairs]
@@ -173,6 +178,7 @@ def refuse_augmentation(node: Any) -> None:
     kind = node.get("type", "")
     name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
     chances = [key for key in _CHANCES if node.get(key)]
+    # Zooms and shapes other than the image's own are random views, too.
     chances += ["scale_range"] if node.get("scale_range") is not None else []
     chances += ["aspect_range"] if tuple(node.get("aspect_range", (1, 1))) != (1, 1) else []
     if chances or name == "Photometric":
@@ -193,6 +199,7 @@ def refuse_chance(dataset: Dataset, seed: int) -> None:
     """
     for index in range(min(_TRIED_IMAGES, len(dataset))):
         first, *others = [draw(dataset, index, seed + trial)["inputs"] for trial in range(_TRIED_SEEDS)]
+        # Six draws miss a flip of one image in 32 times; four images make that one in a million.
         if not all(torch.equal(first, other) for other in others):
             raise ConfigError(
                 f"the pipeline changes image {index} at random; cached features know one view of each image. Take the "
@@ -220,10 +227,12 @@ def _measure(adapter: nn.Module, dataset: Dataset, options: CacheOptions) -> tup
     """Return the bytes of one image, a mean of a few, and the stride of the grid."""
     if len(dataset) == 0:
         raise DataError("the data set is empty: there is nothing to cache")
+    # Spread over the set: its images may be ordered by size or by number of objects.
     some = range(0, len(dataset), -(-len(dataset) // _TRIED_IMAGES))
     features, samples = encode(adapter, dataset, some, options)
     num_bytes = _HEADER_BYTES * len(samples)
     for image, sample in enumerate(samples):
+        # Targets are stored beside the features.
         targets = [value for table in sample.values() for value in table.values() if isinstance(value, Tensor)]
         stored = tensors_of(features, image, DTYPES[options.dtype])
         num_bytes += sum(tensor.nbytes for tensor in [*stored.values(), *targets])
@@ -231,6 +240,7 @@ def _measure(adapter: nn.Module, dataset: Dataset, options: CacheOptions) -> tup
 
 
 def _chosen_extras(known: Mapping[str, Any], names: Sequence[str], num_images: int) -> dict[str, Tensor]:
+    # A row per image; what belongs to pairs or to the batch cannot be cut by image.
     cacheable = {name: v for name, v in known.items() if isinstance(v, Tensor) and len(v) == num_images}
     unknown = sorted(set(names) - set(cacheable))
     if unknown:

@@ -72,10 +72,12 @@ def load_config(
         ConfigError: The file is missing, not pure Python, or holds an unknown name; or an override changes nothing.
     """
     path, overrides = Path(path), overrides or {}
+    # Helpers are still there: settings that share one of them change together.
     names = read_names(path, import_roots=[tool_root, *([plugin_dir] if plugin_dir else [])])
     try:
         for key in filter(is_helper, overrides):
             _override(names, key, overrides[key])
+        # From here on each setting has values of its own.
         config = settings_of(names, path)
         for key in overrides:
             if not is_helper(key):
@@ -157,6 +159,7 @@ def _check(value: Any, place: str, group: type | None = None) -> None:
             if accepted is not None:
                 owner = _name(value.get("type") or group or _UNTYPED[place])
                 _require(key, accepted, f"{place}: {owner} takes no {key!r}")
+            # A group of options is a dict without a type, known by the annotation of the class around it.
             if key != "type":
                 _check(entry, f"{place}.{key}", _group_at(value, key, place, group))
     elif isinstance(value, list | tuple):
@@ -176,11 +179,13 @@ def _override(names: dict[str, Any], path: str, value: Any) -> None:
         node = node[_existing_key(node, key, place)]
         place, group = f"{place}.{key}".lstrip("."), inner
     key = _existing_key(node, last, place, group, settable=True)
+    # A helper that was copied when the file ran: changing it now would have no effect.
     if is_helper(path) and not is_held(node, names):
         raise ConfigError(
             f"{path} is a helper that no setting holds: the config reads it while it is executed. Override the setting "
             "that comes of it; tools/print_config.py shows all"
         )
+    # Merged, not replaced, so that one entry of a group may be given alone.
     if isinstance(value, Mapping) and isinstance(node, Mapping) and isinstance(node.get(key), dict):
         node[key].update(value)  # ConfigDict merges recursively
     else:
@@ -197,6 +202,7 @@ def _existing_key(node: Any, key: str, place: str, group: type | None = None, *,
         _require(key, known, f"{shown} has no key {key!r}")
         return key
     if isinstance(node, list):
+        # Transforms and hooks are addressed by their place.
         if not key.isdigit() or int(key) >= len(node):
             raise ConfigError(f"{shown} is a list of {len(node)}; {key!r} is none of its indices")
         return int(key)
@@ -206,6 +212,7 @@ def _existing_key(node: Any, key: str, place: str, group: type | None = None, *,
 def _require(key: str, known: Collection[str], complaint: str, hint: str = "") -> None:
     if key in known:
         return
+    # One guess: most errors are a letter or an ending.
     nearest = difflib.get_close_matches(key, known, n=1)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
     raise ConfigError(f"{complaint}{guess} Known: {', '.join(sorted(set(known) - _ALWAYS))}{hint}")
@@ -240,6 +247,7 @@ def _parameters(target: Callable) -> frozenset[str] | None:
     MMEngine's schedulers take any keyword and hand it up; what the whole chain takes is known.
     """
     if inspect.isclass(target) and issubclass(target, _ParamScheduler):
+        # The last of the MRO is `object`.
         chain = [set(inspect.signature(kind.__init__).parameters) for kind in target.__mro__[:-1]]
         return frozenset().union(*chain) - {"self", "args", "kwargs"}
     parameters = _signature(target)
@@ -259,6 +267,7 @@ def _signature(target: Callable) -> Mapping[str, inspect.Parameter] | None:
 @cache
 def _popped(target: Callable) -> frozenset[str]:
     """Return the keys that MMEngine takes out of a dict before it builds ``target``."""
+    # MMEngine's runner reads these itself and takes them out.
     if target is DataLoader:
         return frozenset({"num_batch_per_epoch", "disable_subprocess_warning"})
     if target is LumenTrainLoop:
@@ -273,15 +282,18 @@ def _popped(target: Callable) -> frozenset[str]:
 
 
 def _literal(text: str) -> Any:
+    # Also as YAML writes them.
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         pass
+    # A list of bare words, [a,b], as MMDetection's users write it; words with quotes are literals.
     bracketed = text[:1] + text[-1:] in ("[]", "()")
     if not bracketed and ("," not in text or set(text) & set("{}()[]'\"")):
         return text
+    # Commas within quotes do not part words.
     words = next(csv.reader([text[1:-1] if bracketed else text], quotechar="'", skipinitialspace=True))
     if any(set(word) & set("{}()[]") for word in words):
         raise ConfigError(f"brackets within a list hold Python literals, with texts in quotes, got {text!r}")

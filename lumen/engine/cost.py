@@ -135,12 +135,14 @@ def make_plan(
     costs: dict[str, Cost] = {}
     known: dict[tuple[str | int, ...], Cost] = {}
     tokens = 0.0
+    # A mean sample: each kind of sample by its share of the mixture.
     for load in find_workloads(fill_pipelines(loader["dataset"], model.inputs), all_prompts=all_prompts):
         of_sample, length = _sample_costs(model, laid_out, load, text_tokens, known)
         costs = {part: costs.get(part, Cost()) + cost * load.share for part, cost in of_sample.items()}
         tokens += length * load.share
     batch = loader["batch_size"] * pieces
     memory = _memory(model, laid_out, config) | {"frozen SAM": sam_parameters * _MASTER_BYTES}
+    # One piece of the accumulated batch is in memory at a time.
     memory["activations"] = sum(cost.activations for cost in costs.values()) * batch / pieces
     parameters = {part: _count(found) for part, found in laid_out.parts().items()}
     parameters["aligner"] = _count(model.aligner.parameters())
@@ -164,6 +166,7 @@ def outline_model(config: Config | Mapping[str, Any], model_config: Path | None 
     laid_out = outline(settings["lmm"], lmm_config, dtype=dtype)
     decoders, sam_parameters = _without_sam(settings["decoders"])
     parts = {"lmm": laid_out.adapter, "aligner": dict(settings["aligner"]), "decoders": decoders}
+    # The code that trains, with an LMM that has shapes and no numbers.
     model = Lumen(**{**settings, **parts})
     for hook in config.get("custom_hooks") or ():
         if _is_a(hook, FreezeHook):
@@ -178,6 +181,7 @@ def find_workloads(dataset: Mapping[str, Any], *, all_prompts: int = 80, share: 
     """
     if dataset.get("datasets"):
         parts = dataset["datasets"]
+        # Joined sets without weights: the first one stands for all.
         weights = dataset.get("weights") or [1.0] + [0.0] * (len(parts) - 1)
         found = [
             load
@@ -206,6 +210,7 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
         run: Returns a number.
         parameters: They are in memory in any case, so they do not count as activations.
     """
+    # By storage: views of one tensor are one piece of memory.
     held = {parameter.untyped_storage()._cdata for parameter in parameters}
     kept: dict[int, tuple[Any, int]] = {}  # with the storage itself, so that its address is not reused
 
@@ -216,6 +221,7 @@ def measure(run: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Co
         return tensor
 
     counter = FlopCounterMode(display=False)
+    # What autograd saves for the backward pass is what stays in memory after the forward pass.
     with counter, MetaWins(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = run()
         forward = counter.get_total_flops()
@@ -233,13 +239,16 @@ def _sample_costs(
     """Return the costs of one sample by part, and its tokens; ``known`` keeps what was run before."""
     adapter, counts, is_text = model.lmm, laid_out.count_tokens(load.input_hw, load.task), model.lmm.is_text(load.task)
     suffix, answer = (text_tokens, text_tokens // 2) if is_text else (counts.suffix, counts.answer)
+    # As the packing would: so many prompts share the prefix of a row.
     per_row = max(1, adapter.packing.max_suffix_tokens // suffix) if adapter.packing.is_packed else 1
     num_rows = -(-load.prompts // per_row)
     length = counts.prefix + suffix * min(per_row, load.prompts)
     held = list(adapter.parameters())
+    # Samples of a mixture often share a size and a length: each is run once.
     if ("see", *load.input_hw) not in known:
         known["see", *load.input_hw] = measure(lambda: laid_out.see(1, load.input_hw), held)
     if ("read", num_rows, length) not in known:
+        # Gradients pass the whole LLM only where something in front of it learns.
         before = laid_out.learns("vision") or any(p.requires_grad for p in laid_out.parts()["embeddings"])
         known["read", num_rows, length] = measure(lambda: laid_out.read(num_rows, length, from_image=before), held)
     vision, llm = known["see", *load.input_hw], known["read", num_rows, length]
@@ -251,6 +260,7 @@ def _sample_costs(
     if predicted:
         llm = llm + measure(lambda: laid_out.predict(predicted), held)
     on_cpu = [p for p in model.parameters() if p.device.type != "meta"]
+    # Aligner and decoders run on the CPU with real zeros: their losses look at the targets.
     features, sample = _zero_batch(model, laid_out, load)
     rest = measure(lambda: sum(model.sum_losses(features, model.align(features), [sample]).values()), on_cpu)
     return {"vision": vision, "llm": llm, "aligner, decoders": rest}, num_rows * length
@@ -273,6 +283,7 @@ def _zero_batch(model: Lumen, laid_out: Outline, load: Workload) -> tuple[LocFea
     sample = PerceptionSample(metainfo={"prompts": prompts, "frame": frame, "fields": spec.kinds})
     index = torch.arange(0 if model.lmm.is_text(load.task) else load.prompts)
     height, width = load.input_hw
+    # One object per prompt, so that each loss has something to compute.
     box = torch.tensor([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
     masks = torch.zeros(len(index), height, width, dtype=torch.bool)
     rows = {"bboxes": box.expand(len(index), 4), "labels": index, "prompt_index": index, "masks": masks}
@@ -286,6 +297,7 @@ def _zero_batch(model: Lumen, laid_out: Outline, load: Workload) -> tuple[LocFea
 def _memory(model: Lumen, laid_out: Outline, config: Config | Mapping[str, Any]) -> dict[str, float | int]:
     """Return bytes of weights, gradients, the optimizer's states and averaged weights."""
     base = 2 if laid_out.base.dtype == "bfloat16" else _MASTER_BYTES
+    # Only what is frozen in the LMM stays in the precision of the base.
     in_lmm = {id(parameter) for parameter in model.lmm.parameters()}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(
@@ -307,6 +319,7 @@ def _optimizer_states(model: Lumen, config: Config | Mapping[str, Any]) -> int:
     settings = {"paramwise_cfg": wrapper.pop("paramwise_cfg", None), "optim_wrapper_cfg": wrapper}
     if constructor is None:
         return 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # The groups of the real constructor tell which matrices go to Muon, which keeps one state.
     built = OPTIM_WRAPPER_CONSTRUCTORS.build({"type": constructor, **settings})(model)
     return sum(
         parameter.numel() * (1 if group.get("muon") else 2)
@@ -324,6 +337,7 @@ def _without_sam(decoders: Sequence[Mapping[str, Any]]) -> tuple[list[dict], int
             if isinstance(value, Mapping) and _is_a(value, SamMasks):
                 name = str(value["name_or_path"]).rstrip("/").rpartition("/")[2]
                 parameters += _SAM_PARAMETERS.get(name, 0)
+                # A stand-in without weights; its parameters are counted from a table.
                 settings[key] = nn.Identity()
         found.append(settings)
     return found, parameters

@@ -21,6 +21,7 @@ class LumenDDP(MMDistributedDataParallel):
     """
 
     def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any) -> None:
+        # DDP refuses device ids for a module on the CPU, which MMEngine always gives.
         on_cpu = next(module.parameters()).device.type == "cpu"
         settings = {"broadcast_buffers": False, **kwargs}
         super().__init__(module=module, device_ids=None if on_cpu else device_ids, **settings)

@@ -40,8 +40,10 @@ class EvaluationMeter:
         self._unusable: dict[str, str] = {}
         self._hook = None
         if isinstance(self._model, Lumen):
+            # Earlier evaluations and training have counted, too.
             self._model.lmm.usage.clear()
             self._model.lmm.answer_report.clear()
+            # The stride is known once the aligner has run, and only there.
             self._hook = self._model.aligner.register_forward_hook(self._note_stride)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -49,6 +51,7 @@ class EvaluationMeter:
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
         """Count the time of what is computed inside."""
+        # A GPU computes asynchronously: without waiting only the launches would be timed.
         self._wait()
         start = time.perf_counter()
         yield
@@ -83,6 +86,7 @@ class EvaluationMeter:
         """
         if self._hook is not None:
             self._hook.remove()
+        # All ranks meet here, so before the others return.
         unusable = self._all_unusable(runner)
         if not is_main_process():
             return
@@ -143,6 +147,7 @@ class EvaluationMeter:
     def _peak_memory_mb(self) -> float:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
+        # Bytes on macOS, kibibytes on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -52,8 +52,10 @@ class ForeignNames:
         """
         usage = replace(self._model.lmm.usage)
         samples = [self._foreign(sample) for sample in batch["data_samples"]]
+        # Through the wrapper: ranks that share an LLM call it together.
         for sample in self._wrapped.test_step({**batch, "data_samples": samples}):
             answer, best = sample.pred_instances, torch.zeros(len(self.names))
+            # The best detection of each name; 0 where a name has none.
             best.scatter_reduce_(0, answer.prompt_index.cpu(), answer.scores.float().cpu(), "amax")
             self._images.append((float((best >= ALARM_SCORE).double().mean()), float(best.double().mean())))
         for name, value in asdict(usage).items():  # the parts of the LMM share this one counter
@@ -78,6 +80,7 @@ class ForeignNames:
         task = sample.prompts[0].task if sample.prompts else next(iter(self._model.decoders))
         if task not in self._model.decoders or "scores" not in self._model.decoders[task].spec.predictions:
             raise ConfigError(f"task {task!r} gives no scores, so that there are no alarms; set foreign_names=0")
+        # The image and its frame as they are; prompts and targets of the sample itself are taken away.
         asked = sample.new()
         asked.set_field(tuple(Prompt(name, task) for name in self.names), "prompts", field_type="metainfo")
         for table in ("gt_instances", "ignored_instances"):

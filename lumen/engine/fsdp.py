@@ -58,6 +58,7 @@ class FSDP2(nn.Module):
         for name, dtype in (("param_dtype", param_dtype or "float32"), ("reduce_dtype", reduce_dtype)):
             if dtype not in DTYPES:
                 raise ConfigError(f"{name} must be one of {DTYPES}, got {dtype!r}")
+        # MMEngine leaves the model on the CPU, from where each block goes to this device on its own.
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # All ranks form one dimension: parameters are sharded over every one of them.
         mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
@@ -104,8 +105,10 @@ class FSDP2(nn.Module):
         return self.val_step(data)
 
     def _run(self, data: Any, mode: str, *, training: bool) -> Any:
+        # What MMEngine's wrappers do in `_run_forward`.
         data = self.module.data_preprocessor(data, training)
         if isinstance(data, Mapping):
+            # By calling the module, so that the hooks of fully_shard gather its parameters.
             return self.module(**data, mode=mode)
         return self.module(*data, mode=mode)
 

@@ -47,6 +47,7 @@ class LumenTrainLoop(IterBasedTrainLoop):
         val_interval: int | None = None,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
+        # MMEngine has no validation without an interval; one of the whole run comes once, at the end.
         interval = max_iters if val_interval is None else val_interval
         super().__init__(runner, dataloader, max_iters, val_begin, interval, dynamic_intervals)
 
@@ -69,6 +70,7 @@ class LumenTrainLoop(IterBasedTrainLoop):
 
     def run_iter(self, data_batch: Any) -> None:
         """Run one iteration on a batch that is loaded already."""
+        # The batch is drawn already; from here on the generators serve dropout and the model alone.
         if self._pending_rng is not None:
             set_rng_state(self._pending_rng)
             self._pending_rng = None
@@ -94,6 +96,7 @@ class LumenValLoop(ValLoop):
 
     def run(self) -> dict[str, float]:
         """Evaluate, write the protocol card and return the metrics."""
+        # An evaluation draws random numbers, too, which would change the steps after it.
         with kept_rng(), hint_at_checkpoint(self.runner):
             return self._evaluation.run(super().run)
 
@@ -155,6 +158,7 @@ class Evaluation:
         self._loop = loop
         self._mode = mode
         self._dtype = check_dtype(dtype)
+        # Now, not after the last image: metrics read their fields when all is answered.
         check_needs(loop.evaluator, loop.runner.model)
         classes = (loop.evaluator.dataset_meta or {}).get("classes", ())
         model = loop.runner.model
@@ -164,6 +168,7 @@ class Evaluation:
         """Run MMEngine's loop, write the protocol card and return the metrics."""
         loop = self._loop
         self._meter = EvaluationMeter(loop.runner.model)
+        # MMEngine's loop calls `run_iter` below for each batch, then the metrics.
         figures = run_loop()
         if self._foreign is not None:
             foreign = self._foreign.figures(len(loop.dataloader.dataset))
@@ -178,10 +183,12 @@ class Evaluation:
         runner, mode = self._loop.runner, self._mode
         runner.call_hook(f"before_{mode}_iter", batch_idx=idx, data_batch=data_batch)
         step = runner.model.val_step if mode == "val" else runner.model.test_step
+        # Only the model is timed: reading images and metrics are not part of the cost that is reported.
         with autocast(self._dtype, runner.model), self._meter.timed():
             outputs = without_answers(step(data_batch))
         self._meter.count(outputs)
         if self._foreign is not None:
+            # A second question about the same images, outside of what is timed and counted.
             with autocast(self._dtype, runner.model):
                 self._foreign.ask(data_batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
@@ -194,6 +201,7 @@ def hint_at_checkpoint(runner: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        # The error itself is not caught: a note is added to it on its way.
         error = sys.exception()
         newest = None if error is None or not runner.iter else find_checkpoint(runner.work_dir)
         if error is not None and newest is not None:
@@ -213,6 +221,7 @@ def without_answers(samples: Sequence[Any]) -> Sequence[Any]:
     for sample in samples:
         if isinstance(sample, PerceptionSample) and "fault" in sample:
             answer = sample.pred_instances
+            # A text or a count stands for its prompt by its row; all other tables may be empty.
             if "texts" in answer:
                 answer.texts = [""] * len(answer.texts)
             elif "counts" in answer:

@@ -23,6 +23,7 @@ def inputs_of_config(config: Config | Mapping[str, Any]) -> ModelInputs:
     model = config["model"]
     kinds = [decoder["type"] for decoder in model["decoders"]]
     tasks = [(DECODERS.get(kind) if isinstance(kind, str) else kind).spec.name for kind in kinds]
+    # As `Lumen` itself chooses: what is written, else what the LMM takes.
     size = model.get("input_hw")
     if size is None:
         size = input_spec_of(model["lmm"]).chosen_hw(None, model.get("max_pixels", MAX_PIXELS))

@@ -51,6 +51,7 @@ class MuonAdamW(Optimizer):
         groups = []
         for group in params:
             if group.get("muon"):
+                # A factor of the constructor on AdamW's rate holds for Muon's rate in the same way.
                 factor = group.get("lr", lr) / lr
                 group = {**group, "lr": muon_lr * factor, "weight_decay": muon_weight_decay}
             groups.append(group)
@@ -83,19 +84,25 @@ class MuonAdamW(Optimizer):
             state = self.state[param]
             if not state:
                 state["momentum"] = torch.zeros_like(param)
+            # An average of gradients, not a sum: its size does not depend on `momentum`.
             state["momentum"].lerp_(param.grad, 1 - group["momentum"])
+            # Nesterov: the gradient once more on top. A sharded matrix is gathered, since its spectrum needs all of it.
             direction = whole(param.grad.lerp(state["momentum"], group["momentum"])).flatten(1)
             by_shape[tuple(direction.shape)].append((param, direction))
+        # Matrices of one shape are orthogonalised in one batch of products.
         for (rows, cols), items in by_shape.items():
             steps = orthogonalise(torch.stack([direction for _, direction in items]))
             for (param, _), direction in zip(items, steps.to(items[0][0].dtype), strict=True):
+                # Decay apart from the step, as in AdamW.
                 param.mul_(1 - group["lr"] * group["weight_decay"])
                 step = shard_like(direction.view(param.shape), param)
+                # Matrices with more outputs than inputs take longer steps, as in Muon.
                 param.add_(step, alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
 
     def _step_adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:
             if not self.state[param]:
+                # The states that torch's own AdamW keeps, by the same names.
                 self.state[param] = {
                     "step": torch.zeros((), dtype=torch.float32, device=param.device),
                     "exp_avg": torch.zeros_like(param),
@@ -128,10 +135,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16()
     is_tall = x.shape[-2] > x.shape[-1]
+    # The smaller side squared is the size of the products.
     if is_tall:
         x = x.mT
+    # The Frobenius norm bounds the largest singular value, so all of them start at or below 1.
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
+        # A polynomial of odd degree moves each singular value near 1 and leaves the singular vectors.
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if is_tall else x

@@ -36,6 +36,7 @@ def autocast(dtype: str, model: nn.Module) -> AbstractContextManager:
     """Open mixed precision on the device of ``model``; nothing happens for ``float32``."""
     if check_dtype(dtype) == "float32":
         return nullcontext()
+    # MMEngine's own wrapper opens autocast on GPUs alone; bfloat16 works on a CPU as well.
     device = next(model.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -87,6 +88,7 @@ class LumenOptimWrapper(OptimWrapper):
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Add the gradient of ``loss``, and remember the loss for the next step."""
+        # Detached, so that no graph is kept; read in `step`, so that nothing waits for a GPU here.
         self._losses.append(loss.detach())
         super().backward(loss, **kwargs)
 
@@ -97,7 +99,9 @@ class LumenOptimWrapper(OptimWrapper):
             LumenError: More than ``max_skips`` of the last 100 steps were skipped.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # Over the shards of all ranks where the model is sharded.
         norm = whole(get_total_norm([p.grad for p in parameters], (self._clip_grad_to or {}).get("norm_type", 2.0)))
+        # One number for losses and gradients: a gradient that is not finite makes its norm not finite.
         finite = self._all_finite(norm)
         self._skips.append(not finite)
         if not finite:
@@ -105,6 +109,7 @@ class LumenOptimWrapper(OptimWrapper):
         else:
             self.message_hub.update_scalar("train/grad_norm", float(norm))
             if self._clip_grad_to:
+                # With the norm that is known already; torch's other function would compute it again.
                 clip_grads_with_norm_(parameters, self._clip_grad_to["max_norm"], norm)
             self.optimizer.step(**kwargs)
         self._losses.clear()
@@ -113,6 +118,7 @@ class LumenOptimWrapper(OptimWrapper):
         """Ask all ranks: one that skipped alone would leave the others with different weights."""
         finite = torch.stack([value.to(norm.device).isfinite().all() for value in [norm, *self._losses]]).all()
         flag = finite.to(torch.int32)
+        # The minimum is 0 as soon as one rank has a value that is not finite.
         all_reduce(flag, "min")
         return bool(flag)
 
@@ -167,15 +173,19 @@ class GroupedConstructor:
 
     def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         groups: dict[tuple[float, str], list[nn.Parameter]] = {}
+        # A pattern with a typing error would train parts at a rate that nobody chose.
         self._require_matches([name for name, _ in model.named_parameters()])
         by_muon: list[str] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matching = [pattern for pattern in self._lr_mult if fnmatchcase(name, pattern)]
+                # The last pattern that matches counts, so that a config goes from general to special.
                 factor = self._lr_mult[matching[-1]] if matching else 1.0
                 is_kept_out = any(fnmatchcase(name, pattern) for pattern in (*self._adamw, *TABLES))
                 kind = self._kind(parameter, is_kept_out)
+                # A group per rate and kind, not per parameter: a fused optimizer steps each group in one call.
                 groups.setdefault((factor, kind), []).append(parameter)
+                # A matrix with a rate of its own was named on purpose.
                 if kind == "muon" and not matching:
                     by_muon.append(name)
         self._refuse_pretrained(model, by_muon)
@@ -214,5 +224,6 @@ class GroupedConstructor:
     def _kind(self, parameter: nn.Parameter, is_kept_out: bool) -> str:
         if parameter.ndim < 2:
             return "vector"
+        # A kernel is a matrix of (out, in * height * width); one row or column has no spectrum to even out.
         is_matrix = min(parameter.shape[0], parameter.flatten(1).shape[1]) > 1
         return "muon" if self._with_muon and is_matrix and not is_kept_out else "matrix"

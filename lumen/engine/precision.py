@@ -20,6 +20,7 @@ def widen_trained(model: nn.Module) -> list[str]:
     names = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype in NARROW:
+            # The same Parameter, so that ties and hooks on it stay; the optimizer is built afterwards.
             parameter.data = parameter.data.float()
             names.append(name)
     return names
@@ -41,6 +42,7 @@ def check_autocast(widened: Sequence[str], settings: Mapping[str, Any]) -> None:
         ConfigError: A ``dtype`` is not ``bfloat16``.
     """
     for place, setting in settings.items():
+        # A loop that is built already has its own precision and is not looked at.
         if isinstance(setting, Mapping) and setting.get("dtype", "float32") != "bfloat16":
             raise ConfigError(
                 f"{place}.dtype must be 'bfloat16': {widened[0]} and {len(widened) - 1} more weights are trained in "

@@ -20,6 +20,7 @@ from lumen.registry import DATA_SAMPLERS, DATASETS
 
 def rng_state() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and torch's generators (CPU and CUDA) as plain data."""
+    # As lists and numbers: a checkpoint holds no pickled objects.
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -37,6 +38,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     numpy_state = state["numpy"]
     np.random.set_state((numpy_state["name"], np.array(numpy_state["keys"], dtype=np.uint32), *numpy_state["rest"]))
     torch.set_rng_state(state["torch"])
+    # The states belong to devices by number; with other devices there is no right place for them.
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 
@@ -55,9 +57,11 @@ def kept_rng() -> Iterator[None]:
 def seeded_cpu_rng(*seeds: int) -> Iterator[None]:
     """Seed the generators of the CPU from several numbers, and put the old states back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Neighbouring seeds give unrelated streams, which `seed + index` would not.
     words = np.random.SeedSequence(seeds).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1:3])
+    # Not torch.manual_seed, which would seed the GPUs as well.
     torch.default_generator.manual_seed(int(words[3]))
     try:
         yield
@@ -102,6 +106,7 @@ class NumberedSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world_size = get_dist_info()
+        # The place in the stream of all ranks, so that two ranks draw different augmentations.
         for count, index in enumerate(self._sampler, start=self._start):
             yield count * world_size + rank, index
 

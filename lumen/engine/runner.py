@@ -78,6 +78,7 @@ class LumenRunner(Runner):
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Set the number of threads, join the other ranks, then set what MMEngine sets."""
+        # A second thread of a small model mostly spins, and loader workers need the other cores.
         default = torch.get_num_threads() if torch.cuda.is_available() else 1
         torch.set_num_threads(env_cfg.get("num_threads") or default)
         start_cpu_ranks(self.launcher, env_cfg.get("dist_cfg") or {})
@@ -87,6 +88,7 @@ class LumenRunner(Runner):
         self, default_hooks: dict[str, Hook | dict] | None = None, custom_hooks: list[Hook | dict] | None = None
     ) -> None:
         """Register the hooks, let them freeze, then move and wrap the model, once it is known what is frozen."""
+        # Every run has these two; a config replaces them by name.
         always = {"checkpoint": {"type": SafeCheckpointHook}, "images": {"type": CheckImagesHook}}
         super().register_hooks({**always, **(default_hooks or {})}, custom_hooks)
         for hook in self.hooks:
@@ -95,9 +97,11 @@ class LumenRunner(Runner):
                     f"{type(hook).__name__} of MMEngine writes checkpoints that a kill can destroy; use "
                     "SafeCheckpointHook and EmaHook of lumen.engine.hooks"
                 )
+        # Hooks freeze now: what is cast, wrapped and sharded depends on what is trained.
         self.call_hook("after_build_model")
         if self.optim_wrapper is not None:
             self._widen_trained()
+        # MMEngine wraps before it registers hooks, so `wrap_model` does nothing and the model is wrapped here.
         self.model = self._wrapped(self.cfg.get("model_wrapper_cfg"))
 
     def _widen_trained(self) -> None:
@@ -125,6 +129,7 @@ class LumenRunner(Runner):
             raise ConfigError(f"model_wrapper_cfg.type must be LumenDDP, FSDP2 or a registered wrapper, got {named!r}")
         if kind is not FSDP2:
             return super().wrap_model({**settings, "type": kind}, self.model)
+        # Weights are drawn before sharding: afterwards a rank has only a part of each tensor.
         if hasattr(self.model, "init_weights"):
             self.model.init_weights()
         # Not moved to the device as a whole: it may not fit there.
@@ -142,8 +147,10 @@ class LumenRunner(Runner):
         if loop.get("by_epoch"):
             raise ConfigError("train_cfg.by_epoch must not be True: Lumen trains by iteration; give max_iters")
         settings = {"type": LumenTrainLoop, **{key: value for key, value in loop.items() if key != "by_epoch"}}
+        # A loader that is built already keeps its own order, which cannot be continued.
         if isinstance(self._train_dataloader, dict):
             self._train_dataloader = _reproducible(self._filled(self._train_dataloader, learns=True), self.seed)
+        # Before MMEngine builds the loader: accumulation changes its batch size.
         self._accumulate()
         return super().build_train_loop(settings)
 
@@ -186,6 +193,7 @@ class LumenRunner(Runner):
         counts = (wrapper if isinstance(wrapper, dict) else vars(wrapper)).get("accumulative_counts", 1)
         if counts <= 1:  # below 1 is refused where the wrapper is built
             return
+        # Losses are divided by counts over all pieces, which only the train step of `Lumen` knows how to do.
         takes_pieces = isinstance(self.model, Lumen | LumenDDP | FSDP2) and isinstance(model, Lumen)
         if not takes_pieces or not isinstance(loader, dict) or "batch_size" not in loader:
             raise ConfigError(
@@ -194,6 +202,7 @@ class LumenRunner(Runner):
                 f"{type(self.model).__name__}"
             )
         model.num_micro_batches = counts
+        # One loaded batch is one step; the model cuts it into pieces.
         loader["batch_size"] *= counts
 
     def save_checkpoint(
@@ -218,8 +227,11 @@ class LumenRunner(Runner):
             "hooks": {},
             "meta": self._meta(num_iters, metrics or {}),
         }
+        # Names that a loader takes from the base model, so that a missing weight is told from one left out.
         checkpoint["meta"]["absent"] = absent_names(model, checkpoint["state_dict"])
+        # Hooks add their states, such as the averaged weights, before shards are gathered.
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        # All ranks take part in gathering; only the first one keeps the result.
         checkpoint = gather(checkpoint, keep=is_main_process())
         if is_main_process():
             save_checkpoint(Path(out_dir) / filename, plain(checkpoint))
@@ -228,6 +240,7 @@ class LumenRunner(Runner):
         """Resume, or load weights, or do nothing, as ``resume`` and ``load_from`` say; once."""
         if self._has_loaded:
             return
+        # `resume` comes before `load_from`: its checkpoint holds what `load_from` had loaded as well.
         source = find_checkpoint(self.work_dir) if self._resume is True else self._resume
         if self._resume is True and source is None:
             self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from; training starts anew")
@@ -262,6 +275,7 @@ class LumenRunner(Runner):
         lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
         if lacking:
             raise CheckpointError(f"{filename} lacks {sorted(lacking)}: it holds weights only; use load_from")
+        # The order of the data and its augmentation follow the seed: another one would be another run.
         if meta["seed"] != self.seed:
             raise CheckpointError(
                 f"{filename} was trained with seed {meta['seed']}, this run has {self.seed}; pass --seed {meta['seed']}"
@@ -279,8 +293,11 @@ class LumenRunner(Runner):
 
     def _load_weights(self, checkpoint: dict[str, Any], fresh: Collection[str]) -> None:
         model = _unwrapped(self.model)
+        # Training continues with the raw weights; `state_dict` is their average where there is one.
         weights = checkpoint.get("raw_state_dict", checkpoint["state_dict"])
+        # What an earlier stage trained is saved again, also where it is frozen now.
         self._beyond_base |= load_trained_state(model, {**checkpoint, "state_dict": weights}, fresh=fresh)
+        # Settings that change what the weights mean, such as the position of the query; a warning, not an error.
         recorded, present = checkpoint["meta"].get("model", {}), describe(model)
         for key in sorted(recorded.keys() & present.keys()):
             if recorded[key] != present[key]:
@@ -311,6 +328,7 @@ class LumenRunner(Runner):
 
     def _warn_about_config(self, recorded: str) -> None:
         """Log how the stored config differs. It is compared as text and never executed."""
+        # As text: executing a stored config would run code of unknown origin.
         pair = recorded.splitlines(), self.cfg.pretty_text.splitlines()
         changes = list(difflib.unified_diff(*pair, "checkpoint", "now", lineterm="", n=0))
         if changes:
@@ -320,6 +338,7 @@ class LumenRunner(Runner):
 def _reproducible(dataloader: dict[str, Any], seed: int) -> dict[str, Any]:
     """Number the samples of a loader and seed each by its number."""
     settings = dict(dataloader)
+    # Each sample draws its augmentation from its number, so that a resume or other workers change nothing.
     settings["dataset"] = {"type": SeededSamples, "dataset": dataloader["dataset"], "seed": seed}
     settings["sampler"] = {"type": NumberedSampler, "sampler": dataloader["sampler"]}
     return settings

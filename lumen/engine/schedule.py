@@ -47,10 +47,12 @@ class WarmUpThenDecay:
 
     def schedulers(self, max_iters: int) -> list[dict[str, Any]]:
         """Return the configs of MMEngine's schedulers for a run of ``max_iters`` iterations."""
+        # A short run, such as a first try, warms up within its first eighth.
         turn = min(self.warm_up, int(max_iters * self.max_share))
         turn = turn if turn >= _MIN_WARM_UP else 0
         decay = {**self.decay, "by_epoch": False, "begin": turn, "end": max_iters}
         kind = PARAM_SCHEDULERS.get(decay["type"]) if isinstance(decay["type"], str) else decay["type"]
+        # Cosine schedules count their period themselves; others take `begin` and `end` alone.
         if any("T_max" in inspect.signature(base.__init__).parameters for base in kind.__mro__):
             decay["T_max"] = max_iters - turn
         warm_up = {"type": LinearLR, "start_factor": self.start_factor, "by_epoch": False, "begin": 0, "end": turn}

@@ -72,12 +72,14 @@ def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
     """
     from lumen.engine.check_config import check_config, load_config, parse_overrides
 
+    # Overrides come first: a work folder or a seed given as an option of its own wins over them.
     overrides = parse_overrides(options.cfg_options)
     config = load_config(options.config, overrides, tool_root=tool_root, plugin_dir=options.plugin_dir)
     config.launcher = options.launcher
     if options.work_dir is not None or config.get("work_dir") is None:
         config.work_dir = str(options.work_dir or Path("work_dirs") / options.config.stem)
     if options.amp:
+        # Training and evaluation alike: figures belong to the precision that they were computed in.
         for name in ("optim_wrapper", "val_cfg", "test_cfg"):
             if config.get(name) is not None:
                 config[name]["dtype"] = "bfloat16"
