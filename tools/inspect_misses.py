@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from mmengine.structures import InstanceData  # noqa: E402
 
 from lumen import visualization as vis  # noqa: E402
 from lumen.cli import one_line_errors  # noqa: E402
+from lumen.serialization.atomic import write_text  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/inspect_misses.py configs/detection/detection_nano_shapes.py best.pth --out out/misses --num 20
@@ -219,13 +221,14 @@ def summary(misses: Sequence[Miss], num_objects: int) -> str:
 
 def write_table(path: Path, misses: Sequence[Miss]) -> None:
     """Write all misses as CSV; boxes are xyxy in input pixels."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for miss in misses:
-            box = " ".join(f"{edge:.1f}" for edge in miss.box)
-            score, reason, text = f"{miss.verdict.score:.4f}", miss.verdict.reason, miss.verdict.text
-            writer.writerow([miss.img_id, miss.phrase, box, score, reason, text])
+    rows = io.StringIO(newline="")
+    writer = csv.writer(rows)
+    writer.writerow(COLUMNS)
+    for miss in misses:
+        box = " ".join(f"{edge:.1f}" for edge in miss.box)
+        score, reason, text = f"{miss.verdict.score:.4f}", miss.verdict.reason, miss.verdict.text
+        writer.writerow([miss.img_id, miss.phrase, box, score, reason, text])
+    write_text(path, rows.getvalue())
 
 
 def chosen_indices(dataset: Any, img_ids: Sequence[int] | None, limit: int | None) -> list[int]:
@@ -276,7 +279,7 @@ def run(args: argparse.Namespace) -> str:
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "misses.csv", misses)
     table = summary(misses, num_objects)
-    (args.out / "summary.txt").write_text(table + "\n", encoding="utf-8")
+    write_text(args.out / "summary.txt", table + "\n")
     return table
 
 

@@ -38,11 +38,18 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Load the parts, write the whole and print where it lies."""
     import_plugins(options.plugins)
+    from lumen.errors import ConfigError
     from lumen.lmm.assemble import assemble_llava, load_language_model, load_tower
+    from lumen.serialization.atomic import publish_folder, temporary_folder
 
+    if options.out.is_file() or (options.out.exists() and any(options.out.iterdir())):
+        raise ConfigError(f"{options.out} exists: remove it, or name another folder")
     tower = load_tower(options.tower, seed=options.seed)
     llm = load_language_model(options.llm)
-    print(f"made {assemble_llava(options.out, llm, tower, dtype=options.dtype, seed=options.seed)}")
+    with temporary_folder(options.out) as folder:
+        assemble_llava(folder, llm, tower, dtype=options.dtype, seed=options.seed)
+        publish_folder(folder, options.out)
+    print(f"made {options.out}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
@@ -16,6 +18,8 @@ from lumen.engine.evaluation_meter import EvaluationMeter
 from lumen.engine.foreign import ForeignNames
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, set_rng_state
+from lumen.engine.stopping import EXIT_AGAIN, StopRequested
+from lumen.engine.work_folder import note_evaluation, was_evaluated
 from lumen.errors import ConfigError
 from lumen.model import Lumen
 from lumen.registry import LOOPS
@@ -36,6 +40,7 @@ class LumenTrainLoop(IterBasedTrainLoop):
         dynamic_intervals: Pairs of an iteration and the interval from there on.
     """
 
+    _is_resumed: bool = False
     _pending_rng: dict[str, Any] | None = None
 
     def __init__(
@@ -58,15 +63,64 @@ class LumenTrainLoop(IterBasedTrainLoop):
         started it long ago.
         """
         self._iter = num_iters
+        self._is_resumed = True
         self._pending_rng = rng
 
     def run(self) -> nn.Module:
-        """Train to the end and return the model."""
-        try:
-            return super().run()
-        finally:
-            # Stops the loader workers now; when the garbage collector does it, each takes five seconds.
-            self.dataloader_iterator = None
+        """Train to the end and return the model.
+
+        An evaluation that was due at the checkpoint of a resume, and was not finished then, is repeated first. After a
+        SIGTERM the run is saved and the process exits with ``EXIT_AGAIN``.
+        """
+        runner = self.runner
+        with runner.stop:
+            try:
+                self._train()
+            except StopRequested:
+                runner.call_hook("before_stop")
+                runner.logger.warning(f"stopped by SIGTERM after {self._iter} iterations; continue with --resume")
+                sys.exit(EXIT_AGAIN)
+            finally:
+                # Stops the loader workers now; when the garbage collector does it, each takes five seconds.
+                self.dataloader_iterator = None
+        return runner.model
+
+    def _train(self) -> None:
+        """Run MMEngine's loop by iteration, with the evaluation that a resume has to repeat."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        if self._iter > 0:
+            self.dataloader_iterator.skip_iter(self._iter)
+        if self._must_evaluate_first():
+            if self._pending_rng is not None:  # a checkpoint of the best weights holds the generators of this moment
+                set_rng_state(self._pending_rng)
+            runner.val_loop.run()
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            runner.stop.leave_if_requested()
+            if self._is_evaluation_due():
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+
+    def _must_evaluate_first(self) -> bool:
+        """Return whether a resumed run lacks the evaluation at its checkpoint; all ranks get the answer of rank 0."""
+        folder = Path(self.runner.work_dir)
+        if not self._is_resumed:
+            if is_main_process():
+                note_evaluation(folder, None)
+            return False
+        lacking = [self._is_evaluation_due() and not was_evaluated(folder, self._iter)]
+        broadcast_object_list(lacking)
+        return lacking[0]
+
+    def _is_evaluation_due(self) -> bool:
+        self._decide_current_val_interval()
+        is_last = self._iter == self._max_iters
+        is_due = self._iter >= self.val_begin and (self._iter % self.val_interval == 0 or is_last)
+        return self.runner.val_loop is not None and is_due
 
     def run_iter(self, data_batch: Any) -> None:
         """Run one iteration on a batch that is loaded already."""
@@ -97,13 +151,19 @@ class LumenValLoop(ValLoop):
     def run(self) -> dict[str, float]:
         """Evaluate, write the protocol card and return the metrics."""
         # An evaluation draws random numbers, too, which would change the steps after it.
-        with kept_rng(), hint_at_checkpoint(self.runner):
-            return self._evaluation.run(super().run)
+        runner = self.runner
+        with kept_rng(), hint_at_checkpoint(runner):
+            figures = self._evaluation.run(super().run)
+        if runner.iter and is_main_process():
+            note_evaluation(Path(runner.work_dir), runner.iter)
+        return figures
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Answer one batch and hand the answers to the metrics."""
         self._evaluation.run_iter(idx, data_batch)
+        if self.runner.iter:  # amid training; several ranks leave after the evaluation: they may have unequal batches
+            self.runner.stop.leave_if_requested(with_ranks=False)
 
 
 @LOOPS.register_module()

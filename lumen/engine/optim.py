@@ -1,4 +1,4 @@
-"""The optimizer wrapper: bfloat16 on any device, clipping, and no step on a loss or gradient that is not finite."""
+"""The optimizer wrapper: bfloat16 on any device, clipping, and no step on numbers that are not finite."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from lumen.engine.finite import StepGuard
 from lumen.errors import ConfigError, LumenError
 from lumen.lmm.untrained import pretrained_names
 from lumen.model import Lumen
@@ -43,7 +44,10 @@ def autocast(dtype: str, model: nn.Module) -> AbstractContextManager:
 
 @OPTIM_WRAPPERS.register_module()
 class LumenOptimWrapper(OptimWrapper):
-    """Steps an optimizer. A step whose loss or gradient is not finite is skipped and leaves the weights unchanged.
+    """Steps an optimizer. A step whose loss, gradient or buffers are not finite is skipped.
+
+    A skipped step leaves weights and buffers unchanged, such as the statistics of batch normalisation. Weights or an
+    optimizer state that are not finite cannot be repaired: they stop the run.
 
     Args:
         optimizer: The optimizer.
@@ -78,11 +82,19 @@ class LumenOptimWrapper(OptimWrapper):
         self._dtype = check_dtype(dtype)
         self._max_skips = max_skips
         self._losses: list[Tensor] = []
+        self._guard = StepGuard(optimizer)
+        self._has_kept = False
         self._skips: deque[bool] = deque(maxlen=_WINDOW)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Open mixed precision around the forward pass, and hold back gradient exchange while accumulating."""
+        """Open mixed precision around the forward pass, and hold back gradient exchange while accumulating.
+
+        Buffers are kept before the first pass of a step, so that a skipped step can put them back.
+        """
+        if not self._has_kept:
+            self._guard.keep(model)
+            self._has_kept = True
         with super().optim_context(model), autocast(self._dtype, model):
             yield
 
@@ -93,18 +105,21 @@ class LumenOptimWrapper(OptimWrapper):
         super().backward(loss, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Step, unless a loss since the last step or the norm of the gradient is not finite.
+        """Step, unless a loss since the last step, the norm of the gradient or a buffer is not finite.
 
         Raises:
-            LumenError: More than ``max_skips`` of the last 100 steps were skipped.
+            LumenError: More than ``max_skips`` of the last 100 steps were skipped, or the weights or the state of the
+                optimizer are not finite after the step before.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         # Over the shards of all ranks where the model is sharded.
         norm = whole(get_total_norm([p.grad for p in parameters], (self._clip_grad_to or {}).get("norm_type", 2.0)))
-        # One number for losses and gradients: a gradient that is not finite makes its norm not finite.
-        finite = self._all_finite(norm)
-        self._skips.append(not finite)
-        if not finite:
+        counts, is_sound = self._checked(norm)
+        if not is_sound:
+            raise _not_finite()
+        self._skips.append(not counts)
+        if not counts:
+            self._guard.put_back()
             self._skip(norm)
         else:
             self.message_hub.update_scalar("train/grad_norm", float(norm))
@@ -113,24 +128,52 @@ class LumenOptimWrapper(OptimWrapper):
                 clip_grads_with_norm_(parameters, self._clip_grad_to["max_norm"], norm)
             self.optimizer.step(**kwargs)
         self._losses.clear()
+        self._has_kept = False
 
-    def _all_finite(self, norm: Tensor) -> bool:
-        """Ask all ranks: one that skipped alone would leave the others with different weights."""
+    def require_finite(self) -> None:
+        """Check what a checkpoint would hold; all ranks call it.
+
+        Raises:
+            LumenError: Weights, buffers or the state of the optimizer are not finite.
+        """
+        sound = torch.tensor(int(self._guard.state_is_finite() and self._guard.buffers_are_finite()))
+        all_reduce(sound, "min")
+        if not bool(sound):
+            raise _not_finite()
+
+    def _checked(self, norm: Tensor) -> tuple[bool, bool]:
+        """Return whether the step counts and whether the state before it is finite, on all ranks.
+
+        One rank that skipped alone would leave the others with different weights. What the last step made of the
+        weights is seen here, one step late, so that ranks are asked once per step.
+        """
         finite = torch.stack([value.to(norm.device).isfinite().all() for value in [norm, *self._losses]]).all()
-        flag = finite.to(torch.int32)
+        flags = torch.tensor([self._guard.buffers_are_finite(), self._guard.state_is_finite()], dtype=torch.int32)
+        flags = flags.to(norm.device)
+        flags[0] *= finite
         # The minimum is 0 as soon as one rank has a value that is not finite.
-        all_reduce(flag, "min")
-        return bool(flag)
+        all_reduce(flags, "min")
+        counts, is_sound = flags.tolist()
+        return bool(counts), bool(is_sound)
 
     def _skip(self, norm: Tensor) -> None:
         losses = [float(loss) for loss in self._losses]
-        text = f"loss {losses}, gradient norm {float(norm)}: a step was skipped because they are not all finite"
+        text = (
+            f"loss {losses}, gradient norm {float(norm)}: a step was skipped because they, or buffers, are not finite"
+        )
         print_log(text, logger="current", level=30)
         if sum(self._skips) > self._max_skips:
             raise LumenError(
                 f"{text}; so were {sum(self._skips)} of the last {len(self._skips)} steps. Lower the learning rate, "
                 "clip gradients, or look at the last batches"
             )
+
+
+def _not_finite() -> LumenError:
+    return LumenError(
+        "the weights, the optimizer's state or buffers hold numbers that are not finite; nothing is saved. Go on from "
+        "the last checkpoint with a lower learning rate or clipped gradients"
+    )
 
 
 def part_patterns(names: Sequence[str]) -> list[str]:

@@ -144,3 +144,12 @@ class SeededSamples(Dataset):
     def metainfo(self) -> dict[str, Any]:
         """The data set's ``metainfo``; raises AttributeError where it has none."""
         return self.dataset.metainfo
+
+
+def reproducible(dataloader: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return a loader that numbers its samples and seeds each by its number."""
+    settings = dict(dataloader)
+    # Each sample draws its augmentation from its number, so that a resume or other workers change nothing.
+    settings["dataset"] = {"type": SeededSamples, "dataset": dataloader["dataset"], "seed": seed}
+    settings["sampler"] = {"type": NumberedSampler, "sampler": dataloader["sampler"]}
+    return settings

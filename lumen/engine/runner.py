@@ -1,9 +1,10 @@
 """The runner: MMEngine's, with checkpoints that are data, exact resumes, and freezing before wrapping."""
 
-import difflib
 import time
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from lumen.engine.ddp import LumenDDP
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import CheckImagesHook, SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
+from lumen.engine.optim import LumenOptimWrapper
 from lumen.engine.precision import check_autocast, is_mixed, widen_trained
 from lumen.engine.ranks import start_cpu_ranks
-from lumen.engine.reproducible import NumberedSampler, SeededSamples, rng_state
+from lumen.engine.reproducible import kept_rng, reproducible, rng_state, set_rng_state
+from lumen.engine.resuming import require_resumable, rng_of_rank, warn_about_config
 from lumen.engine.schedule import placed_schedulers
-from lumen.errors import CheckpointError, ConfigError
+from lumen.engine.stopping import StopSignal, start_worker
+from lumen.engine.work_folder import held
+from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.tokens.limits import text_limits
 from lumen.model import Lumen
 from lumen.paths import find_path
@@ -34,8 +39,8 @@ from lumen.registry import MODEL_WRAPPERS, RUNNERS
 from lumen.serialization.checkpoint import (
     absent_names,
     describe,
-    find_checkpoint,
     load_checkpoint,
+    load_newest,
     load_trained_state,
     plain,
     save_checkpoint,
@@ -65,6 +70,21 @@ class LumenRunner(Runner):
     """
 
     _beyond_base: frozenset[str] = frozenset()
+
+    @cached_property
+    def stop(self) -> StopSignal:
+        """Whether the training is asked to end."""
+        return StopSignal()
+
+    def train(self) -> nn.Module:
+        """Train to the end and return the model.
+
+        Raises:
+            ConfigError: Another training writes into the work folder.
+            SystemExit: With ``lumen.engine.stopping.EXIT_AGAIN``, after a SIGTERM and a save.
+        """
+        with held(Path(self.work_dir)) if is_main_process() else nullcontext():
+            return super().train()
 
     @property
     def iter(self) -> int:
@@ -149,7 +169,8 @@ class LumenRunner(Runner):
         settings = {"type": LumenTrainLoop, **{key: value for key, value in loop.items() if key != "by_epoch"}}
         # A loader that is built already keeps its own order, which cannot be continued.
         if isinstance(self._train_dataloader, dict):
-            self._train_dataloader = _reproducible(self._filled(self._train_dataloader, learns=True), self.seed)
+            self._train_dataloader = reproducible(self._filled(self._train_dataloader, learns=True), self.seed)
+            self._train_dataloader.setdefault("worker_init_fn", self._worker_start(self._train_dataloader))
         # Before MMEngine builds the loader: accumulation changes its batch size.
         self._accumulate()
         return super().build_train_loop(settings)
@@ -161,12 +182,18 @@ class LumenRunner(Runner):
     def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build ``LumenValLoop``, unless the config names another; warn where its classes are not those of training."""
         self._val_dataloader = self._filled(self._val_dataloader)
+        if isinstance(self._val_dataloader, dict):
+            self._val_dataloader.setdefault("worker_init_fn", self._worker_start(self._val_dataloader))
         built = super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
         if isinstance(self._train_loop, BaseLoop):
             difference = class_difference(self._train_loop.dataloader.dataset, built.dataloader.dataset)
             if difference is not None:
                 self.logger.warning(difference)
         return built
+
+    def _worker_start(self, dataloader: dict[str, Any]) -> dict[str, Any]:
+        workers = {"num_workers": dataloader.get("num_workers", 0), "rank": get_rank()}
+        return {"type": start_worker, **workers, "seed": self.seed}
 
     def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build ``LumenTestLoop``, unless the config names another."""
@@ -215,15 +242,18 @@ class LumenRunner(Runner):
             filename: Name of the file.
             num_iters: Iterations that are done.
             metrics: Figures to note in ``meta``.
+
+        Raises:
+            LumenError: Weights, buffers or the state of the optimizer are not finite; older checkpoints stay.
         """
+        if isinstance(self.optim_wrapper, LumenOptimWrapper):
+            self.optim_wrapper.require_finite()
         model = _unwrapped(self.model)
-        own_rng, *other_rngs = all_gather_object(rng_state())
         checkpoint = {
             "state_dict": trained_state(model, self._beyond_base),
             "optimizer": self.optim_wrapper.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers or ()],
-            "rng": own_rng,
-            "other_rngs": other_rngs,
+            "rng": all_gather_object(rng_state()),
             "hooks": {},
             "meta": self._meta(num_iters, metrics or {}),
         }
@@ -241,11 +271,14 @@ class LumenRunner(Runner):
         if self._has_loaded:
             return
         # `resume` comes before `load_from`: its checkpoint holds what `load_from` had loaded as well.
-        source = find_checkpoint(self.work_dir) if self._resume is True else self._resume
-        if self._resume is True and source is None:
-            self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from; training starts anew")
-        if source:
-            self.resume(source)
+        if self._resume is True:
+            newest = load_newest(self.work_dir, self.logger.warning)
+            if newest is None:
+                self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from; training starts anew")
+        else:
+            newest = (self._resume, load_checkpoint(find_path(self._resume))) if self._resume else None
+        if newest is not None:
+            self._resume_from(*newest)
         elif isinstance(self._load_from, dict):
             self.load_checkpoint(self._load_from["checkpoint"], fresh=self._load_from.get("fresh", ()))
         elif self._load_from is not None:
@@ -270,24 +303,22 @@ class LumenRunner(Runner):
         Raises:
             CheckpointError: The checkpoint does not fit the model, or its run had another seed.
         """
-        checkpoint = load_checkpoint(find_path(filename))
-        meta = checkpoint["meta"]
-        lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
-        if lacking:
-            raise CheckpointError(f"{filename} lacks {sorted(lacking)}: it holds weights only; use load_from")
-        # The order of the data and its augmentation follow the seed: another one would be another run.
-        if meta["seed"] != self.seed:
-            raise CheckpointError(
-                f"{filename} was trained with seed {meta['seed']}, this run has {self.seed}; pass --seed {meta['seed']}"
-            )
-        self._warn_about_config(meta["config"])
-        self._load_weights(checkpoint, ())
-        optimizer = self.optim_wrapper.optimizer
-        self.optim_wrapper.load_state_dict(shard_optimizer_state(optimizer, checkpoint["optimizer"]))
-        self._load_schedulers(checkpoint["param_schedulers"])
-        generators = [checkpoint["rng"], *checkpoint.get("other_rngs", ())]
-        rank = get_rank()  # ranks that the checkpoint does not know draw afresh
-        self.train_loop.resume(num_iters=meta["iter"], rng=generators[rank] if rank < len(generators) else None)
+        self._resume_from(filename, load_checkpoint(find_path(filename)))
+
+    def _resume_from(self, filename: str | Path, checkpoint: dict[str, Any]) -> None:
+        require_resumable(checkpoint, filename, seed=self.seed)
+        with named_faults(f"{filename} cannot be resumed", CheckpointError, remedy="resume from another checkpoint"):
+            meta = checkpoint["meta"]
+            warn_about_config(meta["config"], self.cfg.pretty_text, self.logger.warning)
+            self._load_weights(checkpoint, ())
+            optimizer = self.optim_wrapper.optimizer
+            self.optim_wrapper.load_state_dict(shard_optimizer_state(optimizer, checkpoint["optimizer"]))
+            self._load_schedulers(checkpoint["param_schedulers"])
+            rng = rng_of_rank(checkpoint["rng"], self.logger.warning)
+            if rng is not None:
+                with kept_rng():  # damaged states are found now, not amid training
+                    set_rng_state(rng)
+            self.train_loop.resume(num_iters=meta["iter"], rng=rng)
         self._has_loaded = True
         self.logger.info(f"resumed from {filename}, iteration {meta['iter']}")
 
@@ -325,23 +356,6 @@ class LumenRunner(Runner):
             "lumen_version": __version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-
-    def _warn_about_config(self, recorded: str) -> None:
-        """Log how the stored config differs. It is compared as text and never executed."""
-        # As text: executing a stored config would run code of unknown origin.
-        pair = recorded.splitlines(), self.cfg.pretty_text.splitlines()
-        changes = list(difflib.unified_diff(*pair, "checkpoint", "now", lineterm="", n=0))
-        if changes:
-            self.logger.warning("the config differs from the checkpoint's:\n" + "\n".join(changes))
-
-
-def _reproducible(dataloader: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Number the samples of a loader and seed each by its number."""
-    settings = dict(dataloader)
-    # Each sample draws its augmentation from its number, so that a resume or other workers change nothing.
-    settings["dataset"] = {"type": SeededSamples, "dataset": dataloader["dataset"], "seed": seed}
-    settings["sampler"] = {"type": NumberedSampler, "sampler": dataloader["sampler"]}
-    return settings
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

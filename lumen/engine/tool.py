@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +93,10 @@ def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
 
 
 def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Run ``main``; an error of Lumen becomes one line and exit code 2, unless ``--debug`` is given."""
+    """Run ``main``; an error of Lumen becomes one line and exit code 2, unless ``--debug`` is given.
+
+    Ctrl-C ends in one line and exit code 130.
+    """
     from lumen.errors import LumenError
 
     try:
@@ -102,3 +106,8 @@ def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Names
             raise
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print("interrupted; what was saved stays", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

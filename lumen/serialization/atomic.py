@@ -4,6 +4,8 @@ A process that is killed leaves the temporary file or folder behind, under the n
 the next write of the same path removes it.
 """
 
+import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import BinaryIO
 TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
 _SYNCS_AT_ONCE = 32
+_FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
 @contextmanager
@@ -22,11 +25,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces ``path`` when the block ends.
 
     At every moment ``path`` is missing, or the whole old file, or the whole new one. It stays unchanged when the block
-    raises.
+    raises. Of a symbolic link the file that it names is replaced. What is not a file, such as a pipe or a device, is
+    written to directly.
 
     Args:
         path: Where the file will be; its folder exists.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as file:
+            yield file
+        return
     temporary = path.with_name(TEMPORARY + path.name)
     try:
         with temporary.open("wb") as file:
@@ -78,28 +87,47 @@ def publish_folder(temporary: Path, path: Path, *, replace: bool = False) -> Non
     Args:
         temporary: What ``temporary_folder`` gave.
         path: Its name from now on. An empty folder there is replaced.
-        replace: Replace a folder with content too. No system call that Python has swaps two folders, so two renames
-            follow each other: a process killed in between leaves the old folder, whole, as ``.old-NAME``, from where
-            the next ``temporary_folder`` puts it back.
+        replace: Replace a folder with content too: the two are swapped in one step where the system can (Linux, on
+            most local file systems), so that ``path`` is a whole folder at every moment. Elsewhere two renames follow
+            each other: a process killed in between leaves the old folder, whole, as ``.old-NAME``, from where the
+            next ``temporary_folder`` puts it back.
 
     Raises:
         OSError: ``path`` is a file, or a folder with content that must not be replaced.
     """
     # The content must be on the disk before the name is.
     _sync_all([temporary, *temporary.rglob("*")])
-    if replace and path.exists():
-        replaced = path.with_name(_REPLACED + path.name)
-        # The old folder keeps a name at every moment, so that it can be restored.
-        os.rename(path, replaced)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            os.rename(replaced, path)
-            raise
-        shutil.rmtree(replaced)
-    else:
+    if not replace or not path.exists():
         os.rename(temporary, path)
+    elif not _swap(temporary, path):
+        _rename_twice(temporary, path)
     _sync(path.parent)
+    if temporary.exists():  # the old folder, under the name of the new one
+        shutil.rmtree(temporary)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Give each of two folders the name of the other in one step; return False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_FROM_HERE, os.fsencode(first), _FROM_HERE, os.fsencode(second), _EXCHANGE)
+    code = ctypes.get_errno()
+    if done and code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code), str(second))
+    return done == 0
+
+
+def _rename_twice(temporary: Path, path: Path) -> None:
+    replaced = path.with_name(_REPLACED + path.name)
+    # The old folder keeps a name at every moment, so that it can be restored.
+    os.rename(path, replaced)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(replaced, path)
+        raise
+    shutil.rmtree(replaced)
 
 
 def remove_leftovers(folder: Path) -> None:

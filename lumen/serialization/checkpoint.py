@@ -4,8 +4,8 @@ A checkpoint of Lumen is one dict:
 
 - ``state_dict``: the weights that a user loads; the averaged ones where training averages weights.
 - ``raw_state_dict``: the weights that training continues with, only where they differ from ``state_dict``.
-- ``optimizer``, ``param_schedulers``, ``rng``, ``other_rngs``, ``hooks``: what an exact resume needs; ``rng`` holds the
-  generators of rank 0, ``other_rngs`` those of each further rank.
+- ``optimizer``, ``param_schedulers``, ``rng``, ``hooks``: what an exact resume needs; ``rng`` holds the generators of
+  each rank.
 - ``meta``: ``iter``, ``epoch``, ``seed``, ``config`` (text, compared and never executed), ``model`` (how the model
   describes itself), ``absent`` (names of the model that the checkpoint leaves to the base model), ``metrics``,
   ``lumen_version``, ``time``.
@@ -14,7 +14,8 @@ A checkpoint of Lumen is one dict:
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,7 +31,10 @@ from lumen.serialization.sharding import shard_like
 
 POINTER = "last_checkpoint"
 _NUMBERED = re.compile(r"iter_(\d+)\.pth")
-_LOADING_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
+_LOADING_ERRORS = (
+    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError),
+    *(AttributeError, AssertionError, MemoryError, OverflowError),
+)
 
 
 @runtime_checkable
@@ -106,7 +110,34 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "meta"} <= checkpoint.keys():
         raise CheckpointError(f"{path} is not a checkpoint of Lumen: it lacks 'state_dict' or 'meta'")
+    _check_contents(path, checkpoint)
     return checkpoint
+
+
+def _check_contents(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse weights that are not named tensors, or would take more memory than the file."""
+    for key in ("meta", "state_dict", "raw_state_dict"):
+        if not isinstance(checkpoint.get(key, {}), dict):
+            kind = type(checkpoint[key]).__name__
+            raise CheckpointError(f"{path} is not a checkpoint of Lumen: {key!r} is a {kind}, expected a dict")
+    for place, value in _leaves(checkpoint, "checkpoint"):
+        if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path} is damaged: {place} has the shape {list(value.shape)}, which its stored numbers do not fill"
+            )
+    for key in ("state_dict", "raw_state_dict"):
+        for name, value in checkpoint.get(key, {}).items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                raise CheckpointError(f"{path} is not a checkpoint of Lumen: {key}.{name} is not a named tensor")
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if entries is None:
+        yield place, value
+    else:
+        for key, entry in entries:
+            yield from _leaves(entry, f"{place}.{key}")
 
 
 def write_pointer(path: Path) -> None:
@@ -118,18 +149,50 @@ def find_checkpoint(folder: Path | str) -> Path | None:
     """Return the checkpoint to resume from: the one the pointer names, else the highest ``iter_N.pth``, else none.
 
     Raises:
-        CheckpointError: The pointer names a file that is gone.
+        CheckpointError: The pointer names nothing, or a file that is gone.
     """
     pointer = Path(folder) / POINTER
     numbered = numbered_checkpoints(folder)
     if not pointer.is_file():
         return max(numbered, key=lambda path: int(_NUMBERED.fullmatch(path.name)[1]), default=None)
     # Only the name is read from the pointer: a run whose folder was moved still resumes.
-    target = pointer.with_name(Path(pointer.read_text(encoding="utf-8").strip()).name)
+    name = Path(pointer.read_text(encoding="utf-8", errors="replace").strip().replace("\0", "")).name
+    target = pointer.parent / name
     if not target.is_file():
         others = ", ".join(sorted(path.name for path in numbered)) or "none"
-        raise CheckpointError(f"{pointer} names {target.name}, which is gone; resume from another file ({others})")
+        raise CheckpointError(f"{pointer} names {name!r}, which is gone; resume from another file ({others})")
     return target
+
+
+def load_newest(folder: Path | str, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Load the checkpoint to resume from; where it is damaged, the newest older one that is whole.
+
+    Args:
+        folder: The work folder of a run.
+        warn: Is told what is wrong with each checkpoint that is passed over.
+
+    Returns:
+        The path and the checkpoint; None where the folder holds none.
+
+    Raises:
+        CheckpointError: It holds some, and none is whole.
+    """
+    candidates = list(reversed(numbered_checkpoints(folder)))
+    try:
+        first = find_checkpoint(folder)
+    except CheckpointError as error:
+        warn(str(error))
+        first = None
+    if first is not None:
+        candidates = [first, *(path for path in candidates if path != first)]
+    elif not candidates:
+        return None
+    for path in candidates:
+        try:
+            return path, load_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}. The checkpoint before it is taken")
+    raise CheckpointError(f"no checkpoint of {folder} is whole: start again without --resume")
 
 
 def named_checkpoint(path: Path) -> Path:
@@ -247,8 +310,12 @@ def _refuse_broken(path: Path) -> None:
     """Compare every part of the file with its check sum: torch itself does not notice a flipped byte."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch stores without compression: what unpacks to more than the file was made to fill the memory.
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:
+                raise CheckpointError(f"{path} unpacks to {unpacked} bytes, more than the file has: it is not loaded")
             broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint: {_first_line(error)}. It is truncated or was not written by Lumen; "
             "resume from another checkpoint of the folder"

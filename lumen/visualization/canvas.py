@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from lumen.serialization.atomic import atomic_file
+
 RgbImage = UInt8[np.ndarray, "_ _ 3"]
 Colour = tuple[int, int, int]
 
@@ -109,7 +111,8 @@ def stacked(upper: RgbImage, lower: RgbImage) -> RgbImage:
 def save_png(path: Path | str, image: RgbImage) -> None:
     """Write a picture; the folder is made if missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG", compress_level=3)
+    with atomic_file(Path(path)) as file:
+        Image.fromarray(image).save(file, format="PNG", compress_level=3)
 
 
 def magnification(size_hw: tuple[int, int]) -> int:

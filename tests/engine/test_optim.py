@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lumen.engine.finite import is_finite
 from lumen.engine.optim import LumenOptimWrapper
 from lumen.errors import ConfigError, LumenError
 
@@ -55,6 +56,48 @@ def test_a_model_that_steps_by_itself_is_checked_too(model):
         wrapper.backward(model(torch.tensor([[3.0]])).sum() * factor)
     wrapper.step()
     assert model.weight.item() == 2.0
+
+
+def test_a_skipped_step_leaves_statistics_as_they_were():
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))  # not finite on purpose
+    wrapper = _wrapper(model)
+
+    def step(*points):
+        with wrapper.optim_context(model):
+            loss = model[1](model[0](torch.tensor(points)[:, None])).sum()
+        wrapper.update_params(loss)
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    first = step(1.0, 3.0)
+    assert first["0.running_mean"].item() == pytest.approx(0.2)  # 0.9 * 0 + 0.1 * 2
+    second = step(1.0, float("nan"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    # The variance overflows while the output, normalised by it, stays finite.
+    third = step(-3e19, 3e19)
+    assert all(torch.equal(first[name], third[name]) for name in first)
+    assert step(1.0, 3.0)["0.num_batches_tracked"] == 2
+    wrapper.require_finite()
+
+
+def test_weights_and_optimizer_state_that_are_not_finite_stop_the_run(model):
+    wrapper = LumenOptimWrapper(torch.optim.SGD(model.parameters(), lr=1e38))
+    wrapper.update_params(model(torch.tensor([[30.0]])).sum())
+    with pytest.raises(LumenError, match="nothing is saved"):
+        wrapper.require_finite()
+    with pytest.raises(LumenError, match="nothing is saved"):
+        wrapper.update_params(model(torch.tensor([[0.0]])).sum())
+
+    wrapper = LumenOptimWrapper(torch.optim.Adam([weight := nn.Parameter(torch.ones(1))]))
+    wrapper.update_params((weight * 1e25).sum())  # its square overflows; the step is 0
+    assert bool(weight.isfinite())
+    with pytest.raises(LumenError, match="optimizer's state"):
+        wrapper.update_params(weight.sum())
+
+
+def test_large_finite_numbers_are_finite():
+    assert is_finite([torch.full((4,), 3e38), torch.tensor([1], dtype=torch.int64), torch.zeros(0)])
+    assert not is_finite([torch.ones(2), torch.tensor([1.0, float("inf")])])
 
 
 def test_too_many_skips_stop_the_run(model):

@@ -1,13 +1,19 @@
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
-from toy import ToyData, ToyModel, make_runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MessageHub
+from toy import ToyData, ToyMetric, ToyModel, make_runner
 
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
+from lumen.engine.stopping import EXIT_AGAIN
+from lumen.engine.work_folder import LOCK, held
 from lumen.errors import CheckpointError, ConfigError
 from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
@@ -35,7 +41,7 @@ def test_a_resumed_run_ends_with_the_same_bits_as_one_that_never_stopped(tmp_pat
     assert not _equal(first["state_dict"], first["raw_state_dict"])
     assert first["optimizer"]["param_groups"] == second["optimizer"]["param_groups"]
     # Python's generator is left out: the check of annotations draws from it.
-    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
+    assert torch.equal(first["rng"][0]["torch"], second["rng"][0]["torch"])
 
 
 def test_loader_workers_do_not_change_the_run(tmp_path):
@@ -81,6 +87,145 @@ def test_the_best_checkpoint_is_kept_and_a_resume_remembers_it(tmp_path):
     means = resumed.message_hub.get_scalar("val/toy/mean").data[0]
     assert best["meta"]["metrics"]["toy/mean"] <= min(means)
     assert best["hooks"]["checkpoint"]["best"] == -best["meta"]["metrics"]["toy/mean"]
+
+
+class ScriptedMetric(ToyMetric):
+    """Scores .5, .9, .6, .7 after two, four, six and eight iterations; may be killed as it starts."""
+
+    kill_after = None
+
+    def compute_metrics(self, results):
+        """Look the score up."""
+        iters = MessageHub.get_current_instance().get_info("iter")  # the last one that was started
+        iters += iters % 2
+        if iters == self.kill_after:
+            raise KeyboardInterrupt
+        return {"score": {2: 0.5, 4: 0.9, 6: 0.6, 8: 0.7}[iters]}
+
+
+def make_scripted(folder, **changes):
+    hook = {"type": SafeCheckpointHook, "interval": 3, "save_best": "toy/score"}
+    return make_runner(
+        folder,
+        max_iters=8,
+        val=True,
+        default_hooks={"checkpoint": hook},
+        val_evaluator=[{"type": ScriptedMetric}],
+        **changes,
+    )
+
+
+def test_a_kill_between_an_evaluation_and_the_next_save_keeps_the_best_checkpoint(tmp_path):
+    class Killed(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 4:  # after the evaluation at 4, which scores .9; the last checkpoint is that of 3
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_scripted(tmp_path, custom_hooks=[Killed()]).train()
+    assert find_checkpoint(tmp_path).name == "iter_3.pth"
+    make_scripted(tmp_path, resume=True).train()
+    best = load_checkpoint(tmp_path / "best.pth")["meta"]
+    assert (best["iter"], best["metrics"]["toy/score"]) == (4, 0.9)
+
+
+def test_an_evaluation_that_was_killed_is_repeated_and_a_finished_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(ScriptedMetric, "kill_after", 8)
+    with pytest.raises(KeyboardInterrupt):
+        make_scripted(tmp_path).train()
+    assert find_checkpoint(tmp_path).name == "iter_8.pth"
+    monkeypatch.setattr(ScriptedMetric, "kill_after", None)
+    resumed = make_scripted(tmp_path, resume=True)
+    resumed.train()
+    assert resumed.message_hub.get_scalar("val/toy/score").data[0].tolist() == [0.7]
+    again = make_scripted(tmp_path, resume=True)
+    again.train()
+    assert "val/toy/score" not in again.message_hub.log_scalars
+
+
+class Terminated(Hook):
+    """Sends SIGTERM to its own process amid iteration 2."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Send it."""
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_and_a_resume_ends_with_the_same_bits(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    hooks = {"checkpoint": {"type": SafeCheckpointHook, "interval": 100}}
+    with pytest.raises(SystemExit) as stopped:
+        part = make_runner(tmp_path / "part", num_workers=1, default_hooks=hooks, custom_hooks=[Terminated()])
+        part.train()
+    assert stopped.value.code == EXIT_AGAIN == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert find_checkpoint(tmp_path / "part").name == "iter_2.pth"
+    resumed = make_runner(tmp_path / "part", default_hooks=hooks, resume=True).train()
+    whole = make_runner(tmp_path / "whole", default_hooks=hooks).train()
+    assert _equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_sigterm_in_an_evaluation_saves_the_weights_of_training(tmp_path, monkeypatch):
+    process = ToyMetric.process
+    monkeypatch.setattr(ToyMetric, "process", lambda *args: (process(*args), os.kill(os.getpid(), signal.SIGTERM)))
+    hooks = {"checkpoint": {"type": SafeCheckpointHook, "interval": 100}}
+    averaged = {"default_hooks": hooks, "custom_hooks": [{"type": EmaHook}], "val": True}
+    with pytest.raises(SystemExit):
+        make_runner(tmp_path / "part", **averaged).train()
+    monkeypatch.undo()
+    resumed = make_runner(tmp_path / "part", resume=True, **averaged)
+    resumed.train()
+    whole = make_runner(tmp_path / "whole", **averaged)
+    whole.train()
+    assert _equal(_weights(whole), _weights(resumed))
+
+
+def test_two_trainings_do_not_share_a_work_folder(tmp_path):
+    code = (
+        "import sys, pathlib; from lumen.engine.work_folder import held\n"
+        "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"writes into .*: process {other.pid} on {socket.gethostname()}"):
+            make_runner(tmp_path).train()
+        other.kill()
+    assert str(other.pid) in (tmp_path / LOCK).read_text(), "the killed process left its number"
+    with held(tmp_path):
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
+    make_runner(tmp_path, max_iters=3).train()
+    newest = tmp_path / "iter_3.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    runner = make_runner(tmp_path, max_iters=4, resume=True)
+    runner.train()
+    log = "".join(path.read_text() for path in Path(runner.log_dir).glob("*.log"))
+    assert "iter_3.pth is not a whole checkpoint" in log and "iter_2.pth" in log
+    assert load_checkpoint(tmp_path / "iter_4.pth")["meta"]["iter"] == 4
+    for content in ("", "gone.pth"):
+        (tmp_path / "last_checkpoint").write_text(content)
+        assert make_runner(tmp_path, max_iters=4, resume=True).train() is not None
+    for path in tmp_path.glob("iter_*.pth"):
+        path.write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* is whole"):
+        make_runner(tmp_path, max_iters=4, resume=True).train()
+
+
+def test_a_checkpoint_with_other_contents_is_refused(tmp_path):
+    make_runner(tmp_path, max_iters=1).train()
+    whole = load_checkpoint(tmp_path / "iter_1.pth")
+    path = tmp_path / "changed.pth"
+    changes = [{"optimizer": 3}, {"optimizer": {"state": {}}}, {"rng": 5}, {"hooks": []}, {"param_schedulers": {}}]
+    changes += [{"meta": {}}, {"meta": {**whole["meta"], "iter": "one"}}, {"meta": {**whole["meta"], "iter": -1}}]
+    changes += [{"meta": []}, {"state_dict": 1}, {"state_dict": {"head.bias": "text"}}]
+    for change in changes:
+        save_checkpoint(path, {**whole, **change})
+        with pytest.raises(CheckpointError):
+            make_runner(tmp_path / "other", resume=str(path)).train()
 
 
 def test_an_unknown_metric_for_the_best_checkpoint_is_told(tmp_path):

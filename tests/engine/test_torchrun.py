@@ -85,7 +85,7 @@ def test_two_ranks_train_the_recipe_on_mixed_batches_and_resume_exactly(wrapper,
     shutil.copy(whole / "iter_2.pth", part)
     run("train.py", MIXTURE, "--work-dir", part, "--resume", options=options, ranks=2)
     wanted, found = (load_checkpoint(folder / f"iter_{STEPS}.pth") for folder in (whole, part))
-    assert wanted["meta"]["world_size"] == 2 and len(wanted["other_rngs"]) == 1
+    assert wanted["meta"]["world_size"] == 2 and len(wanted["rng"]) == 2
     assert any("lora_A" in name for name in wanted["state_dict"])
     assert wanted["state_dict"]["lmm.base_model.lm_head.weight"].dtype == torch.float32
     start = load_checkpoint(whole / "iter_2.pth")["state_dict"]
@@ -135,7 +135,7 @@ def test_a_rank_without_a_gpu_is_wrapped_by_name_and_trains(one_rank, tmp_path):
     runner = make_runner(tmp_path / "run", max_iters=2, **one_rank, cfg={"model_wrapper_cfg": {"type": "LumenDDP"}})
     assert isinstance(runner.model, LumenDDP) and torch.distributed.get_backend() == "gloo"
     runner.train()
-    assert load_checkpoint(tmp_path / "run/iter_2.pth")["other_rngs"] == []
+    assert len(load_checkpoint(tmp_path / "run/iter_2.pth")["rng"]) == 1
     with pytest.raises(ConfigError, match="must be LumenDDP, FSDP2 or a registered wrapper, got 'NoSuch'"):
         make_runner(tmp_path / "other", **one_rank, cfg={"model_wrapper_cfg": {"type": "NoSuch"}})
 

@@ -94,6 +94,32 @@ def test_a_folder_with_content_is_replaced_only_where_that_is_wanted(tmp_path):
     assert names(tmp_path) == ["c"]
 
 
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path, monkeypatch):
+    write_folder(tmp_path / "c", "old")
+    states = []
+    for name in ("rename", "fsync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            atomic.os, name, lambda *args, real=real: (states.append(read_folder(tmp_path / "c")), real(*args))
+        )
+    write_folder(tmp_path / "c", "new", replace=True)
+    assert set(states) == {"old", "new"}
+    assert names(tmp_path) == ["c"]
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    (tmp_path / "link").symlink_to("a.txt")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "flows")
+    assert os.read(reader, 9) == b"flows"
+    os.close(reader)
+    assert names(tmp_path) == ["a.txt", "link", "pipe"]
+
+
 def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path, monkeypatch):
     write_folder(tmp_path / "c", "old")
     rename = os.rename
@@ -103,6 +129,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path, 
             raise OSError("disk error")
         rename(source, target)
 
+    monkeypatch.setattr(atomic, "_swap", lambda *paths: False)  # as on a system that cannot
     monkeypatch.setattr(atomic.os, "rename", fail_once)
     with pytest.raises(OSError, match="disk error"):
         write_folder(tmp_path / "c", "new", replace=True)

@@ -8,12 +8,13 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError
 from lumen.registry import HOOKS
 from lumen.serialization.atomic import remove_leftovers
-from lumen.serialization.checkpoint import find_checkpoint, numbered_checkpoints, write_pointer
+from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, numbered_checkpoints, write_pointer
 
 RULES = ("greater", "less")
+BEST = "best.pth"
 
 
 @HOOKS.register_module()
@@ -44,11 +45,26 @@ class SafeCheckpointHook(Hook):
         self._save_best = save_best
         self._sign = 1.0 if rule == "greater" else -1.0
         self._best = -math.inf
+        self._last_saved: int | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Remove what a killed save left behind."""
+        """Remove what a killed save left behind; a resumed run remembers its best value."""
         if is_main_process():
             remove_leftovers(Path(runner.work_dir))
+        if runner.iter and self._save_best is not None:
+            self._best = max(self._best, self._kept_best(runner))
+
+    def _kept_best(self, runner: Any) -> float:
+        """Return the value of ``best.pth``: it may be newer than the last numbered checkpoint."""
+        path = Path(runner.work_dir) / BEST
+        if not path.is_file():
+            return -math.inf
+        try:
+            figures = load_checkpoint(path)["meta"].get("metrics", {})
+        except CheckpointError as error:
+            runner.logger.warning(f"{error}. The next evaluation replaces it")
+            return -math.inf
+        return self._sign * float(figures[self._save_best]) if self._save_best in figures else -math.inf
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -56,9 +72,19 @@ class SafeCheckpointHook(Hook):
         """Save at each interval, and after the last iteration."""
         num_iters = runner.iter + 1
         if num_iters % self.interval == 0 or num_iters == runner.max_iters:
-            runner.save_checkpoint(runner.work_dir, f"iter_{num_iters}.pth", num_iters=num_iters)
-            if is_main_process():
-                self._publish(Path(runner.work_dir), f"iter_{num_iters}.pth")
+            self._save(runner, num_iters)
+
+    def before_stop(self, runner: Any) -> None:
+        """Save what was trained since the last checkpoint, when a training is stopped between two of them."""
+        if runner.iter and runner.iter != self._last_saved:
+            self._save(runner, runner.iter)
+
+    def _save(self, runner: Any, num_iters: int) -> None:
+        name = f"iter_{num_iters}.pth"
+        runner.save_checkpoint(runner.work_dir, name, num_iters=num_iters)
+        self._last_saved = num_iters
+        if is_main_process():
+            self._publish(Path(runner.work_dir), name)
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
         """Save ``best.pth`` where the metric is better than ever before."""
@@ -67,20 +93,21 @@ class SafeCheckpointHook(Hook):
         if self._save_best not in metrics:
             raise ConfigError(f"save_best={self._save_best!r} is none of the metrics {sorted(metrics)}")
         value = self._sign * float(metrics[self._save_best])
-        if value > self._best:
+        if value > self._best:  # never true for NaN
             self._best = value
             figures = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
-            runner.save_checkpoint(runner.work_dir, "best.pth", num_iters=runner.iter, metrics=figures)
+            runner.save_checkpoint(runner.work_dir, BEST, num_iters=runner.iter, metrics=figures)
             runner.logger.info(f"best {self._save_best} so far: {metrics[self._save_best]}, kept in best.pth")
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Store the best value."""
-        checkpoint["hooks"]["checkpoint"] = {"best": self._best}
+        checkpoint["hooks"]["checkpoint"] = {"best": self._best, "metric": self._save_best}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Restore the best value on a resume."""
-        if "hooks" in checkpoint:
-            self._best = checkpoint["hooks"]["checkpoint"]["best"]
+        """Restore the best value on a resume, where it is one of the same metric."""
+        kept = checkpoint.get("hooks", {}).get("checkpoint", {})
+        if kept and kept.get("metric", self._save_best) == self._save_best:
+            self._best = kept["best"]
 
     def _publish(self, folder: Path, name: str) -> None:
         write_pointer(folder / name)

@@ -71,6 +71,8 @@ class EmaHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Store the average as what users load."""
+        # A run that is stopped amid an evaluation has it in the model; the tensors of the checkpoint share its memory.
+        self._put_back(runner.model)
         raw = checkpoint["state_dict"]
         checkpoint["raw_state_dict"] = raw
         checkpoint["state_dict"] = {name: self._average.get(name, tensor) for name, tensor in raw.items()}
