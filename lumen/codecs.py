@@ -167,6 +167,10 @@ class Numbers:
         return Place(values, spans, name, name_at)
 
 
+THOUSANDTHS = Numbers("steps", bins=1000)
+"""0 to 1000 along each side, as most LMMs count."""
+
+
 def is_box(values: Sequence[float | int]) -> bool:
     """Return whether values are two corners, the upper left one first."""
     return len(values) == 4 and values[0] <= values[2] and values[1] <= values[3]

@@ -1,4 +1,6 @@
-"""All wording: templates, task descriptions, answers and special tokens. Nothing else in Lumen spells a prompt.
+"""All wording of Lumen's own: templates, task descriptions, answers and special tokens.
+
+The words in which an LMM was taught by its makers to be asked for boxes are in ``lumen.lmm.dialects``.
 
 A templated prompt has a *prefix*, which is the same for every phrase of an image, and a *suffix*, which starts with the
 phrase. Only the suffix is computed once per phrase.
@@ -24,6 +26,8 @@ class TaskWording:
         routing_token: Special token that ends the answer and names the pathway; tasks may share one.
         is_text: Whether the answer is free text: no ``[LOC]``, no routing token, no pair.
         instruction: What a text task asks where the prompt's own text is empty.
+        has_places: Whether places are read from the text. Its prompts are phrases, asked in the words of the LMM's
+            dialect.
 
     Raises:
         PromptError: If a location task lacks its routing token or format, or a text task has one.
@@ -34,6 +38,7 @@ class TaskWording:
     routing_token: str = ""
     is_text: bool = False
     instruction: str = ""
+    has_places: bool = False
 
     def __post_init__(self) -> None:
         if self.is_text == bool(self.routing_token) or self.is_text == bool(self.answer_format):
@@ -41,6 +46,8 @@ class TaskWording:
                 f"task {self.name!r}: a location task needs answer_format and routing_token, a text task has neither; "
                 f"got {self.answer_format!r}, {self.routing_token!r} with is_text={self.is_text}"
             )
+        if self.has_places and not self.is_text:
+            raise PromptError(f"task {self.name!r}: places are read from text, so has_places needs is_text")
 
 
 PAPER_TASKS = (
@@ -63,6 +70,7 @@ TEXT_TASKS = (
     TaskWording("vqa", is_text=True),
     TaskWording("caption", is_text=True, instruction="Describe this picture."),
     TaskWording("chat", is_text=True),
+    TaskWording("written_boxes", is_text=True, has_places=True),
 )
 """Tasks that the LMM answers as text."""
 

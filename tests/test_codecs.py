@@ -37,26 +37,26 @@ def check_round_trip(codec, places):
 
 
 @pytest.mark.parametrize("options", STYLES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(share, min_size=4, max_size=4), max_size=4))
 def test_boxes_come_back_within_half_a_step(options, shares):
     check_round_trip(BoxCodec(**options), [boxes(four) for four in shares])
 
 
 @pytest.mark.parametrize("options", STYLES, ids=str)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(share, min_size=2, max_size=2), max_size=4))
 def test_points_come_back_within_half_a_step(options, shares):
     check_round_trip(PointCodec(**options), [pixels(two) for two in shares])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.tuples(share, share), min_size=3, max_size=5), max_size=3))
 def test_polygons_come_back_within_half_a_step(polygons):
     check_round_trip(PolygonCodec(), [pixels([value for point in each for value in point]) for each in polygons])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="01.5,;[]()- x\n{}", max_size=40))
 def test_no_text_is_too_broken_to_be_read(text):
     for codec in (BoxCodec(), PointCodec(style="bins"), PolygonCodec(style="pixels")):

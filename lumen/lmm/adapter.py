@@ -34,6 +34,7 @@ from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PassOptions, P
 from lumen.lmm.packing.reader import RowRunner, add_up
 from lumen.lmm.packing.rows import PackedRows, Suffix, longest_suffix, pack_rows
 from lumen.lmm.packing.selfcheck import INSTEAD, mode_that_fits, mode_that_works, takes_masks, use_split
+from lumen.lmm.places import answer_prompts
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
@@ -109,7 +110,7 @@ class HFAdapter(nn.Module):
             self.packing = self._packing_in(mode_that_works(config, self.family, "expanded"), "with flash attention")
         wordings = {"template": template_named(template), "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
-        self.text = TextEncoder(self.encoder)
+        self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config.model_type))
         self.new_tokens = add_tokens(self.base_model, self.encoder, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
         loading.prepare_training(self.base_model, self.base, connector)
@@ -238,8 +239,8 @@ class HFAdapter(nn.Module):
         Args:
             images: RGB at input size.
             prompts: The prompts of each image; any number, none included.
-            extras: What the decoders need beside pairs. ``texts``: the answers of text prompts, a list per image with
-                None at each location prompt; while learning, ``loss_text`` even of a batch without text prompts.
+            extras: What the decoders need beside pairs. ``texts``: what ``lumen.lmm.places.answer_prompts`` gives for
+                text prompts; while learning, ``loss_text`` even of a batch without text prompts.
             predicting: Answer instead of learning: texts are generated, there are no losses, ``answer_mode`` counts.
 
         Raises:
@@ -312,7 +313,7 @@ class HFAdapter(nn.Module):
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
         if "texts" in extras and predicting:
-            further["texts"] = self.writer.answer_texts(runner, encoded, prompts, self.generation.max_new_tokens)
+            further = answer_prompts(self.writer, runner, encoded, prompts, self.generation)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})

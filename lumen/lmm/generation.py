@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.packing.passes import expanded
@@ -23,27 +23,69 @@ from lumen.structures import Prompt
 
 @dataclass(slots=True)
 class AnswerReport:
-    """How the LMM answered location prompts in its own words, counted since the adapter was built or ``clear``.
+    """How the LMM answered in its own words where it was to point, counted since the adapter was built or ``clear``.
 
     Args:
-        asked: Prompts.
+        asked: Location prompts.
         lacked_loc: Answers without ``[LOC]``; they give no prediction.
         misnamed: Answers whose routing tokens are not exactly the task's.
+        questions: Questions for places, which may hold several phrases.
+        places: Places that were read from the answers.
+        unparsed: Parts of answers that could not be read.
+        unasked: Places of a name that the question does not hold; they are left out.
     """
 
     asked: int = 0
     lacked_loc: int = 0
     misnamed: int = 0
+    questions: int = 0
+    places: int = 0
+    unparsed: int = 0
+    unasked: int = 0
 
     def clear(self) -> None:
         """Start counting anew."""
-        self.asked = self.lacked_loc = self.misnamed = 0
+        for field in fields(self):
+            setattr(self, field.name, 0)
 
     def count(self, has_loc: bool, is_named: bool) -> None:
         """Add one answer."""
         self.asked += 1
         self.lacked_loc += not has_loc
         self.misnamed += not is_named
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What an LMM wrote.
+
+    Args:
+        ids: The new tokens, without the one that ends them.
+        probabilities: The probability that it gave to each of them.
+    """
+
+    ids: list[int]
+    probabilities: list[float]
+
+
+class _Probabilities(LogitsProcessor):
+    """Notes the probability of the token that greedy search takes, step by step; the scores stay as they are."""
+
+    def __init__(self) -> None:
+        self.steps: list[Float[Tensor, " rows"]] = []
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows tokens"]
+    ) -> Float[Tensor, "rows tokens"]:
+        """Note one step."""
+        self.steps.append(scores.float().softmax(-1).amax(-1))
+        return scores
+
+    def of_rows(self, rows: Sequence[Sequence[int]], ends: Sequence[int]) -> list[Continuation]:
+        """Return the continuations of all rows, each up to the first token that ends it."""
+        table = torch.stack(self.steps, 1).tolist() if self.steps else [[] for _ in rows]
+        kept = [_until(row, ends) for row in rows]
+        return [Continuation(ids, noted[: len(ids)]) for ids, noted in zip(kept, table, strict=True)]
 
 
 class AnswerGenerator:
@@ -72,8 +114,8 @@ class AnswerGenerator:
         prefix = self.text.prefix(encoded.image_text)
         asked = [[[*prefix, *self.text.question(prompt)] for prompt in of_image] for of_image in questions]
         decode = self.encoder.tokenizer.decode
-        written = self._write(runner, encoded, len(prefix), asked, max_new_tokens)
-        return [[decode(ids, skip_special_tokens=True).strip() for ids in of_image] for of_image in written]
+        written = self.go_on(runner, encoded, len(prefix), asked, max_new_tokens)
+        return [[decode(each.ids, skip_special_tokens=True).strip() for each in of_image] for of_image in written]
 
     def answer_texts(
         self,
@@ -82,11 +124,11 @@ class AnswerGenerator:
         prompts: Sequence[Sequence[Prompt]],
         max_new_tokens: int,
     ) -> list[list[str | None]]:
-        """Return the answer of each text prompt and None for each location prompt."""
-        questions = [[prompt for prompt in of_image if self.text.is_text(prompt)] for of_image in prompts]
+        """Return the answer of each text prompt; None for each location prompt, and where places are read from it."""
+        questions = [[prompt for prompt in of_image if self._is_free(prompt)] for of_image in prompts]
         answers = map(iter, self.answer(runner, encoded, questions, max_new_tokens))
         return [
-            [next(written) if self.text.is_text(prompt) else None for prompt in of_image]
+            [next(written) if self._is_free(prompt) else None for prompt in of_image]
             for of_image, written in zip(prompts, answers, strict=True)
         ]
 
@@ -108,26 +150,29 @@ class AnswerGenerator:
         prefix = self.encoder.prefix(encoded.image_text)
         longest = max((suffix.num_answer_tokens for suffix in itertools.chain.from_iterable(forced)), default=0)
         asked = [[[*prefix, *suffix.ids[: suffix.answer]] for suffix in of_image] for of_image in forced]
-        written = self._write(runner, encoded, len(prefix), asked, 2 * longest)
+        written = self.go_on(runner, encoded, len(prefix), asked, 2 * longest)
         return [
             [self._read(*answer) for answer in zip(*of_image, strict=True)]
             for of_image in zip(prompts, forced, written, strict=True)
         ]
 
-    def _read(self, prompt: Prompt, forced: Suffix, written: list[int]) -> Suffix | None:
-        suffix = written_suffix(forced, written, self.encoder.loc_token_id)
-        is_named = names_task(written, self.encoder.wordings[prompt.task], self.encoder.routing_ids)
+    def _is_free(self, prompt: Prompt) -> bool:
+        return self.text.is_text(prompt) and not self.text.has_places(prompt)
+
+    def _read(self, prompt: Prompt, forced: Suffix, written: Continuation) -> Suffix | None:
+        suffix = written_suffix(forced, written.ids, self.encoder.loc_token_id)
+        is_named = names_task(written.ids, self.encoder.wordings[prompt.task], self.encoder.routing_ids)
         self.report.count(suffix is not None, is_named)
         return suffix
 
-    def _write(
+    def go_on(
         self,
         runner: RowRunner,
         encoded: EncodedImages,
         start: int,
         asked: Sequence[Sequence[Sequence[int]]],
         max_new_tokens: int,
-    ) -> list[list[list[int]]]:
+    ) -> list[list[Continuation]]:
         """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
         rows = list(itertools.chain.from_iterable(asked))
         row_image = [image for image, of_image in enumerate(asked) for _ in of_image]
@@ -142,7 +187,7 @@ class AnswerGenerator:
         go_on = continue_prefixes if keeps else continue_rows
         written = go_on(runner, encoded, rows, row_image, start=start, config=config)
         self.usage.passes += len(rows)
-        self.usage.tokens += sum(map(len, rows)) + sum(map(len, written)) - keeps * start * len(rows)
+        self.usage.tokens += sum(map(len, rows)) + sum(len(each.ids) for each in written) - keeps * start * len(rows)
         answers = iter(written)
         return [[next(answers) for _ in of_image] for of_image in asked]
 
@@ -155,7 +200,7 @@ def continue_rows(
     *,
     start: int,
     config: GenerationConfig,
-) -> list[list[int]]:
+) -> list[Continuation]:
     """Continue rows of tokens, each behind its encoded image.
 
     Args:
@@ -167,13 +212,13 @@ def continue_rows(
         config: How, and up to how many tokens.
 
     Returns:
-        The new tokens of each row, without the one that ends it.
+        What each row is continued with.
     """
     base_model, family = runner.passes.base_model, runner.passes.family
     device = base_model.device
     longest = max((len(row) for row in rows), default=0) + config.max_new_tokens
     step = max(1, runner.max_pass_tokens // max(longest, 1))
-    answers: list[list[int]] = []
+    answers: list[Continuation] = []
     for first in range(0, len(rows), step):
         chunk = rows[first : first + step]
         # Padding lies on the left, so that all answers continue at the same column.
@@ -183,13 +228,15 @@ def continue_rows(
         inputs |= family.plain_inputs(base_model.config, inputs["input_ids"], behind_prefix.to(device))
         inputs |= family.writing_inputs(base_model.config, inputs["input_ids"], encoded.token_hw)
         images = {"image": family.take(encoded.states, row_image[first : first + step])}
+        noted = _Probabilities()
         written = base_model.generate(
             **inputs,
             mm_encoder_outputs=images,
             generation_config=config,
+            logits_processor=LogitsProcessorList([noted]),
             synced_gpus=False,  # ranks wait for each other by `Lockstep`
         )
-        answers += [_until(row, config.eos_token_id) for row in written[:, ids.shape[1] :].tolist()]
+        answers += noted.of_rows(written[:, ids.shape[1] :].tolist(), config.eos_token_id)
     return answers
 
 
@@ -201,9 +248,9 @@ def continue_prefixes(
     *,
     start: int,
     config: GenerationConfig,
-) -> list[list[int]]:
+) -> list[Continuation]:
     """Continue rows of tokens behind what ``encoded.prefix_cache`` holds of their images; see ``continue_rows``."""
-    base_model, answers = runner.passes.base_model, [[] for _ in rows]
+    base_model, answers = runner.passes.base_model, [Continuation([], []) for _ in rows]
     # Rows of one call are equally long: a recurrent layer would read padding between the prefix and the question.
     by_length = sorted(range(len(rows)), key=lambda row: (row_image[row], len(rows[row])))
     for (image, length), group in itertools.groupby(by_length, lambda row: (row_image[row], len(rows[row]))):
@@ -214,16 +261,20 @@ def continue_prefixes(
         for first in range(0, len(members), step):
             chunk = members[first : first + step]
             ids = torch.tensor([rows[row] for row in chunk], device=base_model.device)
+            noted = _Probabilities()
             written = base_model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 position_ids=place_rows(torch.arange(length, device=ids.device).expand(len(ids), -1), layout.positions),
                 past_key_values=expanded(kept.cache, torch.zeros_like(ids[:, 0]), goes_on=True),
                 generation_config=config,
+                logits_processor=LogitsProcessorList([noted]),
                 synced_gpus=False,
             )
-            for row, tokens in zip(chunk, written[:, length:].tolist(), strict=True):
-                answers[row] = _until(tokens, config.eos_token_id)
+            for row, answer in zip(
+                chunk, noted.of_rows(written[:, length:].tolist(), config.eos_token_id), strict=True
+            ):
+                answers[row] = answer
     return answers
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumen.errors import ConfigError
+from lumen.lmm.dialects import Dialect, choose_dialect
 from lumen.lmm.features import SOURCES
 from lumen.options import check_choice, read_options
 from lumen.prompts import KNOWN_TASKS, TaskWording, Template, Wordings
@@ -172,6 +173,10 @@ class GenerationOptions:
         answer_mode: How location prompts are answered when predicting: ``forced``, the template's answer is
             teacher-forced, or ``generated``, the LMM writes it, and what it wrote is counted in ``answer_report``.
         max_new_tokens: Bound on the tokens of a free answer.
+        dialect: In which words the LMM is asked for boxes and how it writes them: a name of
+            ``lumen.lmm.dialects.DIALECTS``, or a dict of the fields of ``Dialect``; that of the model type when left
+            out.
+        max_joined: How many phrases a question for boxes holds at most, where the dialect takes several.
 
     Raises:
         ConfigError: A value is not accepted.
@@ -179,9 +184,17 @@ class GenerationOptions:
 
     answer_mode: str = "forced"
     max_new_tokens: int = 64
+    dialect: str | Mapping[str, Any] | None = None
+    max_joined: int = 100
 
     def __post_init__(self) -> None:
+        if self.max_joined < 1:
+            raise ConfigError(f"generation.max_joined must be at least 1, got {self.max_joined}")
         check_choice("generation.answer_mode", self.answer_mode, ("forced", "generated"))
+
+    def dialect_of(self, model_type: str) -> Dialect | None:
+        """Return the dialect of a model; None where it has no known one. Raises ConfigError for a wrong choice."""
+        return choose_dialect(self.dialect, model_type)
 
 
 _GROUPS = {"base": BaseOptions, "readout": ReadoutOptions, "packing": PackingOptions, "generation": GenerationOptions}

@@ -3,7 +3,7 @@ import torch
 from helpers import make_images, relative_difference
 
 from lumen.errors import ConfigError, PromptError
-from lumen.lmm.generation import AnswerReport, names_task, written_suffix
+from lumen.lmm.generation import AnswerReport, Continuation, names_task, written_suffix
 from lumen.lmm.nano.tokenizer import IMAGE_TOKEN
 from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.questions import TextEncoder
@@ -222,8 +222,8 @@ def test_a_trained_answer_is_given_again(make_adapter):
 def answers_of(adapter, texts):
     """Make the adapter write these texts, whatever it is asked."""
     ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer._write = lambda runner, encoded, start, asked, bound: [
-        [ids[at] for at, _ in enumerate(own)] for own in asked
+    adapter.writer.go_on = lambda runner, encoded, start, asked, bound: [
+        [Continuation(ids[place], [1.0] * len(ids[place])) for place, _ in enumerate(of_image)] for of_image in asked
     ]
 
 

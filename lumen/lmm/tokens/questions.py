@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+from lumen.errors import ConfigError
+from lumen.lmm.dialects import Dialect
 from lumen.lmm.packing.rows import Suffix
 from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.templates import MARK, image_and, words
@@ -18,13 +20,15 @@ class TextEncoder:
 
     Args:
         encoder: Encoder of the phrases, which owns the tokenizer and the wordings.
+        dialect: In which words the LMM is asked for places; None where it has none.
 
     Raises:
         ConfigError: If the chat template does not put the image before the question.
     """
 
-    def __init__(self, encoder: PromptEncoder) -> None:
+    def __init__(self, encoder: PromptEncoder, *, dialect: Dialect | None = None) -> None:
         self.encoder = encoder
+        self.dialect = dialect
         self._start = encoder.start(self._render(())[0])
         self._suffixes: dict[Prompt, Suffix] = {}
 
@@ -37,10 +41,14 @@ class TextEncoder:
 
         Raises:
             PromptError: If a turn is empty, too long or holds special tokens, or if the task is unknown.
+            ConfigError: If places are asked for and there is no dialect.
         """
         return self._start.rest(self._asked(prompt))
 
     def _asked(self, prompt: Prompt) -> str:
+        if self.has_places(prompt):
+            # The words of a dialect may hold special tokens; the phrase may not.
+            return self.require_dialect().ask(self._check(prompt.text, "a phrase")) + self._render(())[1]
         asked = prompt.text if prompt.text.strip() else self.encoder.wordings[prompt.task].instruction
         history = [
             (self._check(question, "a question"), self._check(answer, "an answer"))
@@ -63,7 +71,9 @@ class TextEncoder:
 
     def encode(self, prompt: Prompt) -> Suffix:
         """Return the tokens of one question and its answer, without remembering them; see ``suffix``."""
-        answer = self._check(prompt.answer, f"the answer to learn for {prompt.text!r}")
+        what = f"the answer to learn for {prompt.text!r}"
+        # A codec writes special tokens on purpose.
+        answer = check_text(prompt.answer, what) if self.has_places(prompt) else self._check(prompt.answer, what)
         ids, (asked, _) = self._start.split((self._asked(prompt), self.encoder.gap + answer))
         end = () if prompt.is_cut else (self.encoder.end_id,)
         return Suffix((*ids, *end), (0, 0), None, asked)
@@ -75,6 +85,23 @@ class TextEncoder:
     def is_text(self, prompt: Prompt) -> bool:
         """Return whether a prompt is answered as text."""
         return self.encoder.wordings[prompt.task].is_text
+
+    def has_places(self, prompt: Prompt) -> bool:
+        """Return whether places are read from the answer of a prompt."""
+        return self.encoder.wordings[prompt.task].has_places
+
+    def require_dialect(self) -> Dialect:
+        """Return the dialect.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self.dialect is None:
+            raise ConfigError(
+                "the LMM is asked for boxes, but is not known to write any: train a decoder on it, as "
+                "configs/finetune/detection.py does, or name the way in which it writes them as generation.dialect"
+            )
+        return self.dialect
 
     def _check(self, text: str, what: str) -> str:
         text = check_text(text, what)
