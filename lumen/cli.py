@@ -1,28 +1,21 @@
 """The ``lumen`` command. Heavy imports wait until the command is known."""
 
-import gc
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lumen import __version__
-from lumen.errors import CheckpointError, ConfigError, DataError, LumenError
+from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
+from lumen.inference.sources import BareLmm, Source, describe_source, find_model, open_model
 
-if TYPE_CHECKING:
-    from lumen.inference.predictor import LumenPredictor
-
+WRITTEN = "written_boxes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_POINTER = "last_checkpoint"
-_BEST = "best.pth"
-_EXPORTED = "model.json"
 _EXAMPLES = (
     "Examples:",
     "lumen predict photo.jpg star 'red ring' --model work_dirs/detection_nano_shapes --out out/",
@@ -36,6 +29,7 @@ _EXAMPLES = (
     "lumen predict photo.jpg star ring --task counting",
     "lumen predict photo.jpg 'how many stars are there?' --task vqa",
     "lumen predict photo.jpg --task caption",
+    "lumen predict photo.jpg dog 'red cup' --lmm Qwen/Qwen3-VL-4B-Instruct",
 )
 
 app = typer.Typer(
@@ -44,22 +38,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A trained model on disk: the config of its run, which is code, and a checkpoint."""
-
-    config: Path
-    checkpoint: Path
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedModel:
-    """A folder that ``tools/export.py`` wrote, without code, and its base model where it is not the recorded one."""
-
-    folder: Path
-    base_model: str | None = None
 
 
 def main() -> None:
@@ -110,6 +88,17 @@ def predict(
         Path | None, typer.Option(help="Config, together with --checkpoint; it is run as Python code.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
+    lmm: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or id of a pretrained LMM that writes boxes itself, asked in its own words without training; "
+            "an id is downloaded.",
+        ),
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="--lmm: how it writes boxes, where its model type does not tell.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")] = 1024,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -135,9 +124,15 @@ def predict(
     """
     warn_about_namesake()
     paths, phrases = split_inputs(inputs)
-    request = make_request(phrases, task, threshold, category, keypoints, skeleton_from)
-    files = find_model(model, config, checkpoint, base_model)
-    if predict_with(files, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
+    if lmm is not None:
+        check_bare(task, model, config, checkpoint, base_model)
+        source: Source = BareLmm(lmm, dialect, max_new_tokens)
+    else:
+        if dialect is not None:
+            raise ConfigError("--dialect belongs to --lmm")
+        source = find_model(model, config, checkpoint, base_model)
+    request = make_request(phrases, WRITTEN if lmm else task, threshold, category, keypoints, skeleton_from)
+    if predict_with(source, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
         raise typer.Exit(2)
 
 
@@ -207,13 +202,18 @@ def check_decoders(
         raise typer.Exit(1)
 
 
-def predict_with(
-    files: ModelFiles | ExportedModel, paths: Sequence[Path], request: Request, output: Output, *, device: str | None
-) -> int:
+def predict_with(source: Source, paths: Sequence[Path], request: Request, output: Output, *, device: str | None) -> int:
     """Load a model and run ``predict_files``, whose arguments and result these are."""
-    is_exported = isinstance(files, ExportedModel)
-    print(f"model: {files.folder}" if is_exported else f"model: {files.checkpoint} ({files.config})")
-    return predict_files(_load_predictor(files, device), paths, request, output)
+    print(f"model: {describe_source(source)}")
+    return predict_files(open_model(source, device), paths, request, output)
+
+
+def check_bare(task: str, *files: Path | str | None) -> None:
+    """Raise ConfigError where a bare LMM is asked for what it cannot give, or beside another model."""
+    if task not in ("detection", WRITTEN):
+        raise ConfigError(f"a bare LMM is asked for boxes only, got --task {task}: train a decoder for that task")
+    if any(file is not None for file in files):
+        raise ConfigError("give --lmm alone, without --model, --base-model, --config and --checkpoint")
 
 
 def make_request(
@@ -287,31 +287,6 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return images
 
 
-def find_model(
-    model: Path | None, config: Path | None, checkpoint: Path | None, base_model: str | None = None
-) -> ModelFiles | ExportedModel:
-    """Return the model that the options name; the newest exported folder where they name none.
-
-    A config is Python code, so one is used only where the user names it or the work folder that it lies in.
-
-    Raises:
-        ConfigError: The options do not fit each other.
-        CheckpointError: There is no such model, or a work folder holds no config or checkpoint.
-    """
-    if (config is None) != (checkpoint is None) or (model is not None and config is not None):
-        raise ConfigError("give --config and --checkpoint together, or --model alone, or none of them")
-    if config is not None and checkpoint is not None:
-        found = ModelFiles(config, checkpoint)
-    else:
-        folder = model or _newest_exported()
-        if (folder / _EXPORTED).is_file():
-            return ExportedModel(folder, base_model)
-        found = _files_of_run(folder)
-    if base_model is not None:
-        raise ConfigError("--base-model belongs to an exported folder; a config names its base model itself")
-    return found
-
-
 def warn_about_namesake() -> None:
     """Warn that another distribution with the import name ``lumen`` is installed, if one is."""
     try:
@@ -333,50 +308,6 @@ def one_line_errors() -> Iterator[None]:
     except LumenError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-
-
-def _newest_exported() -> Path:
-    from lumen.paths import find_path
-
-    found = list(Path(find_path("work_dirs")).rglob(_EXPORTED))
-    if not found:
-        raise CheckpointError(
-            f"there is no exported model ({_EXPORTED}) in work_dirs: name the work folder of a run with --model, such "
-            "as that of `make demo`, or a folder that tools/export.py wrote"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
-
-
-def _files_of_run(folder: Path) -> ModelFiles:
-    pointer, best = folder / _POINTER, folder / _BEST
-    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
-    if not configs:
-        raise CheckpointError(f"{folder} holds no config; give the work folder of a training run, or --config")
-    if best.is_file():
-        return ModelFiles(configs[-1], best)
-    if not pointer.is_file():
-        raise CheckpointError(f"{folder} holds neither {_BEST} nor {_POINTER}; has its training saved anything yet?")
-    return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
-
-
-def _load_predictor(files: ModelFiles | ExportedModel, device: str | None) -> "LumenPredictor":
-    """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
-
-    Imports create millions of objects that stay; scanning them repeatedly takes a fifth of the start-up time.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # MMEngine imports torch's distributed optimizers, whose scripts take 0.15 s to compile and are of no use here.
-    os.environ.setdefault("PYTORCH_JIT", "0")
-    gc.disable()
-    try:
-        from lumen.inference.predictor import LumenPredictor
-
-        if isinstance(files, ExportedModel):
-            return LumenPredictor.from_pretrained(files.folder, base_model=files.base_model, device=device)
-        return LumenPredictor.from_checkpoint(files.config, files.checkpoint, device=device)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 if __name__ == "__main__":

@@ -158,9 +158,18 @@ def make_case(decoder: Decoder, case: Case) -> tuple[SharedRepresentation, list[
         extras={
             "images": torch.zeros(2, 3, *_INPUT_HW, dtype=torch.uint8),
             "texts": [["a text"] * pairs, []],
+            "places": [_places(pairs), _places(0)],
         },
     )
     return shared, [_sample(decoder, case), _sample(decoder, Case("nothing asked", 0))]
+
+
+def _places(count: int) -> InstanceData:
+    """Return a written box for each prompt."""
+    index = torch.arange(count)
+    return InstanceData(
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 30.0]]).expand(count, -1), scores=torch.ones(count), prompt_index=index
+    )
 
 
 def _sample(decoder: Decoder, case: Case) -> PerceptionSample:

@@ -116,10 +116,11 @@ class EvaluationMeter:
         """Return how the LMM was asked, and what that cost; None throughout where the model has no LMM."""
         if not isinstance(self._model, Lumen):
             names = ("lmm_passes_per_image", "lmm_tokens_per_image", "lmm_padding_share")
-            return dict.fromkeys(("template", "answer_mode", "packing", "written_answers", *names))
+            return dict.fromkeys(("template", "answer_mode", "packing", "dialect", "written_answers", *names))
         lmm = self._model.lmm
         return {
             **lmm.protocol,
+            "dialect": lmm.text.require_dialect().describe() if "places" in self._model.extras else None,
             "written_answers": asdict(lmm.answer_report),
             "lmm_passes_per_image": self._per_image(lmm.usage.passes),
             "lmm_tokens_per_image": self._per_image(lmm.usage.tokens),

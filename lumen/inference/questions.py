@@ -13,7 +13,7 @@ from lumen.ops.geometry import InputTransform
 from lumen.structures import PerceptionSample, Prompt
 
 DEFAULT_THRESHOLD = 0.3
-_THRESHOLDS = {"grounding": 0.0, "referring_segmentation": 0.0}
+_THRESHOLDS = {"grounding": 0.0, "referring_segmentation": 0.0, "written_boxes": 0.0}
 _UNFILTERED = frozenset({"counting"})
 _PHRASE_BY_PHRASE = frozenset({"grounding", "referring_segmentation", "semantic_segmentation", "counting"})
 

@@ -13,11 +13,12 @@ from lumen.serialization.atomic import write_text
 
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
+    from lumen.lmm.generation import AnswerReport
 
 _DIGITS = {"bboxes": 3, "keypoints": 3, "points": 3, "counts": 3}
 _OTHER_DIGITS = 5
 _NAMES = {"bboxes": "bboxes_xyxy"}
-_WITHOUT_HEATMAPS = frozenset({"pose", "vqa", "caption", "chat"})
+_WITHOUT_HEATMAPS = frozenset({"pose", "vqa", "caption", "chat", "written_boxes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,12 @@ def _predict_file(
     predictor: "LumenPredictor", path: Path, stem: str, image: Any, request: Request, output: Output
 ) -> dict[str, Any]:
     predictor.set_image(image)
+    predictor.model.lmm.answer_report.clear()
     table = ask(predictor, request)
+    written = predictor.model.lmm.answer_report if request.task == "written_boxes" else None
     report = describe_answer(path, image.shape[:2], request, table)
+    if written is not None:
+        report |= {"unparsed": written.unparsed, "unasked": written.unasked}
     if output.json is None:
         write_json(output.folder / f"{stem}.json", {**report, "model": dict(predictor.description)})
     kinds = predictor.model.decoders[request.task].spec.kinds
@@ -179,7 +184,8 @@ def _predict_file(
     if output.heatmaps and request.task not in _WITHOUT_HEATMAPS:
         heat = predictor.heatmaps(request.phrases, task=request.task).numpy()
         _draw_heatmaps(output.folder, stem, image, request.phrases, heat)
-    print(f"{path}: {_summary(table, request)}" + (f" -> {output.folder / stem}.png" if picture is not None else ""))
+    summary = _summary(table, request) + ("" if written is None else _unread(written))
+    print(f"{path}: {summary}" + (f" -> {output.folder / stem}.png" if picture is not None else ""))
     return report
 
 
@@ -190,6 +196,11 @@ def _summary(table: Any, request: Request) -> str:
         counted = zip(table.phrases, table.counts.tolist(), strict=True)
         return ", ".join(f"{count:g} {phrase}" for phrase, count in counted)
     return f"{len(table)} found"
+
+
+def _unread(written: "AnswerReport") -> str:
+    """Return what of a written answer became no box."""
+    return f", {written.unparsed} unparsed, {written.unasked} of other names"
 
 
 def _plain(key: str, value: Any) -> Any:

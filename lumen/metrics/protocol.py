@@ -26,7 +26,9 @@ class ProtocolCard:
         answer_mode: ``forced`` or ``generated``.
         template: Name of the template.
         packing: ``packed`` or ``separate`` prompts.
-        written_answers: How many answers to location prompts the LLM wrote, and what they lacked; zeros when forced.
+        dialect: How the LMM was asked for boxes that it writes, and where their scores come from.
+        written_answers: How many answers to location prompts the LMM wrote, and what they lacked, zeros when forced;
+            and how many questions for written boxes, with what was read of the answers and what could not be.
         heatmap_stride: Input pixels per cell of the heatmap.
         dtype: Precision of the evaluation.
         lmm_passes_per_image: Mean number of sequences through the LLM.
@@ -50,6 +52,7 @@ class ProtocolCard:
     answer_mode: str | None
     template: str | None
     packing: str | None
+    dialect: str | None
     written_answers: Mapping[str, int] | None
     heatmap_stride: int | None
     dtype: str

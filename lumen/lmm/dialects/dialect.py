@@ -49,6 +49,10 @@ class Dialect:
         """Return the question about phrases, which are one text already."""
         return self.question.replace("{text}", text)
 
+    def describe(self) -> str:
+        """Return its name, and where scores come from."""
+        return f"{self.name}; score: {SCORES[self.score]}"
+
     def can_join(self, phrase: str) -> bool:
         """Return whether a phrase can be asked together with others: it does not hold what separates them."""
         return bool(self.separator) and self.separator.strip() not in phrase

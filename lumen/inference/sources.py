@@ -1,0 +1,130 @@
+"""Where the command line takes its model from: a run, an exported folder, or an LMM as it is. Imports nothing heavy."""
+
+import gc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumen.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from lumen.inference.predictor import LumenPredictor
+
+_POINTER = "last_checkpoint"
+_BEST = "best.pth"
+_EXPORTED = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A trained model on disk: the config of its run, which is code, and a checkpoint."""
+
+    config: Path
+    checkpoint: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """A folder that ``tools/export.py`` wrote, without code, and its base model where it is not the recorded one."""
+
+    folder: Path
+    base_model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BareLmm:
+    """An LMM that writes boxes itself, untrained here.
+
+    Args:
+        name_or_path: Folder or model id; an id is downloaded.
+        dialect: How it writes boxes; see ``lumen.inference.bare.bare_predictor``.
+        max_new_tokens: Bound on the tokens of an answer.
+    """
+
+    name_or_path: str
+    dialect: str | None = None
+    max_new_tokens: int = 1024
+
+
+Source = ModelFiles | ExportedModel | BareLmm
+
+
+def find_model(
+    model: Path | None, config: Path | None, checkpoint: Path | None, base_model: str | None = None
+) -> ModelFiles | ExportedModel:
+    """Return the model that the options name; the newest exported folder where they name none.
+
+    A config is Python code, so one is used only where the user names it or the work folder that it lies in.
+
+    Raises:
+        ConfigError: The options do not fit each other.
+        CheckpointError: There is no such model, or a work folder holds no config or checkpoint.
+    """
+    if (config is None) != (checkpoint is None) or (model is not None and config is not None):
+        raise ConfigError("give --config and --checkpoint together, or --model alone, or none of them")
+    if config is not None and checkpoint is not None:
+        found = ModelFiles(config, checkpoint)
+    else:
+        folder = model or _newest_exported()
+        if (folder / _EXPORTED).is_file():
+            return ExportedModel(folder, base_model)
+        found = _files_of_run(folder)
+    if base_model is not None:
+        raise ConfigError("--base-model belongs to an exported folder; a config names its base model itself")
+    return found
+
+
+def describe_source(source: Source) -> str:
+    """Return what a model is taken from, for the command line."""
+    if isinstance(source, ModelFiles):
+        return f"{source.checkpoint} ({source.config})"
+    return source.name_or_path if isinstance(source, BareLmm) else str(source.folder)
+
+
+def open_model(source: Source, device: str | None) -> "LumenPredictor":
+    """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
+
+    Imports create millions of objects that stay; scanning them repeatedly takes a fifth of the start-up time.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # MMEngine imports torch's distributed optimizers, whose scripts take 0.15 s to compile and are of no use here.
+    os.environ.setdefault("PYTORCH_JIT", "0")
+    gc.disable()
+    try:
+        from lumen.inference.bare import bare_predictor
+        from lumen.inference.predictor import LumenPredictor
+
+        if isinstance(source, BareLmm):
+            options = {"dialect": source.dialect, "max_new_tokens": source.max_new_tokens}
+            return bare_predictor(source.name_or_path, **options, device=device)
+        if isinstance(source, ExportedModel):
+            return LumenPredictor.from_pretrained(source.folder, base_model=source.base_model, device=device)
+        return LumenPredictor.from_checkpoint(source.config, source.checkpoint, device=device)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _newest_exported() -> Path:
+    from lumen.paths import find_path
+
+    found = list(Path(find_path("work_dirs")).rglob(_EXPORTED))
+    if not found:
+        raise CheckpointError(
+            f"there is no exported model ({_EXPORTED}) in work_dirs: name the work folder of a run with --model, such "
+            "as that of `make demo`, a folder that tools/export.py wrote, or an LMM that writes boxes with --lmm"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def _files_of_run(folder: Path) -> ModelFiles:
+    pointer, best = folder / _POINTER, folder / _BEST
+    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
+    if not configs:
+        raise CheckpointError(f"{folder} holds no config; give the work folder of a training run, or --config")
+    if best.is_file():
+        return ModelFiles(configs[-1], best)
+    if not pointer.is_file():
+        raise CheckpointError(f"{folder} holds neither {_BEST} nor {_POINTER}; has its training saved anything yet?")
+    return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
