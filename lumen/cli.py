@@ -32,6 +32,65 @@ _EXAMPLES = (
     "lumen predict photo.jpg dog 'red cup' --lmm Qwen/Qwen3-VL-4B-Instruct",
 )
 
+# Options of `lumen predict`.
+Inputs = Annotated[
+    list[str],
+    typer.Argument(help="Images or folders of images, then phrases, sentences or questions.", show_default=False),
+]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        help="detection, segmentation, pose, grounding, referring_segmentation, semantic_segmentation, counting, "
+        "vqa, caption, or a task of your own; the model must have a decoder for it."
+    ),
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="One JSON file for all images, in place of one per image.")
+]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Exported folder with model.json, or work folder of a run, whose config is run as Python code. By "
+        "default the newest exported folder in work_dirs.",
+        show_default=False,
+    ),
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(help="Folder or id of the base model of an exported folder; only an id given here is downloaded."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="Config, together with --checkpoint; it is run as Python code.")]
+CheckpointFile = Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")]
+LmmName = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or id of a pretrained LMM that writes boxes itself, asked in its own words without training; "
+        "an id is downloaded.",
+    ),
+]
+DialectName = Annotated[
+    str | None, typer.Option(help="--lmm: how it writes boxes, where its model type does not tell.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        "-t",
+        help="Lowest score that is kept; by default 0.3, and 0 for sentences. Counts and texts have none.",
+        show_default=False,
+    ),
+]
+Category = Annotated[str | None, typer.Option(help="pose: name of the objects.")]
+KeypointNames = Annotated[str | None, typer.Option(help="pose: names of the keypoints, with commas between.")]
+SkeletonFile = Annotated[
+    Path | None, typer.Option(help="pose: COCO-format JSON that names the category's keypoints and bones.")
+]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")]
+WithPictures = Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is text.")]
+WithHeatmaps = Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")]
+
 app = typer.Typer(
     help="Find anything you can name: one multimodal model pass, any number of phrases.",
     no_args_is_help=True,
@@ -57,65 +116,24 @@ def _root(
 
 @app.command(epilog="\n\n".join(_EXAMPLES))
 def predict(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="Images or folders of images, then phrases, sentences or questions.", show_default=False),
-    ],
-    task: Annotated[
-        str,
-        typer.Option(
-            help="detection, segmentation, pose, grounding, referring_segmentation, semantic_segmentation, counting, "
-            "vqa, caption, or a task of your own; the model must have a decoder for it."
-        ),
-    ] = "detection",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")] = Path("out"),
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="One JSON file for all images, in place of one per image.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Exported folder with model.json, or work folder of a run, whose config is run as Python code. By "
-            "default the newest exported folder in work_dirs.",
-            show_default=False,
-        ),
-    ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option(help="Folder or id of the base model of an exported folder; only an id given here is downloaded."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Config, together with --checkpoint; it is run as Python code.")
-    ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")] = None,
-    lmm: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or id of a pretrained LMM that writes boxes itself, asked in its own words without training; "
-            "an id is downloaded.",
-        ),
-    ] = None,
-    dialect: Annotated[
-        str | None, typer.Option(help="--lmm: how it writes boxes, where its model type does not tell.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")] = 1024,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            "-t",
-            help="Lowest score that is kept; by default 0.3, and 0 for sentences. Counts and texts have none.",
-            show_default=False,
-        ),
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="pose: name of the objects.")] = None,
-    keypoints: Annotated[str | None, typer.Option(help="pose: names of the keypoints, with commas between.")] = None,
-    skeleton_from: Annotated[
-        Path | None, typer.Option(help="pose: COCO-format JSON that names the category's keypoints and bones.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")] = None,
-    pictures: Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is in words.")] = True,
-    heatmaps: Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")] = False,
+    inputs: Inputs,
+    task: TaskName = "detection",
+    out: OutFolder = Path("out"),
+    json_file: JsonFile = None,
+    model: ModelFolder = None,
+    base_model: BaseModel = None,
+    config: ConfigFile = None,
+    checkpoint: CheckpointFile = None,
+    lmm: LmmName = None,
+    dialect: DialectName = None,
+    max_new_tokens: MaxNewTokens = 1024,
+    threshold: Threshold = None,
+    category: Category = None,
+    keypoints: KeypointNames = None,
+    skeleton_from: SkeletonFile = None,
+    device: Device = None,
+    pictures: WithPictures = True,
+    heatmaps: WithHeatmaps = False,
 ) -> None:
     """Ask about images: writes NAME.png and NAME.json per image, and NAME_heat_N_PHRASE.png with --heatmaps.
 
