@@ -73,6 +73,9 @@ DialectName = Annotated[
     str | None, typer.Option(help="--lmm: how it writes boxes, where its model type does not tell.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")]
+MaxPixels = Annotated[
+    int, typer.Option(min=1, help="--lmm: bound on the pixels of an image, where the LMM takes several sizes.")
+]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -127,6 +130,7 @@ def predict(
     lmm: LmmName = None,
     dialect: DialectName = None,
     max_new_tokens: MaxNewTokens = 1024,
+    max_pixels: MaxPixels = 1024 * 1024,
     threshold: Threshold = None,
     category: Category = None,
     keypoints: KeypointNames = None,
@@ -144,7 +148,7 @@ def predict(
     paths, phrases = split_inputs(inputs)
     if lmm is not None:
         check_bare(task, model, config, checkpoint, base_model)
-        source: Source = BareLmm(lmm, dialect, max_new_tokens)
+        source: Source = BareLmm(lmm, dialect, max_new_tokens, max_pixels)
     else:
         if dialect is not None:
             raise ConfigError("--dialect belongs to --lmm")

@@ -11,9 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lumen import cli
-from lumen.cli import ExportedModel, ModelFiles, find_model, list_images, make_request, split_inputs
+from lumen.cli import check_bare, list_images, make_request, split_inputs
 from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.inference.reports import Request
+from lumen.inference.sources import ExportedModel, ModelFiles, find_model
 from lumen.prompts import KNOWN_TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,10 +186,19 @@ def test_options_that_do_not_fit_the_task_are_explained(folder):
         _request(task="pose", category="dog", skeleton_from=folder / "ann.json")
 
 
+def test_a_bare_lmm_is_asked_for_boxes_alone():
+    check_bare("detection", None, None, None, None)
+    check_bare("written_boxes", None, None, None, None)
+    with pytest.raises(ConfigError, match="asked for boxes only, got --task vqa"):
+        check_bare("vqa", None)
+    with pytest.raises(ConfigError, match="give --lmm alone"):
+        check_bare("detection", None, Path("config.py"))
+
+
 def test_help_shows_an_example_per_task():
     shown = CliRunner().invoke(cli.app, ["predict", "--help"], env={"COLUMNS": "200"}).output
     missing = [wording.name for wording in KNOWN_TASKS if f"--task {wording.name}" not in shown]
-    assert missing == ["detection", "chat"], "the one needs no option, the other a history"
+    assert missing == ["detection", "chat", "written_boxes"], "needs no option, needs a history, goes with --lmm"
     assert "lumen predict photo.jpg star 'red ring'" in shown
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lumen.cli import ModelFiles, list_images, one_line_errors, predict_with, warn_about_namesake  # noqa: E402
+from lumen.cli import list_images, one_line_errors, predict_with, warn_about_namesake  # noqa: E402
 from lumen.inference.reports import Output, Request  # noqa: E402
+from lumen.inference.sources import ModelFiles  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/infer.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes/best.pth \\

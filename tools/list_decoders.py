@@ -49,6 +49,7 @@ QUESTIONS = {
     "vqa": Question("a question: `how many stars are there?`", "multitask/eval_vqa.py"),
     "caption": Question("nothing", "text/caption_nano_coco.py"),
     "chat": Question("a turn, with the turns before it", "text/chat_nano_llava.py"),
+    "written_boxes": Question("a class name: `star`", "zero_shot/detection_coco.py"),
 }
 _FOR_BOOKKEEPING = {"labels", "prompt_index"}
 

@@ -14,7 +14,7 @@ class WriteAnswers:
 
     Reads ``prompts``, ``gt_instances`` and ``frame``; writes ``prompts`` with answers. The boxes are those of
     ``gt_instances``, in input pixels, from left to right and then from top to bottom; a prompt without objects gets
-    what the codec writes for none, and one that would stay without a text is left out.
+    what the codec writes for none.
 
     Args:
         codec: How boxes are written: a codec, or a dict of the arguments of ``BoxCodec``, or of another class as

@@ -40,11 +40,13 @@ class BareLmm:
         name_or_path: Folder or model id; an id is downloaded.
         dialect: How it writes boxes; see ``lumen.inference.bare.bare_predictor``.
         max_new_tokens: Bound on the tokens of an answer.
+        max_pixels: Bound on the pixels of an image.
     """
 
     name_or_path: str
     dialect: str | None = None
     max_new_tokens: int = 1024
+    max_pixels: int = 1024 * 1024
 
 
 Source = ModelFiles | ExportedModel | BareLmm
@@ -96,8 +98,8 @@ def open_model(source: Source, device: str | None) -> "LumenPredictor":
         from lumen.inference.predictor import LumenPredictor
 
         if isinstance(source, BareLmm):
-            options = {"dialect": source.dialect, "max_new_tokens": source.max_new_tokens}
-            return bare_predictor(source.name_or_path, **options, device=device)
+            bounds = {"max_new_tokens": source.max_new_tokens, "max_pixels": source.max_pixels}
+            return bare_predictor(source.name_or_path, dialect=source.dialect, device=device, **bounds)
         if isinstance(source, ExportedModel):
             return LumenPredictor.from_pretrained(source.folder, base_model=source.base_model, device=device)
         return LumenPredictor.from_checkpoint(source.config, source.checkpoint, device=device)

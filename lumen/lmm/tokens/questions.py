@@ -72,8 +72,8 @@ class TextEncoder:
     def encode(self, prompt: Prompt) -> Suffix:
         """Return the tokens of one question and its answer, without remembering them; see ``suffix``."""
         what = f"the answer to learn for {prompt.text!r}"
-        # A codec writes special tokens on purpose.
-        answer = check_text(prompt.answer, what) if self.has_places(prompt) else self._check(prompt.answer, what)
+        # A codec writes special tokens on purpose, and nothing at all for no place.
+        answer = prompt.answer.strip() if self.has_places(prompt) else self._check(prompt.answer, what)
         ids, (asked, _) = self._start.split((self._asked(prompt), self.encoder.gap + answer))
         end = () if prompt.is_cut else (self.encoder.end_id,)
         return Suffix((*ids, *end), (0, 0), None, asked)
