@@ -1,4 +1,4 @@
-"""No aligner: for models whose tasks are all answered in words, such as an LMM that writes boxes."""
+"""No aligner: for models whose tasks are all answered as text, such as an LMM that writes boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -36,7 +36,7 @@ class NoAligner(nn.Module):
         """
         if len(features.image_index):
             raise ConfigError(
-                "this model only answers in words, and was asked to locate: give it an aligner such as DenseAligner"
+                "this model answers as text only, and was asked to locate: give it an aligner such as DenseAligner"
             )
         images, _, height, width = features.grid.shape
         return SharedRepresentation(

@@ -1,4 +1,4 @@
-"""Boxes as answers in words, for LMMs that learn to write them."""
+"""Boxes as text to learn, for LMMs that learn to write them."""
 
 from collections.abc import Mapping
 from dataclasses import replace

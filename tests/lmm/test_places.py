@@ -1,5 +1,7 @@
 """Boxes that an LMM writes: questions, reading, scores."""
 
+import itertools
+
 import pytest
 import torch
 from helpers import make_images
@@ -67,21 +69,33 @@ def test_a_score_is_the_mean_probability_of_the_tokens_of_the_coordinates():
     assert spelling.probability([(2, 5)]) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("paligemma", 0.9), ("internvl", 0.25)])
-def test_a_name_gives_the_score_where_a_coordinate_is_one_token(name, wanted):
-    text = {
-        "paligemma": "<loc0001><loc0002><loc0003><loc0004> dog",
-        "internvl": "<ref>dog</ref><box>[[1,2,3,4]]</box>",
-    }[name]
-    ends = list(range(1, len(text) + 1))
-    probabilities = [0.9 if letter in "dog" and "dog" in text[max(0, at - 2) : at + 3] else 0.25 for at, letter in
-                     enumerate(text)]  # fmt: skip
-    probabilities = [0.25 if letter == " " else value for letter, value in zip(text, probabilities, strict=True)]
-    question = PlaceQuestion(Prompt("dog", TASK), ("dog",), (0,))
-    ((_, _, score),) = read_places(
-        question, Spelling(text, ends, probabilities), DIALECTS[name], (100, 100), AnswerReport()
-    )
-    assert score == pytest.approx(wanted, abs=0.17 if name == "paligemma" else 1e-6)  # the gap before the name counts
+@pytest.mark.parametrize(
+    ("name", "tokens", "wanted"),
+    [
+        (
+            "paligemma",
+            {"<loc0001>": 0.2, "<loc0002>": 0.3, "<loc0003>": 0.2, "<loc0004>": 0.1, " red": 0.9, " cup": 0.7},
+            0.8,
+        ),
+        ("paligemma", {"<loc0001>": 0.2, "<loc0002>": 0.3, "<loc0003>": 0.2, "<loc0004>": 0.1}, 0.2),
+        (
+            "internvl",
+            {"<ref>red cup</ref>": 0.9, "<box>[[": 0.9, "1": 0.2, ",2": 0.4, ",3": 0.6, ", 4": 0.8, "]]": 0.9},
+            0.5,
+        ),
+        (
+            "qwen3_vl",
+            {'[{"bbox_2d": [': 0.9, "10, ": 0.2, "20": 0.4, ", 30, ": 0.6, "40]": 0.8, ', "label": "a"}]': 0.9},
+            0.5,
+        ),
+    ],
+)
+def test_a_name_gives_the_score_where_a_coordinate_is_one_token(name, tokens, wanted):
+    ends = [*itertools.accumulate(map(len, tokens))]
+    spelling = Spelling("".join(tokens), ends, [*tokens.values()])
+    question = PlaceQuestion(Prompt("red cup", TASK), ("red cup",), (0,))
+    ((_, _, score),) = read_places(question, spelling, DIALECTS[name], (100, 100), AnswerReport())
+    assert score == pytest.approx(wanted)
 
 
 def test_written_boxes_come_in_input_pixels_with_what_was_counted(adapter):
