@@ -83,13 +83,17 @@ def parse_coco(
     federated: bool,
 ) -> CocoFile:
     """Check the content of a file as ``load_json`` returns it; ``ann_file`` names it in errors. See ``read_coco``."""
+    # Categories first: an annotation cannot be judged without them.
     name_of_id = _check_categories(content["categories"], ann_file)
     classes, cat_ids = _select_classes(name_of_id, classes, ann_file)
     report: defaultdict[str, list[int]] = defaultdict(list)
     images = check_images(content["images"], report, name_of_id if federated else None)
+    # Before the annotations, whose reasons would all be that their image was skipped.
     check_budget(report, len(content["images"]), skip_budget, f"{ann_file}: images")
+    # A report of its own, so that annotations have a budget of their own.
     rows: defaultdict[str, list[int]] = defaultdict(list)
     annotations = _check_annotations(content["annotations"], images, name_of_id, rows)
+    # Annotations are checked whatever `classes` are chosen; the choice is made here.
     records = _make_records(images, annotations, cat_ids, image_root, rows, with_masks)
     if federated:
         label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
@@ -154,6 +158,7 @@ def category_problem(category: Any, name_of_id: Mapping[int, str]) -> str | None
 def _select_classes(
     name_of_id: Mapping[int, str], classes: Sequence[str] | None, ann_file: str | os.PathLike[str]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    # Names, ids and labels come from this one table.
     id_of_name = {name: cat_id for cat_id, name in name_of_id.items()}
     names = tuple(id_of_name) if classes is None else tuple(classes)
     missing = [name for name in names if name not in id_of_name]
@@ -191,6 +196,7 @@ def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
     name = file_name_of(entry)
     if not is_printable(name):
         return "file_name is missing or not a file name"
+    # A file from elsewhere must not name files outside of its folder.
     if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         return "file_name leaves the image folder"
     sides = (entry.get("height"), entry.get("width"))
@@ -248,13 +254,16 @@ def _make_records(
     """Build one record per image; boxes are clipped, those outside their image and unselected classes are left out."""
     label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
     chosen = [entry for entry in annotations.values() if entry["category_id"] in label_of_id]
+    # From here on all annotations are rows of arrays, which is fast for millions of them.
     slot_of_image = {img_id: slot for slot, img_id in enumerate(images)}
     slots = np.array([slot_of_image[entry["image_id"]] for entry in chosen], dtype=np.int64)
     sizes_hw = np.array([(int(e["height"]), int(e["width"])) for e in images.values()], dtype=np.int64).reshape(-1, 2)
     boxes = np.array([entry["bbox"] for entry in chosen], dtype=np.float64).reshape(-1, 4)
+    # From corner and size to two corners, in float64; clipped, they fit float32.
     boxes[:, 2:] += boxes[:, :2]
     clipped = np.clip(boxes, 0.0, sizes_hw[slots][:, [1, 0, 1, 0]]).astype(np.float32)
     ann_ids = np.array([entry["id"] for entry in chosen], dtype=np.int64)
+    # Checked after the cast: a thin box far from the origin may lose its extent in float32.
     is_kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     _report_rows(report, "box outside its image, or too small for float32", ann_ids[~is_kept])
     # Annotation tools round: less than a pixel over the border is not reported.
@@ -271,7 +280,9 @@ def _make_records(
         _report_rows(report, "segmentation is missing, broken or of another size", ann_ids[is_kept & ~is_sound])
         is_kept &= is_sound
     kept = np.flatnonzero(is_kept)
+    # Sorted by image, in file order within it, so that an image is a slice of each array.
     kept = kept[np.argsort(slots[kept], kind="stable")]
+    # Slice of image number s: ends[s] to ends[s + 1]; empty where it has no annotation.
     ends = np.searchsorted(slots[kept], np.arange(len(images) + 1))
     return [
         {
@@ -294,6 +305,7 @@ def _segmentations(entries: Sequence[dict], sizes_hw: np.ndarray) -> np.ndarray:
 
 def find_segmentation(entry: Mapping[str, Any], size_hw: Sequence[int]) -> Rle | None:
     """Return the mask of an annotation in an image of ``size_hw``, None if it has no sound one."""
+    # A mask takes memory of the size of its image, whatever the file claims that to be.
     if size_hw[0] * size_hw[1] > MAX_PIXELS:
         return None
     try:
@@ -309,6 +321,7 @@ def _report_rows(report: defaultdict[str, list[int]], reason: str, ids: np.ndarr
 
 def check_budget(report: Mapping[str, Sequence[Any]], num_entries: int, skip_budget: float, what: str) -> None:
     """Raise DataError if more than a share ``skip_budget`` of the entries is in ``report``; clipped ones are not."""
+    # A clipped box is still used.
     num_skipped = sum(len(ids) for reason, ids in report.items() if reason != CLIPPED)
     if num_skipped > skip_budget * num_entries:
         raise DataError(

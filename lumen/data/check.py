@@ -44,8 +44,10 @@ def check_coco(
     categories = _check_categories(content["categories"], report)
     if not categories:
         raise DataError(f"{ann_file}: no usable category\n{dict(report)}")
+    # LVIS-like files are known by their lists of absent classes.
     federated = any(isinstance(entry, dict) and ABSENT in entry for entry in content["images"])
     options = {"image_root": str(image_root or ""), "classes": None, "with_masks": False, "federated": federated}
+    # The reader of training itself, with a budget without end: what it skips is what is reported.
     parsed = parse_coco({**content, "categories": categories}, ann_file, skip_budget=float("inf"), **options)
     for reason, ids in parsed.report.items():
         report[reason] += ids
@@ -87,6 +89,7 @@ def _check_annotations(
     for entry in entries:
         if not _is_in_use(entry, image_of_row, num_keypoints):
             continue
+        # Taken out, so that a second annotation of this id is not checked in its place.
         _, size_hw = image_of_row.pop(entry["id"])
         used.add(entry["category_id"])
         # Sets of boxes alone often hold an empty list.
@@ -133,6 +136,7 @@ def _keypoint_problem(entry: Mapping[str, Any], num_expected: int | None) -> str
 def _check_names(records: list[dict], report: defaultdict[str, list[Any]]) -> None:
     first_of_path: dict[str, int] = {}
     for record in records:
+        # Two entries for one file would count its objects in one and learn their absence in the other.
         if first_of_path.setdefault(record["img_path"], record["img_id"]) != record["img_id"]:
             report["image file named by an earlier image too"].append(record["img_id"])
 

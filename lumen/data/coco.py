@@ -78,6 +78,7 @@ class CocoDataset(NodeDataset):
 
     def full_init(self) -> None:
         """Read the files, once; an error names the command that lists everything that is wrong with them."""
+        # Every error of the files ends with the command that lists all of them.
         with naming_check_data(self.ann_file, self.data_prefix["img"]):
             super().full_init()
 
@@ -131,6 +132,7 @@ def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
+        # Nested calls: the command is named once.
         if _CHECK in str(error):
             raise
         images = f" --images {image_root}" if image_root else ""
@@ -153,6 +155,7 @@ def take_usable(dataset: NodeDataset, index: int) -> Any:
     dataset.full_init()
     if dataset.test_mode:
         return dataset.prepare_data(index)
+    # The next sample in the file's order, so that the same run reads the same samples again.
     for offset in range(len(dataset)):
         try:
             return dataset.prepare_data((index + offset) % len(dataset))
@@ -164,6 +167,7 @@ def take_usable(dataset: NodeDataset, index: int) -> Any:
 def _count_unusable(dataset: NodeDataset, index: int, error: DataError) -> None:
     img_id = dataset.get_data_info(index)["img_id"]
     unusable = dataset.report.setdefault(UNREADABLE, [])
+    # An image that comes round again is not a second fault.
     if img_id in unusable:
         return
     unusable.append(img_id)

@@ -45,13 +45,17 @@ def decode_cut_jpeg(content: bytes) -> tuple[Image.Image, float]:
     Raises:
         OSError: The file is broken in another way, or so much is missing that no pass shows the whole image.
     """
+    # Pillow takes this as a whole file and leaves what is missing in mid grey.
     image = Image.open(io.BytesIO(content + END), formats=("JPEG",))
     image.load()
+    # In other colour spaces the colour of missing pixels is not known.
     if image.mode not in ("RGB", "L"):
         raise OSError(f"the end of a JPEG file with {image.mode} pixels is missing")
     if not _shows_everything(content):
         raise OSError("the end of the JPEG file is missing, with whole components or passes in it")
+    # Blocks are stored row by row, so that what is missing is the end of the image.
     is_grey = (np.asarray(image).reshape(image.height, image.width, -1) == _GREY).all(2)
+    # From the last row up, as long as its last pixel is grey; grey elsewhere belongs to the picture.
     reaches_end = is_grey[::-1, -1].cumprod()[::-1].astype(bool)
     return image, float(is_grey[reaches_end].sum() / is_grey.size)
 
@@ -63,6 +67,7 @@ def _shows_everything(content: bytes) -> bool:
     for part in _parts(content):
         if isinstance(part, bytes):
             components = part
+        # A progressive file sends rough values first; the pass with bit 0 is the last of a component.
         elif part.low_bit == 0:
             for component in part.components:
                 reached[component] |= {part.first, part.last}
@@ -77,13 +82,16 @@ def _parts(content: bytes) -> Iterator[bytes | Scan]:
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # within pixels: no segment follows
             at = content.find(b"\xff", at + (1 if marker == 0xFF else 2))
             continue
+        # A segment begins with its length, which counts its own two bytes.
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         body = content[at + 4 : end]
         if end > len(content):
             return
         if marker in _FRAMES:
+            # Ids of the components stand after six bytes of sizes, three bytes apart.
             yield body[6::3]
         elif marker == _START_OF_SCAN:
+            # The last three bytes of a scan header: range of coefficients, and bit positions.
             first, last, bits = body[-3:]
             yield Scan(body[1:-3:2], first, last, bits & 15)
         at = content.find(b"\xff", end)

@@ -42,6 +42,7 @@ def grey_in_test(
 
 def datasets_with_images(dataset: Dataset) -> Iterator[BaseDataset]:
     """Yield the data sets of image files that a data set is made of, through mixtures and wrappers."""
+    # Wrappers name their parts `dataset`, `base` or `datasets`, in MMEngine and here.
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
@@ -61,9 +62,11 @@ def find_faults(dataset: BaseDataset, *, decode: bool = False) -> dict[str, list
     """
     dataset.full_init()
     records = (dataset.get_data_info(index) for index in range(len(dataset)))
+    # By path: images with several objects or texts come once.
     sizes = {record["img_path"]: record.get("ori_hw") for record in records if record.get("img_path")}
     root = dataset.data_prefix.get("img") or "."
     faults: defaultdict[str, list[str]] = defaultdict(list)
+    # Threads: waiting for disks takes most of the time.
     with ThreadPoolExecutor(_THREADS) as pool:
         problems = pool.map(lambda item: image_problem(item[0], root, item[1], decode=decode), sizes.items())
         for path, problem in zip(sizes, problems, strict=True):

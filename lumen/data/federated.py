@@ -21,6 +21,7 @@ INCOMPLETE = "not_exhaustive_category_ids"
 
 def file_name_of(entry: Mapping[str, Any]) -> Any:
     """Return the file name of an image entry; LVIS v1 has ``coco_url`` instead, whose last two parts are used."""
+    # As in COCO's own layout: split folder and file.
     url = entry.get("coco_url")
     if "file_name" in entry or not isinstance(url, str):
         return entry.get("file_name")
@@ -59,6 +60,7 @@ def verify(record: Mapping[str, Any], entry: Mapping[str, Any], label_of_id: Map
 
 
 def _whole_image_rows(labels: list[int], ori_hw: tuple[int, int]) -> dict[str, np.ndarray]:
+    # One code for all rows; only the labels differ.
     codes = encode_masks(torch.ones(1, *ori_hw, dtype=torch.bool))
     return {
         "bboxes": np.tile(np.array([0, 0, ori_hw[1], ori_hw[0]], dtype=np.float32), (len(labels), 1)),

@@ -28,6 +28,7 @@ def fields_to_input(instances: dict[str, Any], frame: InputTransform, fields: Ma
         ConfigError: There is an array that is not declared, or a declared one is missing.
         DataError: An array has another shape or type than its field.
     """
+    # An array of unknown kind would stay where it was while the image moves.
     undeclared = sorted(instances.keys() - _STANDARD - fields.keys())
     if undeclared:
         raise ConfigError(
@@ -57,6 +58,7 @@ def _checked(name: str, values: Any, declared: Field) -> Tensor:
     """Return the values of a field as a tensor of the declared type."""
     array = np.asarray(values)
     is_integer = np.issubdtype(array.dtype, np.integer)
+    # Integers are taken where numbers are declared, not the reverse.
     if array.shape[1:] != declared.shape or not (is_integer or np.issubdtype(array.dtype, np.floating)):
         raise DataError(
             f"the field {name!r} is declared as {declared.kind} of shape {declared.shape} per object, its array has "

@@ -91,6 +91,7 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
         _check_size(path, image)
         try:
             return ReadImage(np.array(to_rgb(image)))
+        # Pillow refuses a file without its end; what is there may still be nearly all of it.
         except OSError:
             content = Path(path).read_bytes()
             if image.format != "JPEG" or has_end(content):
@@ -115,6 +116,7 @@ def read_header(
     """
     with _told(path, root), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
         _check_size(path, image)
+        # The end alone: a JPEG marker or the PNG trailer lies in the last bytes, perhaps before padding.
         file.seek(max(os.stat(path).st_size - 64, 0))
         tail = file.read()
         ends = {"JPEG": has_end(tail), "PNG": b"IEND" in tail}
@@ -131,6 +133,7 @@ def _told(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> 
         if num_bytes > MAX_BYTES:
             raise DataError(f"{path}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
         yield
+    # It names what is wrong already, and is a ValueError, which the next clause would catch.
     except DataError:
         raise
     except _DECODE_ERRORS as error:
@@ -165,6 +168,7 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarr
 
 def check_inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
     """Raise DataError unless ``path``, with links followed, lies in ``root``."""
+    # With a slash at its end, so that the folder `images2` does not lie in `images`.
     real_root = os.path.join(os.path.realpath(root), "")
     try:
         is_inside = os.path.realpath(path).startswith(real_root)
@@ -193,10 +197,13 @@ def render_image(image: np.ndarray, frame: InputTransform, *, pad_value: int = P
     """
     if image.shape[:2] != tuple(frame.ori_hw):
         raise DataError(f"image of size {image.shape[:2]} (height, width) drawn with a frame for {frame.ori_hw}")
+    # The two axes are independent: frames scale, shift and flip, but do not turn.
     left, right, *span_x = _placement(frame.scale_xy[0], frame.shift_xy[0], image.shape[1], frame.input_hw[1])
     top, bottom, *span_y = _placement(frame.scale_xy[1], frame.shift_xy[1], image.shape[0], frame.input_hw[0])
     box = (span_x[0], span_y[0], span_x[1], span_y[1])
+    # Only the part of the original that is seen is resampled, straight to its final size.
     drawn = _resample(image, box, (right - left, bottom - top))
+    # A negative scale is a flip: drawn upright, then turned over without a second resampling.
     if frame.scale_xy[0] < 0:
         drawn = drawn[:, ::-1]
     if frame.scale_xy[1] < 0:
@@ -210,11 +217,13 @@ def render_image(image: np.ndarray, frame: InputTransform, *, pad_value: int = P
 
 def _placement(scale: float, shift: float, num_original: int, num_input: int) -> tuple[int, int, float, float]:
     """Return the input pixels that lie wholly on the image along one axis, and the original span they show."""
+    # Ends of the image in input pixels; a flip exchanges them.
     low, high = sorted((shift, shift + scale * num_original))
     # The tolerance keeps a border at 159.9999999 from costing a whole row of pixels.
     first, last = math.ceil(max(low, 0.0) - 1e-4), math.floor(min(high, num_input) + 1e-4)
     if last <= first:
         return 0, 0, 0.0, 0.0
+    # Whole input pixels, mapped back: the resampled span is not rounded to original pixels.
     start, stop = sorted(((first - shift) / scale, (last - shift) / scale))
     return first, last, max(start, 0.0), min(stop, float(num_original))
 
@@ -224,6 +233,7 @@ def _resample(image: np.ndarray, box: tuple[float, ...], size_wh: tuple[int, int
     if 0 in size_wh:
         return np.zeros((size_wh[1], size_wh[0], 3), dtype=np.uint8)
     left, top, right, bottom = (round(edge) for edge in box)
+    # A view at full size is cut out as it is: the same bytes, and no cost.
     if (left, top, right, bottom) == box and size_wh == (right - left, bottom - top):
         return image[top:bottom, left:right]
     return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
@@ -238,12 +248,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255 instead of scaling.
         grey = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
+        # What lies under transparent pixels is arbitrary.
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, colours).convert("RGB")
     return image.convert("RGB")

@@ -70,9 +70,11 @@ class CropInstance:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace image, keypoints and box by what the network will see."""
+        # The view comes from the box, which may be a detected one; the targets move with it.
         frame = self.draw_frame(results["ori_hw"], results["box"])
         points = torch.from_numpy(results["keypoints"])
         points = torch.cat([frame.points_to_input(points[:, :2]), points[:, 2:]], 1)
+        # After the move: rows change places, since their names hold the side.
         if frame.is_flipped:
             points = points[flip_order(results["keypoint_names"], self.flip_pairs)]
         instances = fields_to_input(results["instances"], frame, results.get("fields", {}))
@@ -87,6 +89,7 @@ class CropInstance:
         """Return the frame around a box in original pixels; a random one if augmentation is on."""
         corners = np.array(box, dtype=np.float64).reshape(2, 2)
         size = corners[1] - corners[0]
+        # The shift is a share of the box, before any padding.
         middle = corners.mean(0) + size * np.random.uniform(-self.max_shift, self.max_shift, 2)
         half = size / 2 * self.padding * np.exp(np.random.uniform(*np.log(self.scale_range)))
         crop = np.concatenate([middle - half, middle + half]).tolist()
@@ -126,6 +129,7 @@ class AskKeypoints:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts and targets."""
         points, (height, width) = results["keypoints"], results["frame"].input_hw
+        # A crop may cut off keypoints of an object that is larger than its box.
         in_view = ((points[:, :2] >= 0) & (points[:, :2] < torch.tensor([width, height]))).all(1)
         is_target = (points[:, 2] > 0) & in_view
         asked = self._choose(is_target)
@@ -134,6 +138,7 @@ class AskKeypoints:
         results["prompts"] = tuple(
             Prompt(text=phrase, task="pose", label=place) for phrase, place in zip(phrases, asked.tolist(), strict=True)
         )
+        # An ignored region over the whole input: no cell of such a prompt is background.
         whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(asked), 4)
         results["gt_instances"] = _rows(is_target[asked], points[asked, :2].repeat(1, 2), asked)
         results["ignored_instances"] = _rows(~is_target[asked], whole, asked)
@@ -148,6 +153,7 @@ class AskKeypoints:
         if self.num_prompts is None or self.num_prompts >= len(is_target):
             return torch.arange(len(is_target))
         drawn = np.random.permutation(len(is_target))
+        # A stable sort of a random order: targets first, at random within both kinds.
         first = drawn[np.argsort(~is_target.numpy()[drawn], kind="stable")]
         return torch.from_numpy(np.sort(first[: self.num_prompts]))
 
@@ -163,6 +169,7 @@ def flip_order(names: Sequence[str], flip_pairs: Sequence[Sequence[str]] | None 
         ConfigError: A name with a side has no partner.
     """
     if flip_pairs is None:
+        # `Left` and `left` are one side; the order of the names stays.
         lowered = [name.lower() for name in names]
         partners = {name: _SIDE.sub(lambda side: _OTHER_SIDE[side[0]], name) for name in lowered}
     else:

@@ -114,6 +114,7 @@ class CocoKeypointsDataset(CocoDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read and check the files; MMEngine calls this once."""
+        # Images, boxes and categories are checked as for detection.
         images = super().load_data_list()
         content = load_json(self.ann_file)
         names, skeletons = self._read_skeletons(content["categories"])
@@ -123,6 +124,7 @@ class CocoKeypointsDataset(CocoDataset):
         report: defaultdict[str, list[int]] = defaultdict(list)
         if self._detections is None:
             num_entries = len(content["annotations"])
+            # Only annotations whose box was kept; the others are in the report already.
             points_of_id = read_keypoints(content["annotations"], _num_keypoints(images, names), report)
             records = _annotated_records(images, points_of_id)
         else:
@@ -163,6 +165,7 @@ class CocoKeypointsDataset(CocoDataset):
             elif entry["category_id"] in label_of_id and entry["score"] >= self.min_box_score:
                 label = label_of_id[entry["category_id"]]
                 box = _clipped(entry["bbox"], of_id[entry["image_id"]]["ori_hw"])
+                # Nothing is known of the keypoints of a detected box; visibility 0 marks that.
                 points = np.zeros((len(self._metainfo["keypoint_names"][label]), 3), dtype=np.float32)
                 records.append(_record(of_id[entry["image_id"]], box, label, place, float(entry["score"]), points))
         return records
@@ -181,15 +184,18 @@ def read_keypoints(
     points_of_id: dict[int, np.ndarray] = {}
     for entry in annotations:
         ann_id = entry.get("id") if isinstance(entry, dict) else None
+        # Not in use, or without keypoints: no fault of this file.
         if type(ann_id) is not int or ann_id not in num_keypoints or "keypoints" not in entry:
             continue
         points = _points(entry["keypoints"], num_keypoints[ann_id])
         if points is None:
             report["keypoints are not x, y, 0 or 1 or 2 for each name"].append(ann_id)
             continue
+        # A wrong count is a sign of keypoints that were cut or shifted.
         num_labelled = int((points[:, 2] > 0).sum())
         if entry.get("num_keypoints", num_labelled) != num_labelled:
             report["num_keypoints is not the number of labelled keypoints"].append(ann_id)
+        # The first of equal ids, as for boxes.
         elif num_labelled:
             points_of_id.setdefault(ann_id, points)
     return points_of_id
@@ -220,6 +226,7 @@ def _skeleton(name: str, keypoints: Any, bones: Any) -> tuple[tuple[str, ...], t
             raise DataError(
                 f"category {name!r}: a bone joins two of the keypoints 1 ... {len(keypoints)}, got {bone!r}"
             )
+    # COCO counts bones from 1.
     return tuple(keypoints), tuple((first - 1, last - 1) for first, last in bones or ())
 
 

@@ -4,6 +4,7 @@ import re
 
 from lumen.ops.geometry import InputTransform
 
+# Without a boundary at the end: leftmost and rightmost, too.
 _LEFT_RIGHT = re.compile(r"\b(left|right)", re.IGNORECASE)
 _UP_DOWN = re.compile(
     r"\b(top|bottom|above|below|over|under|up|down|upper|lower|highest|lowest|uppermost|lowermost)", re.IGNORECASE

@@ -43,6 +43,7 @@ class MixedDataset(Dataset):
         if 0 in self.sizes:
             raise DataError(f"data set {self.sizes.index(0)} of the mixture is empty")
         self.shares = _shares(self.sizes if weights is None else weights, len(self.sizes))
+        # Index of the first sample of each set, and the end.
         self._starts = np.cumsum([0, *self.sizes])
 
     def __len__(self) -> int:
@@ -97,6 +98,7 @@ class MixtureSampler(Sampler):
         self._num_skipped = 0
 
     def __iter__(self) -> Iterator[int]:
+        # Every rank runs through the same stream and takes its own places in it.
         return islice(self._stream(), self._rank + self._num_skipped * self._world_size, None, self._world_size)
 
     def __len__(self) -> int:
@@ -115,12 +117,15 @@ class MixtureSampler(Sampler):
 
     def _sources(self) -> Iterator[int]:
         generator = self._generator(len(self.dataset.sizes))
+        # The unit interval, cut by the shares; a draw falls into one of the pieces.
         borders = np.cumsum(self.dataset.shares)[:-1]
         offset = generator.random() if self.shuffle else 0.5
         start = 0
         while True:
+            # By place, not by adding up, so that rounding does not grow with the length of a run.
             places = (offset + np.arange(start, start + _BLOCK) * _GOLDEN) % 1.0
             sources = np.searchsorted(borders, places, side="right")
+            # Shuffled within a block: shares still hold over each 32 draws.
             yield from (generator.permutation(sources) if self.shuffle else sources).tolist()
             start += _BLOCK
 
@@ -129,6 +134,7 @@ class MixtureSampler(Sampler):
         generator, size = self._generator(source), self.dataset.sizes[source]
         start = self.dataset.start_of(source)
         while True:
+            # A new order each time round, from one generator per set: sets do not disturb each other.
             order = generator.permutation(size) if self.shuffle else np.arange(size)
             yield from (start + order).tolist()
 
@@ -168,6 +174,7 @@ class JoinedDataset(Dataset):
         self.base = DATASETS.build(base)
         self.further = {key: _by_image(DATASETS.build(part["dataset"]), part["key"]) for key, part in further.items()}
         self.pipeline = Compose(list(pipeline))
+        # A wrong file would otherwise add empty tuples to every image, in silence.
         known = {self.base.get_data_info(index)["img_id"] for index in range(len(self.base))}
         for key, records in self.further.items():
             if not known & set(records):

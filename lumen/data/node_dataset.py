@@ -35,16 +35,20 @@ class NodeDataset(BaseDataset):
         if self._fully_initialized or get_world_size() == 1:
             super().full_init()
             return
+        # The first rank of each host reads; hosts do not share memory.
         hosts = all_gather_object(socket.gethostname())
         leader = hosts.index(hosts[get_rank()])
         with tempfile.TemporaryDirectory(prefix="lumen-") as folder:
             offered = self._read_for_others(Path(folder)) if leader == get_rank() else None
+            # Paths and small things only: the bytes themselves stay in the files.
             answer = all_gather_object(offered)[leader]
             if leader != get_rank() and isinstance(answer, dict):
                 vars(self).update(answer["state"])
+                # Samples are read from the bytes alone.
                 self.data_list = []
                 self.data_bytes = np.load(answer["bytes"], mmap_mode="r")
                 self.data_address = np.load(answer["address"], mmap_mode="r")
+            # Mapped files stay readable after their names are removed.
             barrier()  # the folder is removed once every process has mapped its files
         if not isinstance(answer, dict):
             raise DataError(answer)

@@ -44,6 +44,7 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
         ConfigError: A size is missing and the model names none.
     """
     if isinstance(node, Mapping):
+        # Data sets may lie in data sets, such as mixtures; pipelines are filled wherever they are.
         filled = {key: fill_pipelines(value, inputs) for key, value in node.items() if key != "pipeline"}
         if "pipeline" in node:
             filled["pipeline"] = [fill_step(step, inputs) for step in node["pipeline"]]
@@ -55,6 +56,7 @@ def fill_step(step: Any, inputs: ModelInputs) -> Any:
     """Return one transform of a pipeline as ``fill_pipelines`` does; a built one stays as it is."""
     if not isinstance(step, Mapping):
         return step
+    # By the arguments of the class: a transform of a plug-in is filled in the same way.
     accepted = inspect.signature(_class_of(step)).parameters
     filled = dict(step)
     if "input_hw" in accepted and step.get("input_hw") is None:

@@ -148,6 +148,7 @@ def exchange_sentences(records: Sequence[dict], *, seed: int) -> list[dict]:
         raise DataError(f"one image has {turn} of all {len(places)} sentences; they cannot be exchanged with others")
     exchanged = [{**record, "refs": [dict(ref) for ref in record["refs"]]} for record in records]
     for number, (record, place) in enumerate(places):
+        # Sentences change places; targets stay, so that the statistics of both are the same.
         giver, giver_place = places[(number + turn) % len(places)]
         exchanged[record]["refs"][place]["sentence"] = records[giver]["refs"][giver_place]["sentence"]
     return exchanged
@@ -207,17 +208,21 @@ class AskSentences:
         refs, instances = self._choose(results), results["instances"]
         earlier = results.get("prompts", ())
         others = len(earlier)
+        # By annotation id: rows of objects that left the view are gone from `instances`.
         is_answer = np.array([np.isin(instances["ann_ids"], ref["ann_ids"]) for ref in refs], dtype=bool)
         is_answer = is_answer.reshape(len(refs), len(instances["ann_ids"]))
         rows = _target_rows(is_answer, instances, others, results.get("fields", {}))
+        # Only after the view is known: sentences are the file's own until then.
         is_exchanged = results["frame"].is_flipped and self.exchange_sides
         texts = [exchange_sides(ref["sentence"]) if is_exchanged else ref["sentence"] for ref in refs]
         results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task) for text in texts))
+        # Sentences have no ignored regions, but tables need equal columns to be joined.
         nothing = {key: column[:0] for key, column in rows.items()}
         results["gt_instances"] = _append(results.get("gt_instances"), rows)
         results["ignored_instances"] = _append(results.get("ignored_instances"), nothing)
         results["ref_ids"] = (*results.get("ref_ids", (NO_LABEL,) * others), *(ref["ref_id"] for ref in refs))
         results["kinds"] = (*results.get("kinds", ("",) * others), *(ref["kind"] for ref in refs))
+        # For metrics on masks in original pixels; only data sets that read masks have them.
         if all("target_rle" in ref for ref in results["refs"]):
             masks = results.get("target_rles", (None,) * others)
             results["target_rles"] = (*masks, *(ref["target_rle"] for ref in refs))
@@ -229,6 +234,7 @@ class AskSentences:
         if self.num_prompts is None:
             _check_view(refs, results)
         else:
+            # A target that is partly out of view would make the sentence wrong.
             visible = results["instances"]["ann_ids"][~results["instances"]["is_ignored"]]
             frame, exchanged = results["frame"], self.exchange_sides
             refs = [

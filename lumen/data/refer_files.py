@@ -83,6 +83,7 @@ def read_refer(
     if layout == "mdetr":
         content, sentences = _read_mdetr(ann_file)
         coco = parse_coco(content, ann_file, classes=None, federated=False, **options)
+        # Only objects with sentences are annotated there, so that no class is known to be absent.
         for record in coco.records:
             record["absent_labels"] = ()
     else:
@@ -100,6 +101,7 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             content = io.BytesIO(file.read())
+        # Unpickling can run code; without classes and functions there is nothing to run.
         return _PlainUnpickler(content, encoding="utf-8").load()  # the texts of Python 2 are bytes
     except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(f"{path}: no pickle of plain data ({type(error).__name__}: {error})") from error
@@ -168,6 +170,7 @@ def _is_in_split(name: Any, split: str) -> bool:
     """Whether an object marked ``name`` belongs to ``split``; objects of testAB belong to testA, testB and test."""
     if not isinstance(name, str) or not (name.startswith("test") and split.startswith("test")):
         return name == split
+    # `testA` in `testAB`; a plain `test` asks for no letter and takes all.
     return set(split.removeprefix("test")) <= set(name.removeprefix("test"))
 
 
@@ -177,6 +180,7 @@ def _read_mdetr(ann_file: str | os.PathLike[str]) -> tuple[dict[str, list], list
     image_of_entry: dict[Any, Any] = {}
     images: dict[Any, dict] = {}
     for entry in _dicts(content["images"]):
+        # MDETR numbers sentences as images; `original_id` is the image.
         number, image_id = _key(entry.get("id")), entry.get("original_id", entry.get("id"))
         if number is not None and number in image_of_entry:
             raise DataError(f"{ann_file}: id {number} occurs twice in 'images'")
@@ -187,10 +191,12 @@ def _read_mdetr(ann_file: str | os.PathLike[str]) -> tuple[dict[str, list], list
     spans: dict[Any, Any] = {}
     for entry in _dicts(content["annotations"]):
         number = _key(entry.get("image_id"))
+        # Several phrases would need a target each; one sentence, one set of targets here.
         if spans.setdefault(number, entry.get("tokens_positive")) != entry.get("tokens_positive"):
             raise DataError(f"{ann_file}: caption {number} has several phrases; expected one sentence per image entry")
         if entry.get("empty") is not True:
             ann_id = entry.get("original_id", entry.get("id"))
+            # One object may be the target of many sentences, and is one annotation all the same.
             targets[number].append(ann_id)
             annotations.setdefault(_key(ann_id), {**entry, "id": ann_id, "image_id": image_of_entry.get(number)})
     sentences = [
@@ -217,6 +223,7 @@ def _add_sentences(
             report[problem].append(number)
             continue
         img_id = sentence["image_id"]
+        # Rows of the table before any view: masks are joined in original pixels.
         rows = [targets[img_id][ann_id] for ann_id in ann_ids]
         refs[img_id].append(_make_ref(sentence, number, instances[img_id], rows))
     check_budget(report, len(sentences), skip_budget, f"{ann_file}: sentences")
@@ -247,6 +254,7 @@ def _ann_ids(value: Any) -> list[int] | None:
     ids = value if isinstance(value, list) else [value]
     if not all(map(is_id, ids)):
         return None
+    # Each target once, in the order of the file.
     return [] if ids == [-1] else list(dict.fromkeys(ids))
 
 

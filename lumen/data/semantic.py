@@ -98,7 +98,9 @@ class SemanticDataset(BaseDataset):
             record["label_map_path"], ignore_label=self.ignore_label, reduce_zero_label=self.reduce_zero_label
         )
         classes = self._metainfo["classes"]
+        # Negative values are pixels without a class.
         labels = np.unique(label_map[label_map >= 0])
+        # The largest alone: np.unique sorts.
         if len(labels) and labels[-1] >= len(classes):
             raise DataError(
                 f"{record['label_map_path']} holds class number {labels[-1]}, but there are {len(classes)} classes; "
@@ -114,6 +116,7 @@ class SemanticDataset(BaseDataset):
         return self.prepare_data(index)
 
     def _map_of(self, image: Path) -> str:
+        # Folders below the image folder are repeated below that of the maps.
         inner = str(image.relative_to(self.data_prefix["img"])).removesuffix(self.img_suffix)
         return os.path.join(self.data_prefix["seg"], inner + self.seg_suffix)
 

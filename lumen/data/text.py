@@ -81,6 +81,7 @@ class QuestionsDataset(NodeDataset):
         """Read and check the file; MMEngine calls this once."""
         report: Report = defaultdict(list)
         records, num_texts = LAYOUTS[self.layout](parse_json(self.ann_file), self.ann_file, report)
+        # Texts and images together: a skipped image takes its texts with it.
         check_budget(report, num_texts, self.skip_budget, f"{self.ann_file}: texts and images")
         records = [record for record in records if record["questions"]]
         if not records:
@@ -92,6 +93,7 @@ class QuestionsDataset(NodeDataset):
         if report:
             print_log(f"{self.ann_file}: skipped\n{format_report(report)}", logger="current")
         for record in records:
+            # An entry without an image keeps its empty path; it is drawn in grey.
             if record["img_path"]:
                 record["img_path"] = os.path.join(self.data_prefix["img"], record["img_path"])
             record["instances"] = _no_instances()
@@ -198,14 +200,19 @@ class AskQuestions:
         """Add prompts."""
         frame, exchanged = results["frame"], self.exchange_sides
         questions = [
-            entry for entry in results[self.key] if not is_mirrored_wrong(_all_words(entry), frame, exchanged=exchanged)
+            # All words count: an answer that names a side is as wrong as a question.
+            entry
+            for entry in results[self.key]
+            if not is_mirrored_wrong(_all_words(entry), frame, exchanged=exchanged)
         ]
         if frame.is_flipped and exchanged:
             questions = [_exchanged(entry) for entry in questions]
         order = np.random.permutation(len(questions)) if self.shuffle else np.arange(len(questions))
         asked = tuple(questions[place] for place in order[: self.num_prompts])
         earlier = results.get("prompts", ())
+        # After the choice: only texts that would be asked are cut or counted.
         asked, prompts = self._fitting(asked, results.get("img_id"), is_alone=not earlier)
+        # One entry per prompt, None for those of other transforms.
         results["questions"] = (*((None,) * len(earlier)), *asked) if earlier else asked
         results["prompts"] = (*earlier, *prompts)
         results.setdefault("gt_instances", _no_targets())
@@ -224,9 +231,11 @@ class AskQuestions:
             try:
                 fitted.append(self.fit_text(prompt))
             except PromptError as error:
+                # Nothing else to learn of this sample: the data set takes the next one and counts it.
                 if is_alone:
                     raise DataError(f"image {img_id}: a text cannot be learned: {error}") from error
                 fitted.append(None)
+        # A prompt that was not touched is returned as the same object.
         self._count_cut(sum(new is not old for new, old in zip(fitted, prompts, strict=True)), img_id)
         kept = [(entry, prompt) for entry, prompt in zip(asked, fitted, strict=True) if prompt is not None]
         if asked and not kept and is_alone:
@@ -251,6 +260,7 @@ class AskQuestions:
             return ""
         if self.answer == "random":
             return answers[np.random.randint(len(answers))]
+        # Counter keeps the order of the file among equals.
         return Counter(answers).most_common(1)[0][0]
 
 

@@ -23,6 +23,7 @@ def read_questions(content: Any, ann_file: str, report: Report) -> tuple[list[di
         if not isinstance(entry, dict) or not _is_text(entry.get("question")):
             report["question is missing or empty"].append(position)
             continue
+        # Test files have questions without answers.
         answers = entry["answers"] if "answers" in entry else [entry["answer"]] if "answer" in entry else []
         if not isinstance(answers, list) or not all(map(_is_text, answers)):
             report["an answer is not a text, or empty"].append(entry.get("id", position))
@@ -49,6 +50,7 @@ def read_captions(content: Any, ann_file: str, report: Report) -> tuple[list[dic
         elif entry.get("image_id") not in images:
             report["caption of an unknown or skipped image"].append(entry.get("id", position))
         else:
+            # Captions of an image stand apart in the file.
             captions[entry["image_id"]].append(entry["caption"])
     for img_id, of_image in captions.items():
         images[img_id]["questions"].append(_question(img_id, "", of_image))
@@ -96,10 +98,12 @@ def _conversation_problem(entry: Any) -> str | None:
     values = [turn.get("value") for turn in turns]
     if not all(_is_text(value) and value.replace(_IMAGE_MARK, "").strip() for value in values):
         return "a turn is empty"
+    # As for COCO files: no image outside of the folder.
     name = entry.get("image", "")
     if not isinstance(name, str) or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         return "image is not a file name, or leaves the image folder"
     has_image = bool(name)
+    # The mark itself is taken out: the prefix shows the image in front of all turns.
     if [value.count(_IMAGE_MARK) for value in values] not in (
         [int(has_image)] + [0] * (len(values) - 1),
         [0] * len(values),

@@ -127,6 +127,7 @@ class ResizeToInput:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace the image and its boxes by what the network will see."""
+        # One frame moves image, boxes, masks and fields alike.
         frame = self.draw_frame(results["ori_hw"])
         results["frame"] = frame
         results["image"] = render_image(results["image"], frame, pad_value=self.pad_value)
@@ -148,9 +149,11 @@ class ResizeToInput:
         return frame.flip_vertical() if np.random.random() < self.vertical_flip_probability else frame
 
     def _zoom(self, frame: InputTransform) -> InputTransform:
+        # Log-uniform: half as large is as likely as twice as large.
         zoom = np.exp(np.random.uniform(*np.log(self.scale_range)))
         stretch = np.exp(np.random.uniform(*np.log(self.aspect_range)) / 2)
         scale_xy = (float(frame.scale_xy[0] * zoom * stretch), float(frame.scale_xy[1] * zoom / stretch))
+        # Space beside a smaller image, or, negative, what a larger one loses: placed at random either way.
         free_x = frame.input_hw[1] - scale_xy[0] * frame.ori_hw[1]
         free_y = frame.input_hw[0] - scale_xy[1] * frame.ori_hw[0]
         shift_xy = (free_x * np.random.random(), free_y * np.random.random())
@@ -187,6 +190,7 @@ class Photometric:
         if chosen[0] or chosen[1]:
             offset = np.random.uniform(-self.brightness, self.brightness) if chosen[0] else 0.0
             factor = np.random.uniform(*self.contrast) if chosen[1] else 1.0
+            # Brightness and contrast as one table of 256 levels.
             levels = np.clip((np.arange(256) - 127.5) * factor + 127.5 + offset, 0, 255).round().astype(int)
             image = image.point(levels.tolist() * 3)
         if chosen[2]:
@@ -311,6 +315,7 @@ class AskClasses:
         present, absent = np.flatnonzero(is_present), np.flatnonzero(is_absent)
         if self.shuffle:
             present, absent = np.random.permutation(present), np.random.permutation(absent)
+        # Present classes first: a target that is not asked for would be lost.
         asked = np.concatenate([present, absent[: self.max_absent]])[: self.num_prompts]
         return np.random.permutation(asked) if self.shuffle else np.sort(asked)
 
@@ -325,6 +330,7 @@ class AskClasses:
             return
         if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
             raise ConfigError(f"class names must be strings that are not empty, got {classes!r}")
+        # Classes are known only once a record comes; one check per set of classes.
         unknown = set(self.wording) - set(classes)
         if unknown:
             raise ConfigError(f"wording names unknown classes {sorted(unknown)}; known are {list(classes)}")

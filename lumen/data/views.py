@@ -45,6 +45,7 @@ def find_views(config: Config, inputs: ModelInputs = NO_INPUTS) -> Views:
     Raises:
         ConfigError: There is neither ``ResizeToInput`` nor ``CropInstance``.
     """
+    # The pipeline of testing comes first, since its view is that of prediction.
     steps = [step for name in _LOADERS for step in _steps((config.get(name) or {}).get("dataset"))]
     whole, crop, ask = (_first(steps, kind, inputs) for kind in (ResizeToInput, CropInstance, AskKeypoints))
     if whole is None and crop is None:
@@ -52,9 +53,11 @@ def find_views(config: Config, inputs: ModelInputs = NO_INPUTS) -> Views:
             f"{config.filename}: no dataset of {_LOADERS} has ResizeToInput or CropInstance in its pipeline: add one "
             "or make LumenPredictor(model, input_hw=...) yourself"
         )
+    # The view that a config lacks gets the size of the one that it has.
     seen = crop if whole is None else whole
     view = {"input_hw": seen.input_hw, "pad_value": seen.pad_value}
     return Views(
+        # Built anew without chances: random zooms and flips belong to training.
         ResizeToInput(**view) if whole is None else ResizeToInput(**view, mode=whole.mode),
         CropInstance(**view) if crop is None else _plain_crop(crop),
         AskKeypoints() if ask is None else AskKeypoints(wording=ask.wording),

@@ -40,6 +40,7 @@ def describe_scene(objects: Sequence[ShapeObject], image_id: int, seed: int) -> 
     """Draw sentences, captions and questions; they depend on nothing but the arguments. Empty without shapes."""
     if not objects:
         return SceneLanguage([], [], [], [])
+    # Streams of their own: more sentences leave images and groups as they are.
     rng = np.random.default_rng([seed, image_id, _STREAM])
     return SceneLanguage(
         refs=[*_refs(objects, image_id, rng), *_absent_refs(objects, image_id, rng)],
@@ -58,6 +59,7 @@ def balance_answers(questions: Sequence[Record]) -> list[Record]:
     for question in questions:
         key = (question["form"], question["answer"])
         quota = rarest[question["form"]]
+        # Kept where the running quota passes a whole number, which spreads the kept ones evenly.
         before = seen[key] * quota // totals[key]
         seen[key] += 1
         if seen[key] * quota // totals[key] > before:
@@ -81,6 +83,7 @@ def _refs(objects: Sequence[ShapeObject], image_id: int, rng: np.random.Generato
 
 def _queries(objects: Sequence[ShapeObject], target: int, rng: np.random.Generator) -> list[Query]:
     """Return sentences that need a relation and sometimes such that do with attributes, where they exist."""
+    # Kept only where the sentence picks exactly this shape.
     related = [query for query in _related(objects, target) if query.find(objects) == [target]]
     phrases = [Query(phrase) for phrase in _phrases(objects[target])]
     described = [query for query in phrases if query.find(objects) == [target]]

@@ -79,6 +79,7 @@ def keypoints(category: str, matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarr
 def _round_keypoints(matrix: np.ndarray) -> np.ndarray:
     """Return centre and extreme points of an ellipse. The points of a circle turn with it, its extremes do not."""
     directions = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)], dtype=float)
+    # The extreme point of an ellipse M(circle) in direction d is M M^T d over the length of M^T d.
     pulled = directions @ matrix
     extremes = (pulled / np.linalg.norm(pulled, axis=1, keepdims=True)) @ matrix.T
     return np.concatenate([np.zeros((1, 2)), extremes])

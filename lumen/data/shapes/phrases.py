@@ -43,6 +43,7 @@ class Phrase:
         ]
         if self.size is None:
             return fits
+        # A size near a bound is neither; the phrase is not used in such a scene.
         if not all(_has_clear_size(objects[number]) for number in fits):
             return None
         return [number for number in fits if objects[number].size == self.size]
@@ -84,12 +85,14 @@ def _find_beside(query: Query, objects: Sequence[ShapeObject], fits: list[int]) 
     axis, sign = DIRECTIONS[query.relation or ""]
     origin = objects[anchors[0]].centre[axis]
     ways = {number: sign * (objects[number].centre[axis] - origin) for number in fits if number != anchors[0]}
+    # Nearly level with the anchor: two readers could differ.
     if any(abs(way) < _CLEAR_PIXELS for way in ways.values()):
         return None
     return [number for number, way in ways.items() if way > 0]
 
 
 def _find_extreme(relation: str, objects: Sequence[ShapeObject], fits: list[int]) -> list[int] | None:
+    # A superlative needs something to compare with.
     if len(fits) < 2:
         return None
     if relation in SIZE_SUPERLATIVES:

@@ -34,6 +34,7 @@ def draw_scene(
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
+    # Any image can be drawn alone, in any order and process.
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     cutouts, owner = sample_cutouts(rng)
     canvas = _paint_background(rng)
@@ -47,6 +48,7 @@ def _describe(cutout: Cutout, number: int, owner: np.ndarray) -> ShapeObject:
     (x, y), (height, width) = cutout.corner, cutout.opacity.shape
     points = cutout.points + cutout.corner
     cells = np.clip(points.astype(int), 0, IMAGE_SIZE - 1)
+    # A later shape lies on top; shapes have numbers from back to front.
     covered = owner[cells[:, 1], cells[:, 0]] > number
     mask = owner == number
     return ShapeObject(
@@ -133,11 +135,13 @@ def _roughen(canvas: np.ndarray, rng: np.random.Generator) -> None:
 def _paint_cutout(canvas: np.ndarray, cutout: Cutout, rng: np.random.Generator) -> None:
     """Lay one shape over the canvas, in place."""
     under = canvas[cutout.window]
+    # Contrast counts against what the shape covers.
     ground = under[cutout.solid].mean(0)
     bright = _sample_shade(cutout.colour, ground, rng)
     pattern = _pattern(cutout, rng)[..., None]
     shading = 1 + rng.uniform(0, 0.12) * _wave(4.0 * IMAGE_SIZE, rng.uniform(0, np.pi))[cutout.window][..., None]
     fill = bright * (1 - pattern * rng.uniform(0.3, 0.5)) * shading
+    # In place, through the view of the canvas; edges mix with the ground.
     under += cutout.opacity[..., None] * (fill - under)
 
 
@@ -174,6 +178,7 @@ def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
     """Return (red, green, blue) in [0, 255], float32, for a hue in degrees."""
+    # The closed form of the conversion from hue, saturation and value.
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
     rgb = value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
     return (255 * rgb).astype(np.float32)

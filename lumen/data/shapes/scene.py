@@ -108,11 +108,13 @@ def sample_cutouts(rng: np.random.Generator) -> tuple[list[Cutout], Int8[np.ndar
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1, dtype=np.int8)
     placed: list[Cutout] = []
     wanted = 1 + rng.choice(len(_NUM_OBJECTS), p=_NUM_OBJECTS)
+    # From back to front; a shape for which there is no place is left out.
     for _ in range(wanted):
         cutout = _cut(*_sample_look(rng, placed), rng)
         spot = _find_spot(cutout, placed, owner, rng)
         if spot is None:
             continue
+        # The newer shape covers the older ones.
         owner[spot.window][spot.solid] = len(placed)
         placed.append(spot)
     return placed, owner
@@ -134,10 +136,12 @@ def _cut(category: str, colour: str, texture: str, rng: np.random.Generator) -> 
     side = float(np.clip(_MEDIAN_SIDE * np.exp(_SIDE_SPREAD * rng.standard_normal()), *_SIDE_RANGE))
     matrix = _sample_matrix(category, rng)
     rim = outline(category) @ matrix.T
+    # The side is that of the turned shape's box, so that sizes compare over categories.
     extent = np.ptp(rim, axis=0)
     scale = side / np.sqrt(extent.prod())
     shift = 1 + rng.random(2) - rim.min(0) * scale  # a rim of one pixel and a fraction
     width, height = (int(v) for v in np.ceil(extent * scale) + 3)
+    # Drawn four times as large and averaged: edges get partial opacity.
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
     _fill(canvas, rim * scale + shift, 255)
     if category == "ring":
@@ -151,6 +155,7 @@ def _sample_matrix(category: str, rng: np.random.Generator) -> np.ndarray:
     turn = np.deg2rad(rng.uniform(-1, 1) * MAX_TURN[category])
     stretch = np.exp(rng.uniform(-0.5, 0.5) * _MAX_ASPECT)
     rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
+    # Stretched first, then turned; the area stays.
     return rotation * (stretch, 1 / stretch)
 
 
@@ -178,6 +183,7 @@ def _find_spot(cutout: Cutout, placed: list[Cutout], owner: np.ndarray, rng: np.
 def _corner_near(other: Cutout, cutout: Cutout, rng: np.random.Generator) -> np.ndarray:
     """Return a corner that lets the cutout cover a part of ``other``."""
     angle = rng.uniform(0, 2 * np.pi)
+    # Less than the distance at which the two would just touch.
     reach = (other.side + cutout.side) / 2 * rng.uniform(0.5, 0.95)
     middle = np.array(other.corner) + np.array(other.opacity.shape[::-1]) / 2
     middle = middle + reach * np.array([np.cos(angle), np.sin(angle)])
@@ -190,6 +196,7 @@ def _is_clear(spot: Cutout, placed: list[Cutout], owner: np.ndarray) -> bool:
     covered = owner[spot.window][spot.solid]
     for index in np.unique(touched[touched >= 0]):
         other = placed[index]
+        # What would still be seen of the other one.
         left = (owner[other.window] == index).sum() - (covered == index).sum()
         if other.colour == spot.colour or left < _MIN_VISIBLE * other.solid.sum():
             return False

@@ -77,6 +77,7 @@ def make_shapes(
     out = Path(out).resolve()
     if not _needs_writing(out, recipe, force):
         return False
+    # A run that is stopped leaves nothing behind under the final name.
     with temporary_folder(out) as fresh:
         for split in SPLITS:
             _write_split(fresh, split, sizes[split], seed, workers or os.cpu_count() or 1, progress)
@@ -102,6 +103,7 @@ def _needs_writing(out: Path, recipe: Record, force: bool) -> bool:
     found = _read_recipe(out)
     if found is None:
         raise DataError(f"{out} exists and is not a shapes data set: choose another folder; it is never replaced")
+    # The same arguments give the same bytes.
     if found == recipe and not force:
         return False
     if not force:
@@ -145,6 +147,7 @@ def _write_scene(index: int, *, folder: Path, split: str, seed: int) -> _SceneFi
     image, objects = draw_scene(seed, split, index)
     name = f"{index:06d}.jpg"
     Image.fromarray(image).save(folder / name, quality=_JPEG_QUALITY, subsampling=0)
+    # Ids differ between splits, so that mixed-up files are found out.
     image_id = _FIRST_IDS[split] + index
     language = describe_scene(objects, image_id, seed)
     return _SceneFiles(
@@ -168,6 +171,7 @@ def _write_annotations(folder: Path, split: str, scenes: list[_SceneFiles]) -> N
     captions = _flatten(scene.captions for scene in scenes)
     refs = _flatten(scene.refs for scene in scenes)
     groups = _flatten(scene.groups for scene in scenes)
+    # Over the whole split: a blind answer is then right no more often than by chance.
     questions = balance_answers(_flatten(scene.questions for scene in scenes))
     _write_json(
         folder / f"instances_{split}.json", {**head, "categories": category_records(), "annotations": instances}
