@@ -104,8 +104,8 @@ def test_several_processes_train(place):
     assert len(launched) == 2
     for words in launched:
         tool = [str(ROOT / word) if word == "tools/train.py" else word for word in words[1:]]
-        command = [sys.executable, "-m", "torch.distributed.run", *tool, "--cfg-options", *TRAIN]
-        done = subprocess.run([*command, "env_cfg.dist_cfg.backend=gloo"], capture_output=True, text=True, timeout=300)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *tool, "--cfg-options", *TRAIN]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
 
 
