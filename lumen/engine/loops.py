@@ -82,7 +82,9 @@ class LumenTrainLoop(IterBasedTrainLoop):
                 sys.exit(EXIT_AGAIN)
             finally:
                 # Stops the loader workers now; when the garbage collector does it, each takes five seconds.
+                # Persistent workers belong to the loader's own iterator.
                 self.dataloader_iterator = None
+                self.dataloader._iterator = None
         return runner.model
 
     def _train(self) -> None:

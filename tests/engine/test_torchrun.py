@@ -12,6 +12,7 @@ import pytest
 import torch
 import zoo
 from real_layouts import coco_file, make_all, picture, write
+from torch.utils.data import TensorDataset
 from toy import make_runner
 
 from lumen.data.mixture import MixedDataset, MixtureSampler
@@ -62,7 +63,7 @@ def make_pictures(root, number):
 
 def text_alone(weights, text_source):
     """Return, for each step and rank, whether all samples are text: one sample for each of the pieces."""
-    mixture = MixedDataset([[0]] * len(weights), weights)
+    mixture = MixedDataset([TensorDataset(torch.zeros(1))] * len(weights), weights)
     stream = islice(MixtureSampler(mixture, seed=0), STEPS * PIECES * 2)
     is_text = torch.tensor([mixture.source_of(index) == text_source for index in stream])
     return is_text.view(STEPS, PIECES, 2).all(1)
@@ -122,8 +123,7 @@ def test_two_ranks_evaluate_as_one_process(run, llava, tmp_path):
 @pytest.fixture
 def one_rank(tmp_path, monkeypatch):
     """Return settings of a run of one rank, and leave its group of processes afterwards."""
-    threads = ("OMP_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")  # MMEngine warns where it sets them itself
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), *threads):
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
         monkeypatch.setenv(name, value)
     meet = {"init_method": f"file://{tmp_path}/meet", "rank": 0, "world_size": 1, "timeout": 60}
     yield {"launcher": "pytorch", "env_cfg": {"dist_cfg": meet}}
