@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,11 @@ from lumen.model import Lumen
 
 sys.path.insert(0, str(Path(__file__).parent / "lmm"))  # the package ``zoo`` of tiny models, for all tests
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
+
+
+def pytest_collection_finish():
+    """Take all that is imported out of garbage collection: MMEngine collects each time it has read a data set."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,7 @@ def test_the_snippet_of_the_readme_trains(train, repositories, tmp_path):
 PAPER = {"train_dataloader.num_workers": "2", "model.max_pixels": "1024"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3_vl", "smolvlm"])
 def test_the_recipe_of_the_paper_trains_with_another_model(name, train, repositories, tmp_path):
     (path,) = ROOT.glob(f"configs/lumen_paper/alignment_{name.replace('_', '')}*.py")
@@ -87,6 +88,7 @@ def test_the_recipe_of_the_paper_trains_with_another_model(name, train, reposito
     assert stored["raw_state_dict" if "raw_state_dict" in stored else "state_dict"]
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_paper_follow_each_other(train, repositories, tmp_path):
     data, folder = make_all(tmp_path / "data"), ROOT / "configs/lumen_paper"
     tiny_sam().save_pretrained(tmp_path / "sam")
