@@ -161,10 +161,18 @@ def predict(
 @app.command(
     "check-data",
     epilog="Examples: lumen check-data annotations/instances_val2017.json --images val2017 --decode | "
-    "lumen check-data annotations/person_keypoints_val2017.json --show 100",
+    "lumen check-data annotations/captions_val2017.json --show 100 | "
+    "lumen check-data annotations/validation --images images/validation",
 )
 def check_data(
-    ann_file: Annotated[Path, typer.Argument(help="COCO-format JSON: instances or keypoints.", show_default=False)],
+    ann_file: Annotated[
+        Path,
+        typer.Argument(
+            help="COCO-format JSON (instances, keypoints or captions), questions, LLaVA's conversations, or a folder "
+            "of label maps.",
+            show_default=False,
+        ),
+    ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images, whose headers are read. Left out: the file alone.")
     ] = None,
@@ -173,22 +181,20 @@ def check_data(
 ) -> None:
     """List everything that is wrong with a data set: one line per kind of problem, with how often and which ids.
 
-    Exit code 0: nothing is wrong; 1: there are problems; 2: the file cannot be read as COCO format.
+    Exit code 0: nothing is wrong; 1: there are problems; 2: the file is of no known format.
     """
     from rich.console import Console
     from rich.progress import track
 
     from lumen.data.annotations import format_report
-    from lumen.data.check import check_coco
+    from lumen.data.check_other import check_data as check
 
     if decode and images is None:
         raise ConfigError("--decode reads images: name their folder with --images")
     if images is not None and not images.is_dir():
         raise DataError(f"there is no folder {str(images)!r}; --images names the folder that file names start from")
     console = Console(stderr=True)
-    report = check_coco(
-        ann_file, images, decode=decode, progress=lambda records: track(records, "images", console=console)
-    )
+    report = check(ann_file, images, decode=decode, progress=lambda records: track(records, "images", console=console))
     if not report:
         print(f"{ann_file}: nothing is wrong")
         return

@@ -104,7 +104,11 @@ def parse_coco(
 
 def load_json(ann_file: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a json file with the lists ``images``, ``annotations`` and ``categories``, or raise DataError."""
-    content = parse_json(ann_file)
+    return as_coco(parse_json(ann_file), ann_file)
+
+
+def as_coco(content: Any, ann_file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a json file where it holds the three lists of a COCO file, or raise DataError."""
     if not isinstance(content, dict):
         raise DataError(f"{ann_file}: a COCO file holds a dict, this one a {type(content).__name__}")
     for key in ("images", "annotations", "categories"):

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lumen.data.annotations import category_problem, find_segmentation, load_json, parse_coco
+from lumen.data.annotations import as_coco, category_problem, find_segmentation, load_json, parse_coco
 from lumen.data.federated import ABSENT
 from lumen.data.image import check_inside, read_header, read_image_file
 from lumen.errors import DataError
@@ -21,6 +21,7 @@ def check_coco(
     ann_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str] | None = None,
     *,
+    content: Any = None,
     decode: bool = False,
     progress: Progress = iter,
 ) -> Report:
@@ -33,13 +34,14 @@ def check_coco(
     Args:
         ann_file: Instances, person keypoints, or both.
         image_root: Folder of the images, whose headers are read. ``None`` leaves images out.
+        content: Content of the file, where it has been parsed.
         decode: Decode all images, too.
         progress: Wraps the list of images, to show how far the check is.
 
     Raises:
         DataError: The file is not a COCO file at all, or has no usable category.
     """
-    content = load_json(ann_file)
+    content = load_json(ann_file) if content is None else as_coco(content, ann_file)
     report: defaultdict[str, list[Any]] = defaultdict(list)
     categories = _check_categories(content["categories"], report)
     if not categories:

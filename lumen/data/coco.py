@@ -128,7 +128,7 @@ class CocoDataset(NodeDataset):
 
 @contextmanager
 def naming_check_data(ann_file: str, image_root: str) -> Iterator[None]:
-    """Add to a ``DataError`` the command that lists everything that is wrong with a data set in COCO format."""
+    """Add to a ``DataError`` the command that lists everything that is wrong with a data set."""
     try:
         yield
     except DataError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 
+from lumen.data.coco import naming_check_data
 from lumen.data.image import check_inside
 from lumen.errors import ConfigError, DataError
 from lumen.ops.masks import encode_masks, read_label_map
@@ -76,6 +77,11 @@ class SemanticDataset(BaseDataset):
             indices=indices,
         )
 
+    def full_init(self) -> None:
+        """List the files, once; an error names the command that lists everything that is wrong with them."""
+        with naming_check_data(self.data_prefix["seg"], self.data_prefix["img"]):
+            super().full_init()
+
     def load_data_list(self) -> list[dict]:
         """List the pairs of files; MMEngine calls this once."""
         images = sorted(Path(self.data_prefix["img"]).glob(f"**/*{self.img_suffix}"))
@@ -113,7 +119,8 @@ class SemanticDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample."""
-        return self.prepare_data(index)
+        with naming_check_data(self.data_prefix["seg"], self.data_prefix["img"]):
+            return self.prepare_data(index)
 
     def _map_of(self, image: Path) -> str:
         # Folders below the image folder are repeated below that of the maps.

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 
 from lumen.data.annotations import check_budget, format_report, parse_json
-from lumen.data.coco import take_usable
+from lumen.data.coco import naming_check_data, take_usable
 from lumen.data.faults import grey_in_test
 from lumen.data.image import PAD_VALUE, read_image
 from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
@@ -77,6 +77,11 @@ class QuestionsDataset(NodeDataset):
             indices=indices,
         )
 
+    def full_init(self) -> None:
+        """Read the file, once; an error names the command that lists everything that is wrong with it."""
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            super().full_init()
+
     def load_data_list(self) -> list[dict]:
         """Read and check the file; MMEngine calls this once."""
         report: Report = defaultdict(list)
@@ -109,7 +114,8 @@ class QuestionsDataset(NodeDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample; when training, the next usable one, within ``skip_budget``."""
-        return take_usable(self, index)
+        with naming_check_data(self.ann_file, self.data_prefix["img"]):
+            return take_usable(self, index)
 
 
 @TRANSFORMS.register_module()
