@@ -97,6 +97,7 @@ def parse_coco(
     records = _make_records(images, annotations, cat_ids, image_root, rows, with_masks)
     if federated:
         label_of_id = {cat_id: label for label, cat_id in enumerate(cat_ids)}
+        # After the boxes: unknown classes are marked per image, by label.
         records = [verify(record, images[record["img_id"]], label_of_id) for record in records]
     check_budget(rows, len(content["annotations"]), skip_budget, f"{ann_file}: annotations")
     return CocoFile(classes=classes, cat_ids=cat_ids, records=records, report={**report, **rows})

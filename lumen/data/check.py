@@ -86,6 +86,7 @@ def _check_annotations(
         for record in records
         for row in record["instances"]["ann_ids"].tolist()
     }
+    # None for categories without keypoints, whose annotations must have none.
     num_keypoints = {entry["id"]: _count_keypoints(entry) for entry in categories}
     used = set()
     for entry in entries:

@@ -92,6 +92,7 @@ class CocoDataset(NodeDataset):
             with_masks=self.with_masks,
             federated=self.federated,
         )
+        # Metrics read both, in the order of the labels.
         self._metainfo.update(classes=content.classes, cat_ids=content.cat_ids)
         if self.test_mode:  # only there: MMEngine joins training sets of equal metainfo alone
             self._metainfo["ann_file"] = self.ann_file
@@ -110,6 +111,7 @@ class CocoDataset(NodeDataset):
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on one record."""
         record = self.get_data_info(index)
+        # Per sample, not per record: the same for all, and not stored with each.
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
         record["fields"] = self.fields

@@ -62,6 +62,7 @@ def decode_cut_jpeg(content: bytes) -> tuple[Image.Image, float]:
 
 def _shows_everything(content: bytes) -> bool:
     """Return whether the last pass over each component has at least begun."""
+    # First and last coefficient of each component that has its final bits.
     reached: defaultdict[int, set[int]] = defaultdict(set)
     components = b""
     for part in _parts(content):

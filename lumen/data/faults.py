@@ -49,6 +49,7 @@ def datasets_with_images(dataset: Dataset) -> Iterator[BaseDataset]:
     inner = [
         getattr(dataset, name) for name in ("dataset", "base") if isinstance(getattr(dataset, name, None), Dataset)
     ]
+    # A joined data set has its images in `base`; the others only add texts.
     for part in (*getattr(dataset, "datasets", ()), *inner):
         yield from datasets_with_images(part)
 

@@ -50,9 +50,11 @@ def verify(record: Mapping[str, Any], entry: Mapping[str, Any], label_of_id: Map
         ``instances`` have one more row, an ignored region as large as the image with annotation id -1, so that objects
         that are not annotated are not trained as background.
     """
+    # Classes that were not chosen have no label and are not asked.
     absent = sorted({label_of_id[cat_id] for cat_id in entry[ABSENT] if cat_id in label_of_id})
     incomplete = sorted({label_of_id[cat_id] for cat_id in entry[INCOMPLETE] if cat_id in label_of_id})
     instances = record["instances"]
+    # Annotated objects of such a class still count; beside them nothing is background.
     if incomplete:
         added = _whole_image_rows(incomplete, record["ori_hw"])
         instances = {key: np.concatenate([column, added[key]]) for key, column in instances.items()}

@@ -87,6 +87,7 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
     Raises:
         DataError: The file is missing, outside ``root``, too large, of another format, cut off or broken.
     """
+    # Only these formats are tried, not all that Pillow can decode.
     with _told(path, root), Image.open(path, formats=FORMATS) as image:
         _check_size(path, image)
         try:

@@ -73,6 +73,7 @@ class CropInstance:
         # The view comes from the box, which may be a detected one; the targets move with it.
         frame = self.draw_frame(results["ori_hw"], results["box"])
         points = torch.from_numpy(results["keypoints"])
+        # Coordinates move; visibility stays as it was annotated.
         points = torch.cat([frame.points_to_input(points[:, :2]), points[:, 2:]], 1)
         # After the move: rows change places, since their names hold the side.
         if frame.is_flipped:
@@ -175,6 +176,7 @@ def flip_order(names: Sequence[str], flip_pairs: Sequence[Sequence[str]] | None 
     else:
         lowered = list(names)
         pairs = [(a, b) for a, b in flip_pairs if a in lowered and b in lowered]
+        # Pairs are given once and hold both ways.
         partners = dict(pairs) | {b: a for a, b in pairs}
     missing = [name for name in lowered if partners.get(name, name) not in lowered]
     if missing:

@@ -117,6 +117,7 @@ class CocoKeypointsDataset(CocoDataset):
         # Images, boxes and categories are checked as for detection.
         images = super().load_data_list()
         content = load_json(self.ann_file)
+        # By label, in the order of `classes`, whatever the order of the file.
         names, skeletons = self._read_skeletons(content["categories"])
         self._metainfo.update(keypoint_names=names, skeletons=skeletons)
         if self.test_mode:
@@ -260,6 +261,7 @@ def _record(
         "is_ignored": np.zeros(1, dtype=bool),
         "ann_ids": np.array([instance_id], dtype=np.int64),
     }
+    # The image's own table holds all its objects; a record has one.
     place = {key: image[key] for key in ("img_path", "img_id", "ori_hw")}
     about = {"instance_id": instance_id, "box": tuple(map(float, box)), "box_label": label, "box_score": score}
     return {**place, "instances": instances, **about, "keypoints": points}

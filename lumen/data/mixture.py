@@ -61,6 +61,7 @@ class MixedDataset(Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a mixture of {len(self)} samples")
+        # The set whose first index is the last one at or below this.
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def start_of(self, source: int) -> int:
@@ -169,6 +170,7 @@ class JoinedDataset(Dataset):
     def __init__(
         self, *, base: dict, further: Mapping[str, dict], pipeline: Sequence[dict | Callable[[dict], dict]]
     ) -> None:
+        # A pipeline of a part would run before the parts are joined.
         if any(config.get("pipeline") for config in (base, *(part["dataset"] for part in further.values()))):
             raise ConfigError("joined data sets have no pipelines of their own; give the pipeline to JoinedDataset")
         self.base = DATASETS.build(base)

@@ -58,6 +58,7 @@ def fill_step(step: Any, inputs: ModelInputs) -> Any:
         return step
     # By the arguments of the class: a transform of a plug-in is filled in the same way.
     accepted = inspect.signature(_class_of(step)).parameters
+    # A copy: the config is logged and stored as it was written.
     filled = dict(step)
     if "input_hw" in accepted and step.get("input_hw") is None:
         if inputs.input_hw is None:

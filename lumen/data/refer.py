@@ -105,6 +105,7 @@ class ReferDataset(NodeDataset):
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on one record."""
         record = self.get_data_info(index)
+        # So that `AskClasses` can stand in front of the sentences.
         record["classes"] = self._metainfo["classes"]
         record["img_root"] = self.data_prefix["img"]
         record["test_mode"] = self.test_mode

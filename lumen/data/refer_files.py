@@ -100,6 +100,7 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     """
     try:
         with open(path, "rb") as file:
+            # Read first, so that an error of the disk is told from one of the pickle.
             content = io.BytesIO(file.read())
         # Unpickling can run code; without classes and functions there is nothing to run.
         return _PlainUnpickler(content, encoding="utf-8").load()  # the texts of Python 2 are bytes
@@ -185,6 +186,7 @@ def _read_mdetr(ann_file: str | os.PathLike[str]) -> tuple[dict[str, list], list
         if number is not None and number in image_of_entry:
             raise DataError(f"{ann_file}: id {number} occurs twice in 'images'")
         image_of_entry[number] = image_id
+        # Entries of one image repeat its file and size; the first one stands for all.
         images.setdefault(_key(image_id), {**entry, "id": image_id})
     annotations: dict[Any, dict] = {}
     targets: defaultdict[Any, list] = defaultdict(list)

@@ -130,6 +130,7 @@ class SemanticDataset(BaseDataset):
 
 def _instances(label_map: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return one row per label: its pixels and the box around them."""
+    # All classes of a map at once, each as one region, connected or not.
     codes = encode_masks(torch.from_numpy(label_map == labels[:, None, None]))
     segmentations = np.empty(len(labels), dtype=object)
     segmentations[:] = codes

@@ -107,6 +107,7 @@ class QuestionsDataset(NodeDataset):
     def prepare_data(self, index: int) -> Any:
         """Run the pipeline on one record."""
         record = self.get_data_info(index)
+        # Texts have no classes; metrics and `PackSample` expect the key.
         record["classes"] = ()
         record["img_root"] = self.data_prefix["img"]
         record["test_mode"] = self.test_mode

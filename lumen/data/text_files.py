@@ -69,6 +69,7 @@ def read_conversations(content: Any, ann_file: str, report: Report) -> tuple[lis
             report[problem].append(ident)
             continue
         turns = [turn["value"].replace(_IMAGE_MARK, "").strip() for turn in entry["conversations"]]
+        # Turns alternate, as checked above.
         pairs = tuple(zip(turns[::2], turns[1::2], strict=False))  # a question at the end has no answer to learn
         # A turn is learned with those before it: what comes before one that is too long stays.
         usable = tuple(takewhile(lambda pair: max(map(len, pair)) <= MAX_TEXT_CHARACTERS, pairs))

@@ -47,6 +47,7 @@ def read_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def without_words_of(names: Sequence[str], phrases: Sequence[str]) -> tuple[str, ...]:
     """Return the names that share no word with any of the phrases: "dog" may well be there where "guide dog" is."""
+    # Words, not whole names: the class `guide dog` leaves out the negative `dog`.
     known = {word for phrase in phrases for word in _words(phrase)}
     return tuple(name for name in names if not known & _words(name))
 

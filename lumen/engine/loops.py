@@ -62,6 +62,7 @@ class LumenTrainLoop(IterBasedTrainLoop):
         Earlier would be too early: starting the data loader draws random numbers, and a run that was not interrupted
         started it long ago.
         """
+        # Iterations done, which is also how many batches the sampler skips.
         self._iter = num_iters
         self._is_resumed = True
         self._pending_rng = rng
@@ -233,6 +234,7 @@ class Evaluation:
         # MMEngine's loop calls `run_iter` below for each batch, then the metrics.
         figures = run_loop()
         if self._foreign is not None:
+            # After the metrics: the figures of the test itself are not touched by these questions.
             foreign = self._foreign.figures(len(loop.dataloader.dataset))
             loop.runner.logger.info(f"names of things that are not there: {foreign}")
             figures = {**figures, **foreign}

@@ -186,6 +186,7 @@ class LumenRunner(Runner):
             self._val_dataloader.setdefault("worker_init_fn", self._worker_start(self._val_dataloader))
         built = super().build_val_loop(loop if isinstance(loop, BaseLoop) else {"type": LumenValLoop, **loop})
         if isinstance(self._train_loop, BaseLoop):
+            # A warning only: a validation set may ask for fewer classes on purpose.
             difference = class_difference(self._train_loop.dataloader.dataset, built.dataloader.dataset)
             if difference is not None:
                 self.logger.warning(difference)

@@ -52,6 +52,7 @@ def describe_scene(objects: Sequence[ShapeObject], image_id: int, seed: int) -> 
 
 def balance_answers(questions: Sequence[Record]) -> list[Record]:
     """Thin out, evenly over the images, until all answers of a form are as frequent as its rarest."""
+    # Over all images: within one, answers cannot be balanced.
     totals = Counter((question["form"], question["answer"]) for question in questions)
     rarest = {form: min(n for (other, _), n in totals.items() if other == form) for form, _ in totals}
     seen: Counter[tuple[str, str]] = Counter()
@@ -201,6 +202,7 @@ def _captions(objects: Sequence[ShapeObject]) -> list[str]:
 
 
 def _questions(objects: Sequence[ShapeObject], rng: np.random.Generator) -> list[Record]:
+    # More than are kept, since balancing thins them out.
     drawn: list[_Question | None] = []
     for _ in range(_COLOURS_AND_COUNTS):
         drawn += [_ask_colour(objects, rng), *_ask_counts(objects, rng)]

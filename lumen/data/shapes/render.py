@@ -47,6 +47,7 @@ def draw_scene(
 def _describe(cutout: Cutout, number: int, owner: np.ndarray) -> ShapeObject:
     (x, y), (height, width) = cutout.corner, cutout.opacity.shape
     points = cutout.points + cutout.corner
+    # Keypoints may lie on the border of the image, which belongs to no pixel.
     cells = np.clip(points.astype(int), 0, IMAGE_SIZE - 1)
     # A later shape lies on top; shapes have numbers from back to front.
     covered = owner[cells[:, 1], cells[:, 0]] > number
@@ -171,6 +172,7 @@ def _pattern(cutout: Cutout, rng: np.random.Generator) -> np.ndarray:
 def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur the image, add sensor noise and round it to uint8."""
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    # Blur before noise, as in a camera.
     blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
     noise = rng.uniform(2, 20) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return np.clip(np.asarray(blurred) + noise, 0, 255).round().astype(np.uint8)

@@ -169,6 +169,7 @@ def _find_spot(cutout: Cutout, placed: list[Cutout], owner: np.ndarray, rng: np.
     height, width = cutout.opacity.shape
     limit = np.array([IMAGE_SIZE - width, IMAGE_SIZE - height])
     for _ in range(_TRIES):
+        # Wholly inside the image: only other shapes cover a shape.
         corner = rng.integers(0, limit + 1)
         if placed and rng.random() < _CROWD_RATE:
             corner = _corner_near(placed[rng.integers(len(placed))], cutout, rng)

@@ -128,6 +128,7 @@ def _write_split(root: Path, split: str, number: int, seed: int, workers: int, p
     folder = root / split
     folder.mkdir(parents=True)
     job = partial(_write_scene, folder=folder, split=split, seed=seed)
+    # In order, however many processes draw: files and ids do not depend on them.
     results = _run(job, number, workers)
     scenes = list(track(results, description=split, total=number, disable=not progress))
     _write_annotations(root / "annotations", split, scenes)

@@ -130,6 +130,7 @@ class Passes:
         positions = layout.positions[:, None].expand(-1, len(images), -1)
         states, cache = self._run(
             input_ids=ids,
+            # Models with one axis take positions without it.
             position_ids=positions if len(positions) > 1 else positions[0],
             mm_encoder_outputs={"image": self.family.take(encoded.states, images)},
             use_cache=True,

@@ -119,6 +119,7 @@ class RowRunner:
         # A copied cache takes the memory of whole rows, whatever is new in them.
         rows_at_once = self._at_once(length - start if self.passes.mode.splits else length)
         has_cache = encoded.prefix_cache is not None and not torch.is_grad_enabled()
+        # With a cache all images are run: a later question may concern one that this one does not.
         images = list(range(len(encoded.images))) if has_cache else rows.row_image.unique().tolist()
         for group in _slices(0, len(images), self._at_once(start)):
             place = {image: number for number, image in enumerate(images[group])}
@@ -162,6 +163,7 @@ class RowRunner:
 
 def take_rows(rows: PackedRows, chosen: slice) -> tuple[PackedRows, Int[Tensor, " pairs"]]:
     """Return some rows, and the numbers of the pairs in them."""
+    # Pairs keep their order; their numbers tell where they belong among all.
     pairs = ((rows.pair_row >= chosen.start) & (rows.pair_row < chosen.stop)).nonzero()[:, 0]
     chunk = PackedRows(
         input_ids=rows.input_ids[chosen],

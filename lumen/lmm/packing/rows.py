@@ -157,6 +157,7 @@ def _groups(suffixes: Sequence[Suffix], capacity: int) -> list[list[int]]:
     A suffix that is longer than ``capacity`` gets a row of its own.
     """
     groups: list[list[int]] = []
+    # Rows with free tokens; a full one is never looked at again.
     left: dict[int, int] = {}
     for index in sorted(range(len(suffixes)), key=lambda index: -len(suffixes[index].ids)):
         size = len(suffixes[index].ids)
@@ -168,6 +169,7 @@ def _groups(suffixes: Sequence[Suffix], capacity: int) -> list[list[int]]:
         left[number] = left.get(number, capacity) - size
         if left[number] <= 0:
             del left[number]
+    # Back in the order of the prompts, which makes rows easier to read and changes nothing.
     return sorted(sorted(group) for group in groups)
 
 

@@ -132,6 +132,7 @@ def _check_expanded(config: str, attention: str | None, text: str) -> bool:
         if cache is None:
             return False
         rows = pack_rows(_PREFIX, [_SUFFIXES], max_suffix_tokens=0, context=64, pad_id=0)
+        # What stands behind the prefix, one suffix a row; its positions go on after it.
         ids, positions = (each[:, len(_PREFIX) :] for each in (rows.input_ids, rows.position_ids))
         cache = expanded(cache, torch.zeros(len(ids), dtype=torch.long))
         inputs = {"inputs_embeds": embed(ids), "position_ids": positions, "past_key_values": cache, "use_cache": True}
@@ -178,10 +179,12 @@ def _small_llm(fields: dict, attention: str | None) -> Iterator[PreTrainedModel]
     text = config.text_config.to_dict()
     small = _SMALL | _small_heads(text)
     small = {key: value for key, value in small.items() if text.get(key) is not None}
+    # One layer of each kind suffices: linear, sliding and full attention fail each in its own way.
     kinds = list(dict.fromkeys(text.get("layer_types") or ()))
     small |= {"num_hidden_layers": max(2, len(kinds))}
     small |= {"layer_types": (kinds * 2)[: max(2, len(kinds))]} if kinds else {}
     config.text_config = type(config.text_config).from_dict({**text, **small})
+    # The class of the LLM alone is asked for; no weight takes memory.
     with torch.device("meta"):
         kind = type(AutoModelForImageTextToText.from_config(config, trust_remote_code=False).get_decoder())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -193,6 +196,7 @@ def _small_heads(text: dict) -> dict[str, int]:
     """Return few heads of the same width, with as many query heads per key head; two key heads unless that is large."""
     heads = text["num_attention_heads"]
     head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    # Grouped queries are kept: a wrong order of heads shows only where several share a key.
     group = heads // (text.get("num_key_value_heads") or heads)
     key_heads = _KEY_HEADS if _KEY_HEADS * group * head_dim <= _MAX_WIDTH else 1
     width = {"hidden_size": key_heads * group * head_dim, "head_dim": head_dim}
