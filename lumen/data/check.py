@@ -195,8 +195,8 @@ def class_difference(train: Any, val: Any) -> str | None:
         "in validation alone": [name for name in asked if name not in trained],
         "in training alone": [name for name in trained if name not in asked] if len(parts[0]) == 1 else [],
     }
-    told = [f"{where}: {names[:_NUM_NAMES]} ({len(names)})" for where, names in lines.items() if names]
-    return f"class names of training and validation differ; {'; '.join(told)}" if told else None
+    found = [f"{where}: {names[:_NUM_NAMES]} ({len(names)})" for where, names in lines.items() if names]
+    return f"class names of training and validation differ; {'; '.join(found)}" if found else None
 
 
 def _class_names(dataset: Any) -> list[tuple[str, ...]]:

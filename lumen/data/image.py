@@ -88,7 +88,7 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
         DataError: The file is missing, outside ``root``, too large, of another format, cut off or broken.
     """
     # Only these formats are tried, not all that Pillow can decode.
-    with _told(path, root), Image.open(path, formats=FORMATS) as image:
+    with _reading(path, root), Image.open(path, formats=FORMATS) as image:
         _check_size(path, image)
         try:
             return ReadImage(np.array(to_rgb(image)))
@@ -115,7 +115,7 @@ def read_header(
     Raises:
         DataError: The file is missing, outside ``root``, too large, or of another format.
     """
-    with _told(path, root), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
+    with _reading(path, root), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
         _check_size(path, image)
         # The end alone: a JPEG marker or the PNG trailer lies in the last bytes, perhaps before padding.
         file.seek(max(os.stat(path).st_size - 64, 0))
@@ -125,7 +125,7 @@ def read_header(
 
 
 @contextmanager
-def _told(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Iterator[None]:
+def _reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Iterator[None]:
     """Check place and length of a file, and turn what goes wrong inside into a DataError."""
     if root is not None:
         check_inside(path, root)

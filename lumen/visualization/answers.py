@@ -47,8 +47,8 @@ def draw_truth(
     if len(dots):
         picture = draw_points(picture, _scaled(dots.bboxes[:, :2], picture, image), dots.prompt_index.tolist())
     picture = _draw_fields(picture, image, targets, kinds)
-    told = [prompt for prompt in prompts if prompt.answer]
-    return draw_texts(picture, told, [prompt.answer for prompt in told]) if told else picture
+    answered = [prompt for prompt in prompts if prompt.answer]
+    return draw_texts(picture, answered, [prompt.answer for prompt in answered]) if answered else picture
 
 
 def draw_answer(
