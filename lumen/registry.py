@@ -19,6 +19,7 @@ MODELS = _child(
     "model",
     "MODELS",
     "lumen.model",
+    "lumen.pretraining",
     "lumen.aligners.dense",
     "lumen.lmm.adapter",
     "lumen.lmm.cached",
@@ -28,12 +29,18 @@ MODELS = _child(
 DATASETS = _child(
     "dataset",
     "DATASETS",
-    *(f"lumen.data.{module}" for module in ("cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")),
+    *(
+        f"lumen.data.{module}"
+        for module in ("attributes", "cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")
+    ),
 )
 TRANSFORMS = _child(
     "transform",
     "TRANSFORMS",
-    *(f"lumen.data.{module}" for module in ("transforms", "keypoint_transforms", "refer", "text")),
+    *(
+        f"lumen.data.{module}"
+        for module in ("cells", "keypoint_transforms", "refer", "shapes.asking", "text", "transforms", "written")
+    ),
 )
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
 METRICS = _child(
@@ -41,7 +48,7 @@ METRICS = _child(
     "METRICS",
     *(
         f"lumen.metrics.{module}"
-        for module in ("calibration", "coco.metric", "counting", "pose", "refer", "semantic", "text")
+        for module in ("calibration", "coco.metric", "counting", "objects", "pose", "refer", "semantic", "text")
     ),
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.hooks.visual")

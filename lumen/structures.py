@@ -54,6 +54,7 @@ class Prompt:
         label: Index into ``metainfo['classes']``, or -1 for a free phrase. Of a keypoint: its index in the skeleton.
         answer: What the LMM is trained to answer, in text tasks; with ``is_cut`` the beginning of a longer answer.
         history: Earlier turns of the conversation, for tasks that are answered in text: (question, answer) each.
+        weight: How much the answer counts where it is learned.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Prompt:
     answer: str = ""
     history: tuple[tuple[str, str], ...] = ()
     is_cut: bool = False
+    weight: float = 1.0
 
     def __deepcopy__(self, memo: dict) -> "Prompt":
         """Return itself: it cannot change, and MMEngine copies metainfo deeply at every move of a sample."""
@@ -124,6 +126,7 @@ class PerceptionSample(BaseDataElement):
             and the fields that the data set declares.
         ignored_instances: The same fields for crowd and ignored regions.
         unlabelled: Where a label map tells, a single row: ``masks`` (1, height, width) of the pixels without a class.
+        objects, cells: Where ``KeepObjects`` and ``LabelCells`` give them, see there.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
@@ -136,6 +139,8 @@ class PerceptionSample(BaseDataElement):
     gt_instances: InstanceData
     ignored_instances: InstanceData
     unlabelled: InstanceData
+    objects: InstanceData
+    cells: InstanceData
     pred_instances: InstanceData
 
 

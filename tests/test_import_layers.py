@@ -14,11 +14,11 @@ LAYERS = {
     0: ("registry", "errors", "paths", "structures"),
     1: ("prompts", "config", "options"),
     2: ("ops", "codecs"),
-    3: ("serialization",),
+    3: ("serialization", "corner_words"),
     4: ("lmm", "data", "metrics", "visualization", "interop"),
     5: ("aligners",),
     6: ("decoders",),
-    7: ("model",),
+    7: ("model", "pretraining"),
     8: ("engine", "inference"),
     9: ("cli",),
 }

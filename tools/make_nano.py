@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python tools/make_nano.py
   python tools/make_nano.py --out data/nano_wide --width 192 --llm-layers 4 --seed 1
   python tools/make_nano.py --out data/nano4 --llm-layers 4 --tied
+  python tools/make_nano.py --out data/nano_blank --llm-layers 4 --tied --seeing
   python tools/make_nano.py --out data/photo --tower efficientnet-lite0
 """
 
@@ -32,6 +33,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--llm-layers", type=int, default=2, help="layers of the LLM [%(default)s]")
     parser.add_argument("--vision-layers", type=int, default=2, help="transformer layers of the tower [%(default)s]")
     parser.add_argument("--tied", action="store_true", help="one table of words for input and output")
+    parser.add_argument("--seeing", action="store_true", help="made to be pretrained by configs/nano")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights [%(default)s]")
     return parser.parse_args()
 
@@ -46,6 +48,7 @@ def main(options: argparse.Namespace) -> None:
         llm_layers=options.llm_layers,
         vision_layers=options.vision_layers,
         tied=options.tied,
+        seeing=options.seeing,
         tower=options.tower,
     )
     out = options.out.resolve()

@@ -16,6 +16,7 @@ from lumen.data.mirrored_text import exchange_sides, is_mirrored_wrong
 from lumen.data.node_dataset import NodeDataset
 from lumen.data.refer_files import read_refer
 from lumen.errors import ConfigError, DataError
+from lumen.options import check_choice
 from lumen.paths import find_path
 from lumen.registry import DATASETS, TRANSFORMS
 from lumen.structures import NO_LABEL, Prompt
@@ -172,11 +173,13 @@ class AskSentences:
 
     Args:
         num_prompts: Number of sentences at most; ``None`` asks for all, for evaluation.
-        task: ``grounding`` or ``referring_segmentation``.
+        task: ``grounding``, ``referring_segmentation`` or ``written_boxes``.
         no_target: Ask sentences without target too.
+        max_targets: Leave out sentences with more targets; None asks all.
         shuffle: Choose and order at random; otherwise in the order of the file.
         kinds: Ask sentences of these kinds only, for data sets that know them.
         exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the sentence out.
+        weight: How much an answer that is written counts where it is learned.
 
     Raises:
         ConfigError: An argument is not an accepted value.
@@ -189,20 +192,23 @@ class AskSentences:
         num_prompts: int | None = 8,
         task: str = "grounding",
         no_target: bool = True,
+        max_targets: int | None = None,
         shuffle: bool = True,
         kinds: Sequence[str] | None = None,
         exchange_sides: bool = False,
+        weight: float = 1.0,
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
-        if task not in ("grounding", "referring_segmentation"):
-            raise ConfigError(f"task must be 'grounding' or 'referring_segmentation', got {task!r}")
+        check_choice("task", task, ("grounding", "referring_segmentation", "written_boxes"))
         self.num_prompts = num_prompts
         self.task = task
         self.no_target = no_target
+        self.max_targets = max_targets
         self.shuffle = shuffle
         self.kinds = None if kinds is None else frozenset(kinds)
         self.exchange_sides = exchange_sides
+        self.weight = weight
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts and targets."""
@@ -216,7 +222,7 @@ class AskSentences:
         # Only after the view is known: sentences are the file's own until then.
         is_exchanged = results["frame"].is_flipped and self.exchange_sides
         texts = [exchange_sides(ref["sentence"]) if is_exchanged else ref["sentence"] for ref in refs]
-        results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task) for text in texts))
+        results["prompts"] = (*earlier, *(Prompt(text=text, task=self.task, weight=self.weight) for text in texts))
         # Sentences have no ignored regions, but tables need equal columns to be joined.
         nothing = {key: column[:0] for key, column in rows.items()}
         results["gt_instances"] = _append(results.get("gt_instances"), rows)
@@ -232,6 +238,7 @@ class AskSentences:
     def _choose(self, results: Mapping[str, Any]) -> list[dict]:
         refs = [ref for ref in results["refs"] if self.no_target or len(ref["ann_ids"])]
         refs = [ref for ref in refs if self.kinds is None or ref["kind"] in self.kinds]
+        refs = [ref for ref in refs if self.max_targets is None or len(ref["ann_ids"]) <= self.max_targets]
         if self.num_prompts is None:
             _check_view(refs, results)
         else:

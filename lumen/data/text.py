@@ -166,6 +166,8 @@ class AskQuestions:
         answer: Which of several answers is learnt: the ``majority``, the first among equals, or a ``random`` one.
         shuffle: Ask in random order; otherwise the first ones, in the order of the file.
         key: Key of the questions in the record.
+        forms: Ask questions of these forms only; all when left out.
+        weight: How much each answer counts where it is learned.
         exchange_sides: In a mirrored view write "left" for "right", and so on, instead of leaving the question out.
         fit_text: Check of the prompts to learn; the runner takes it from the model. It returns a prompt, perhaps with a
             shorter answer, or None where no part of the answer fits; both are counted and logged. It raises PromptError
@@ -186,6 +188,8 @@ class AskQuestions:
         answer: str = "majority",
         shuffle: bool = True,
         key: str = "questions",
+        forms: Sequence[str] | None = None,
+        weight: float = 1.0,
         exchange_sides: bool = False,
         fit_text: Callable[[Prompt], Prompt | None] | None = None,
     ) -> None:
@@ -198,6 +202,8 @@ class AskQuestions:
         self.answer = answer
         self.shuffle = shuffle
         self.key = key
+        self.forms = None if forms is None else frozenset(forms)
+        self.weight = weight
         self.exchange_sides = exchange_sides
         self.fit_text = fit_text
         self.num_cut = 0
@@ -207,9 +213,10 @@ class AskQuestions:
         """Add prompts."""
         frame, exchanged = results["frame"], self.exchange_sides
         questions = [
-            # All words count: an answer that names a side is as wrong as a question.
             entry
             for entry in results[self.key]
+            if self.forms is None or entry["form"] in self.forms
+            # All words count: an answer that names a side is as wrong as a question.
             if not is_mirrored_wrong(_all_words(entry), frame, exchanged=exchanged)
         ]
         if frame.is_flipped and exchanged:
@@ -260,7 +267,7 @@ class AskQuestions:
 
     def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
         answer = self._choose(entry["answers"])
-        return Prompt(entry["question"], self.task, answer=answer, history=entry["history"])
+        return Prompt(entry["question"], self.task, answer=answer, history=entry["history"], weight=self.weight)
 
     def _choose(self, answers: Sequence[str]) -> str:
         if not answers:

@@ -346,7 +346,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``,
+    ``objects``, ``cells``.
     Returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
     """
 
@@ -358,6 +359,9 @@ class PackSample:
         )
         if "unlabelled" in results:
             sample.unlabelled = InstanceData(masks=results["unlabelled"])
+        for key in ("objects", "cells"):
+            if key in results:
+                setattr(sample, key, InstanceData(**results[key]))
         # `set_metainfo` copies deeply, which costs more than loading a small image; all of these are immutable.
         for key in (*_METAINFO, *(name for name in _OPTIONAL_METAINFO if name in results)):
             sample.set_field(results[key], key, field_type="metainfo")

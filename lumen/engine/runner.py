@@ -35,6 +35,7 @@ from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.tokens.limits import text_limits
 from lumen.model import Lumen
 from lumen.paths import find_path
+from lumen.pretraining import LmmPretrainer
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
 from lumen.serialization.checkpoint import (
     absent_names,
@@ -204,10 +205,12 @@ class LumenRunner(Runner):
     def _filled(self, dataloader: DataLoader | dict[str, Any], *, learns: bool = False) -> DataLoader | dict[str, Any]:
         """Return a loader whose transforms have the size and the task that the model needs."""
         model = _unwrapped(self.model)
-        if not isinstance(dataloader, dict) or not isinstance(model, Lumen):
+        if not isinstance(dataloader, dict) or not isinstance(model, Lumen | LmmPretrainer):
             return dataloader
         inputs = model.inputs
-        if learns and model.lmm.input_spec is not None:  # none for features from a cache, which hold no text
+        if (
+            learns and isinstance(model, Lumen) and model.lmm.input_spec is not None
+        ):  # none for features from a cache, which hold no text
             inputs = replace(inputs, fit_text=text_limits(model.lmm, inputs.input_hw))
         return fill_pipelines(dataloader, inputs)
 

@@ -38,6 +38,7 @@ from lumen.lmm.places import answer_prompts
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
+from lumen.lmm.tokens.boxes import box_neighbours
 from lumen.lmm.tokens.phrases import count_answer_tokens, encoder_for, image_text_of
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.tokens.special import add_tokens
@@ -111,6 +112,7 @@ class HFAdapter(nn.Module):
         wordings = {"template": template_named(template), "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
         self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config.model_type))
+        self.register_buffer("neighbours", box_neighbours(self.encoder, self.readout.box_bins), persistent=False)
         self.new_tokens = add_tokens(self.base_model, self.encoder, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None
         loading.prepare_training(self.base_model, self.base, connector)
@@ -301,7 +303,7 @@ class HFAdapter(nn.Module):
         text_rows = self._pack(text_prefix, questions, packing)
         runner = self._runner_with(packing)
         head = self.base_model.get_output_embeddings()
-        readout = Readout(runner, self.readout, head, self.encoder.template.has_answer)
+        readout = Readout(runner, self.readout, head, self.encoder.template.has_answer, self.neighbours)
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
         if self.base.gradient_checkpointing and torch.is_grad_enabled():
             loading.recompute_frozen(self.base_model)

@@ -1,8 +1,8 @@
 """Encoded images: output of the vision tower, and the LLM's cache of the prefix between questions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import Cache
@@ -60,6 +60,7 @@ class EncodedImages:
         image_text: What each image takes in the text.
         prefix_cache: Filled by the first question, read by the later ones: without gradients, and where
             a prefix can run on its own (``PassMode.keeps_prefix``). None where nothing is kept.
+        shown: Numbers of the image tokens that the LLM gets, in order; None for all. See ``show_tokens``.
     """
 
     images: UInt8[Tensor, "images 3 height width"]
@@ -67,8 +68,25 @@ class EncodedImages:
     token_hw: Size
     image_text: str
     prefix_cache: PrefixCache | None = None
+    shown: Int[Tensor, "images tokens"] | None = None
 
     @property
     def input_hw(self) -> Size:
         """Height and width of the images."""
         return self.images.shape[-2], self.images.shape[-1]
+
+
+def show_tokens(encoded: EncodedImages, shown: Int[Tensor, "images tokens"], image_text: str) -> EncodedImages:
+    """Return the images with some of their image tokens, which keep the positions that they have among all.
+
+    Training may begin with few tokens: a word finds its object sooner where there is less to look at.
+
+    Args:
+        encoded: Images with all tokens.
+        shown: Numbers of the tokens of each image, in ascending order.
+        image_text: What an image of so many tokens takes in the text.
+    """
+    tokens = [of_image[numbers] for of_image, numbers in zip(encoded.states.pooler_output, shown, strict=True)]
+    states = type(encoded.states)(**{name: each for name, each in encoded.states.items() if name != "pooler_output"})
+    states.pooler_output = tokens
+    return replace(encoded, states=states, image_text=image_text, prefix_cache=None, shown=shown)

@@ -89,6 +89,8 @@ class ReadoutOptions:
             ``loss_phrase_reconstruction``.
         name_tokens: Train the image tokens to name what they show, as ``loss_name``, by phrases of at most so many
             tokens; 0 trains none. For models from scratch: a tower that was trained on image and text knows words.
+        box_bins: Learn the words of boxes of so many bins, see ``lumen.corner_words.CornerWords``, with a share of the
+            probability on both neighbours of each; 0 treats them as all other words.
 
     Raises:
         ConfigError: A value is not accepted.
@@ -102,6 +104,7 @@ class ReadoutOptions:
     add_phrase_state: bool = False
     phrase_reconstruction: bool = False
     name_tokens: int = 0
+    box_bins: int = 0
 
     def __post_init__(self) -> None:
         check_choice("readout.position", self.position, ("loc", "before_loc"))

@@ -108,12 +108,14 @@ class Readout:
         options: Which state is the query, what is added to it, and what it learns.
         head: Turns states into logits.
         has_answer: Whether the template has an answer to learn.
+        neighbours: See ``answer_loss``.
     """
 
     runner: RowRunner
     options: ReadoutOptions
     head: nn.Module
     has_answer: bool
+    neighbours: Int[Tensor, "2 tokens"] | None = None
 
     def read_texts(
         self, rows: PackedRows, passing: PassOptions, encoded: EncodedImages
@@ -122,7 +124,7 @@ class Readout:
         losses, states = [], None
         if len(rows.row_image):
             for chunk in self.runner.run(rows, passing, encoded):
-                losses.append({"loss_text": answer_loss(self.head, chunk.rows, chunk.states[0])})
+                losses.append({"loss_text": answer_loss(self.head, chunk.rows, chunk.states[0], self.neighbours)})
                 states = chunk.states
         return losses, states
 

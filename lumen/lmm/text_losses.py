@@ -22,11 +22,50 @@ LOSSES = {
 NOTHING_WEIGHT = 0.05  # a tenth of the cells show something
 
 
-def answer_loss(head: nn.Module, rows: PackedRows, states: Float[Tensor, "rows length dim"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy of the answers, summed over their tokens; ``head`` turns states into logits."""
+NEIGHBOUR_SHARE = 0.25
+"""Probability that each neighbour of an ordered word shall have, see ``answer_loss``."""
+
+
+def answer_loss(
+    head: nn.Module,
+    rows: PackedRows,
+    states: Float[Tensor, "rows length dim"],
+    neighbours: Int[Tensor, "2 tokens"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of the answers, each times its weight, summed over their tokens.
+
+    Args:
+        head: Turns states into logits.
+        rows: The rows, with the answers and their weights.
+        states: States of the rows.
+        neighbours: The tokens before and behind each token in an order, itself where it has none: each shall be
+            answered with a probability of ``NEIGHBOUR_SHARE``. None where no tokens are ordered.
+    """
     asked = (rows.answer_targets != IGNORE).nonzero(as_tuple=True)
-    targets, *places = (each.to(states.device, non_blocking=True) for each in (rows.answer_targets[asked], *asked))
-    return functional.cross_entropy(head(states[tuple(places)]).float(), targets, reduction="sum")
+    known = (rows.answer_targets[asked], rows.answer_weights[asked], *asked)
+    targets, weights, *places = (each.to(states.device, non_blocking=True) for each in known)
+    logits = head(states[tuple(places)]).float()
+    if neighbours is None:
+        loss = functional.cross_entropy(logits, targets, reduction="none")
+    else:
+        shares = logits.new_tensor([1 - 2 * NEIGHBOUR_SHARE, NEIGHBOUR_SHARE, NEIGHBOUR_SHARE])
+        wanted = torch.cat([targets[None], neighbours[:, targets]]).T
+        loss = -(logits.log_softmax(-1).gather(1, wanted) * shares).sum(1)
+    return (loss * weights).sum()
+
+
+def neighbours_of(tables: Sequence[Sequence[int]], num_tokens: int) -> Int[Tensor, "2 tokens"]:
+    """Return the tokens before and behind each token; a token without such a one is its own.
+
+    Args:
+        tables: Tokens in order, one table for each order.
+        num_tokens: Tokens of the vocabulary.
+    """
+    neighbours = torch.arange(num_tokens).repeat(2, 1)
+    for table in tables:
+        tokens = torch.tensor(table)
+        neighbours[0, tokens[1:]], neighbours[1, tokens[:-1]] = tokens[:-1], tokens[1:]
+    return neighbours
 
 
 def phrase_reconstruction_loss(

@@ -29,6 +29,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _NO_CIDER = "CIDEr needs pycocoevalcap, which is not installed: pip install 'lumen-perception[text]'"
+_OPENING = re.compile(r"^(there (is|are)|(this is )?an? (picture|image|photo|photograph) of)\b")
 _LONE_PERIOD = re.compile(r"\.(?!\d)")
 
 
@@ -187,7 +188,8 @@ class CaptionMetric(BaseMetric):
     """CIDEr of captions, by pycocoevalcap, and two plain figures in [0, 1] beside it.
 
     ``exact`` is the share of captions that are one of their references, word for word. ``word_f1`` compares words
-    whatever their order, with the reference that fits best, averaged over captions.
+    whatever their order, with the reference that fits best, averaged over captions. ``item_f1`` compares the things
+    that a caption lists, the parts between commas and "and", in the same way: "a red star" is right or wrong as one.
 
     Words are split by letters and digits in lower case instead of by the Java tokenizer of the COCO server, so that
     figures differ slightly from the server's; ``protocol`` names the tokenizer.
@@ -227,20 +229,29 @@ class CaptionMetric(BaseMetric):
         for sample in data_samples:
             rows = answered(sample)
             self.results.append(
-                [(_words(text), [_words(reference) for reference in asked["answers"]]) for text, asked in rows]
+                [
+                    (
+                        _words(text),
+                        [_words(reference) for reference in asked["answers"]],
+                        max(_f1(items_of(text), items_of(reference)) for reference in asked["answers"]),
+                    )
+                    for text, asked in rows
+                ]
             )
 
-    def compute_metrics(self, results: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
-        """Return ``exact``, ``word_f1`` and, where asked for, ``CIDEr``, of which 1 is a usual value, not a bound."""
-        rows = list(itertools.chain.from_iterable(results))
-        if not rows:
+    def compute_metrics(self, results: list[list[tuple[str, list[str], float]]]) -> dict[str, float]:
+        """Return the shares and, where asked for, ``CIDEr``, of which 1 is a usual value, not a bound."""
+        entries = list(itertools.chain.from_iterable(results))
+        if not entries:
             raise DataError("no image was captioned; evaluate a data set with captions")
+        rows = [(text, references) for text, references, _ in entries]
         self.protocol = {"captions": len(rows), "tokenizer": "letters and digits, lower case"}
         self.protocol |= {"cider": self._why_not} if self._why_not else {}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         figures = {
             "exact": _mean([float(text in references) for text, references in rows]),
             "word_f1": _mean([max(_word_f1(text, reference) for reference in references) for text, references in rows]),
+            "item_f1": _mean([score for _, _, score in entries]),
         }
         return figures | ({"CIDEr": _cider(rows)} if self.with_cider else {})
 
@@ -273,7 +284,18 @@ def _cider(rows: Sequence[tuple[str, list[str]]]) -> float:
 
 def _word_f1(text: str, reference: str) -> float:
     """Return the F1 of the words of two texts as bags; two texts without words agree."""
-    ours, theirs = Counter(text.split()), Counter(reference.split())
+    return _f1(text.split(), reference.split())
+
+
+def items_of(text: str) -> list[str]:
+    """Return the things that a text lists, without articles and without the words that open a description."""
+    parts = re.split(r"[,.;]|\band\b", _OPENING.sub("", text.strip().lower()))
+    return [item for item in (" ".join(re.sub(r"^\s*an?\b", "", part).split()) for part in parts) if item]
+
+
+def _f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """Return the F1 of two bags; two empty ones agree."""
+    ours, theirs = Counter(ours), Counter(theirs)
     total = ours.total() + theirs.total()
     return 2 * (ours & theirs).total() / total if total else 1.0
 

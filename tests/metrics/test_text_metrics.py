@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumen.errors import ConfigError, DataError
-from lumen.metrics.text import CaptionMetric, VqaMetric, YesNoMetric, normalise_answer, vqa_accuracy, yes_or_no
+from lumen.metrics.text import (
+    CaptionMetric,
+    VqaMetric,
+    YesNoMetric,
+    items_of,
+    normalise_answer,
+    vqa_accuracy,
+    yes_or_no,
+)
 
 
 def sample(*rows):
@@ -139,7 +147,8 @@ def test_captions_without_cider_have_the_other_figures_and_say_why(monkeypatch):
     answers = [sample(("A red star.", ["a cat", "a red star"])), sample(("a red ring", ["one ring", "two blue cats"]))]
     figures = evaluate(metric, *answers)
     # "a red ring" and "one ring" share one of 3 + 2 words: 2 / 5
-    assert figures == {"caption/exact": 0.5, "caption/word_f1": pytest.approx((1 + 0.4) / 2)}
+    word_f1 = pytest.approx((1 + 0.4) / 2)
+    assert figures == {"caption/exact": 0.5, "caption/word_f1": word_f1, "caption/item_f1": 0.5}
     assert "pip install" in metric.protocol["cider"]
 
 
@@ -147,3 +156,15 @@ def test_words_that_are_repeated_count_once_each():
     figures = evaluate(CaptionMetric(with_cider=False), sample(("star star star", ["a star"])))
     assert figures["caption/word_f1"] == pytest.approx(2 * 1 / 5)
     assert figures["caption/exact"] == 0
+
+
+def test_listed_things_are_compared_whole_and_in_any_order():
+    reference = "There is a red star, a red star and an orange ring."
+    assert items_of(reference) == ["red star", "red star", "orange ring"]
+    assert items_of("A picture of two stars and a ring.") == ["two stars", "ring"]
+    figures = evaluate(
+        CaptionMetric(with_cider=False),
+        sample(("There is an orange ring, a red star and a red star.", [reference])),
+        sample(("There is a red star and a red ring.", [reference])),  # one of 2 + 3: 2 / 5
+    )
+    assert figures["caption/item_f1"] == pytest.approx((1 + 0.4) / 2)

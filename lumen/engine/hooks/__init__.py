@@ -9,11 +9,13 @@ from lumen.engine.hooks.checkpoint import SafeCheckpointHook
 from lumen.engine.hooks.cpu_clock import CpuClockHook
 from lumen.engine.hooks.ema import EmaHook
 from lumen.engine.hooks.freeze import FreezeHook, eval_frozen_modules, freeze_parameters, parameter_table
+from lumen.engine.hooks.tokens import FewTokensHook
 
 __all__ = [
     "CheckImagesHook",
     "CpuClockHook",
     "EmaHook",
+    "FewTokensHook",
     "FreezeHook",
     "SafeCheckpointHook",
     "freeze_parameters",

@@ -13,6 +13,7 @@ from lumen.lmm.dialects.internvl import INTERNVL
 from lumen.lmm.dialects.json_objects import QWEN2_5_VL, QWEN3_VL
 from lumen.lmm.dialects.kosmos2 import KOSMOS2
 from lumen.lmm.dialects.molmo import MOLMO, MOLMO2
+from lumen.lmm.dialects.nano import CORNER_WORDS
 from lumen.lmm.dialects.paligemma import PALIGEMMA
 from lumen.lmm.dialects.plain import DECIMALS
 from lumen.lmm.dialects.qwen2_vl import QWEN2_VL
@@ -23,7 +24,7 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         *(QWEN2_VL, QWEN2_5_VL, QWEN3_VL, PALIGEMMA, INTERNVL, GLM4V),
-        *(MOLMO, MOLMO2, KOSMOS2, DECIMALS),
+        *(MOLMO, MOLMO2, KOSMOS2, DECIMALS, CORNER_WORDS),
     )
 }
 """By name."""

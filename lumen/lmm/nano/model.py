@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
     LlamaConfig,
@@ -16,9 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lumen.corner_words import CornerWords
 from lumen.errors import ConfigError
 from lumen.lmm.nano import efficientnet
-from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
+from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, FIRST_WORDS, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.nano.vision import NanoVisionConfig
 from lumen.lmm.untrained import note_untrained
 
@@ -43,6 +45,8 @@ class NanoSizes:
         vocabulary: Upper bound of the tokenizer's vocabulary.
         context: Longest sequence, in tokens.
         tied: One table of words for input and output.
+        seeing: Made to be pretrained, see ``configs/nano``: the tower has a fine level, the tokenizer words for the
+            corners of boxes, positions turn slowly, and what the LLM's sublayers add starts at zero.
         tower: ``nano``, convolutions and transformer layers from scratch, or ``efficientnet-lite0``: that network with
             its ImageNet weights, with the transformer layers on top. The stem's sizes are those of the network then.
 
@@ -58,11 +62,14 @@ class NanoSizes:
     vocabulary: int = 1024
     context: int = 2048
     tied: bool = False
+    seeing: bool = False
     tower: str = TOWERS[0]
 
     def __post_init__(self) -> None:
         if self.tower not in TOWERS:
             raise ConfigError(f"tower must be one of {TOWERS}, got {self.tower!r}")
+        if self.seeing and self.tower != TOWERS[0]:
+            raise ConfigError(f"seeing=True goes with tower={TOWERS[0]!r}, got {self.tower!r}")
 
 
 def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int = 0) -> Path:
@@ -83,11 +90,14 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
     """
     folder = Path(folder)
     sizes = sizes or NanoSizes()
-    tokenizer = build_tokenizer(sizes.vocabulary)
+    further = {"first_words": FIRST_WORDS, "whole": CornerWords().words} if sizes.seeing else {}
+    tokenizer = build_tokenizer(sizes.vocabulary, **further)
     config = build_config(sizes, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
+    if sizes.seeing:
+        _quieten(model.model.language_model)
     if sizes.tower == _PHOTO:
         efficientnet.load_imagenet_weights(model.model.vision_tower.network)
     note_untrained(model.config, _FROM_SCRATCH[sizes.tower])
@@ -107,7 +117,7 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
         vision = efficientnet.EfficientNetVisionConfig(**layers)
     else:
         stem = {"stem_channels": list(sizes.stem_channels), "stem_depths": list(sizes.stem_depths)}
-        vision = NanoVisionConfig(**layers, **stem)
+        vision = NanoVisionConfig(**layers, **stem, fine=sizes.seeing)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.width,
@@ -121,6 +131,7 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=sizes.width**-0.5,
         tie_word_embeddings=sizes.tied,
+        **({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}} if sizes.seeing else {}),
     )
     return LlavaConfig(
         vision_config=vision,
@@ -130,6 +141,14 @@ def build_config(sizes: NanoSizes, tokenizer: PreTrainedTokenizerFast) -> LlavaC
         vision_feature_select_strategy="full",
         tie_word_embeddings=sizes.tied,
     )
+
+
+@torch.no_grad()
+def _quieten(llm: nn.Module) -> None:
+    """Let the sublayers of an LLM start as if they were not there: all that they add is zero."""
+    for layer in llm.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
 
 
 def build_processor(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:

@@ -1,6 +1,8 @@
 """The tokenizer of nano: byte-level BPE trained on a fixed word list, with a chat template."""
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from collections.abc import Sequence
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lumen.prompts import TEMPLATES
@@ -34,8 +36,20 @@ USER ASSISTANT Sure location output task boxes masks points text answer Describe
 )
 
 
-def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on a fixed word list: common words become one token, any text still encodes."""
+FIRST_WORDS = ("what", "where", "is", "how", "the", "name", "find", "describe", "There")
+"""Words that stand first in a text, where no space is part of their token."""
+
+
+def build_tokenizer(
+    vocabulary: int, *, first_words: Sequence[str] = (), whole: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on a fixed word list: common words become one token, any text still encodes.
+
+    Args:
+        vocabulary: Upper bound of the vocabulary that is trained.
+        first_words: Words that become one token without a space before them, too.
+        whole: Words that are one token each, whatever stands around them, behind the trained vocabulary.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +60,8 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     wording = [part for template in TEMPLATES.values() for part in (template.before, template.after, template.answer)]
-    tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 2 + wording, trainer)
+    tokenizer.train_from_iterator([*(f" {word}" for word in WORDS), *first_words] * 2 + wording, trainer)
+    tokenizer.add_tokens([AddedToken(word, lstrip=True, normalized=False) for word in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -21,7 +22,10 @@ _FIRST_STRIDE = 4
 
 @no_type_check  # transformers makes configs data classes that take further keywords, which shape checks would refuse
 class NanoVisionConfig(PretrainedConfig):
-    """Sizes of the tower. Input sides must be multiples of ``patch_size``, which is the stride of the token grid."""
+    """Sizes of the tower. Input sides must be multiples of ``patch_size``, which is the stride of the token grid.
+
+    With ``fine`` the tower has a fine level: see ``FineLevel``.
+    """
 
     model_type = "lumen_nano_vision"
 
@@ -33,11 +37,12 @@ class NanoVisionConfig(PretrainedConfig):
     num_attention_heads: int = 4
     stem_channels: tuple[int, ...] | list[int] = (64, 96, 160)
     stem_depths: tuple[int, ...] | list[int] = (1, 2, 2)
+    fine: bool = False
 
 
 @dataclass
 class NanoVisionOutput(BaseModelOutputWithPooling):
-    """Tower output with ``feature_maps``: the stem's maps at strides 4 and 8, finest first."""
+    """Tower output with ``feature_maps``: the maps at strides 4 and 8, finest first."""
 
     feature_maps: tuple[Tensor, ...] | None = None
 
@@ -83,6 +88,31 @@ class TowerLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class FineLevel(nn.Module):
+    """A map at half the stride of the tokens that has read them, and from which they read in turn.
+
+    Args:
+        channels: Of the stem's map at that stride, and of the fine map.
+        dim: Width of the tokens.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.from_tokens = nn.Conv2d(dim, channels, 1)
+        self.mix = _ConvNorm(channels, channels)
+        self.to_tokens = nn.Linear(4 * channels, dim)
+
+    def forward(
+        self, stem_map: Float[Tensor, "images channels fine_h fine_w"], grid: Float[Tensor, "images dim height width"]
+    ) -> tuple[Float[Tensor, "images channels fine_h fine_w"], Float[Tensor, "images tokens dim"]]:
+        """Return the fine map, and what it adds to the tokens."""
+        coarse = functional.interpolate(self.from_tokens(grid), scale_factor=2.0, mode="nearest")
+        fine = self.mix(stem_map + coarse)
+        # The four cells below a token, as channels.
+        folded = functional.pixel_unshuffle(fine, 2).flatten(2).transpose(1, 2)
+        return fine, self.to_tokens(folded)
+
+
 class NanoVisionModel(PreTrainedModel):
     """Image to token grid at stride 16, and finer maps on the way.
 
@@ -106,6 +136,7 @@ class NanoVisionModel(PreTrainedModel):
         self.to_tokens = nn.Conv2d(inputs, config.hidden_size, 1)
         self.blocks = nn.ModuleList([TowerLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
+        self.fine = FineLevel(config.stem_channels[-2], config.hidden_size) if config.fine else None
         self.post_init()
 
     @property
@@ -134,6 +165,10 @@ class NanoVisionModel(PreTrainedModel):
         tokens = tokens + sine_positions(*grid.shape[-2:], grid.shape[1], like=tokens)
         for block in self.blocks:
             tokens = block(tokens)
+        if self.fine is not None:
+            laid = tokens.transpose(1, 2).unflatten(2, grid.shape[-2:])
+            maps[-2], added = self.fine(maps[-2], laid)
+            tokens = tokens + added
         tokens = self.norm(tokens)
         return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(maps[:-1]))
 

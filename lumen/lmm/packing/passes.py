@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from lumen.errors import ConfigError
 from lumen.lmm.encoded import EncodedImages, PrefixStates
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import Size
 from lumen.lmm.options import LAST
 from lumen.lmm.packing.prefix_attention import split_of
-from lumen.lmm.packing.rows import PackedRows, additive_mask, block_mask, open_prefix, place_rows
+from lumen.lmm.packing.rows import PackedRows, additive_mask, block_mask, gaps, open_prefix, place_rows
 
 LayoutKey = tuple[tuple[int, ...], Size, torch.device]
 
@@ -110,14 +111,20 @@ class Passes:
             inputs = {"attention_mask": (segments >= 0).long(), **further}
         return self._run(
             input_ids=ids,
-            position_ids=self._positions(rows, layout),
+            position_ids=self._shown_positions(self._positions(rows, layout), rows, layout, encoded),
             # The tower has run already: the model takes its output in place of pixels, once per row.
             mm_encoder_outputs={"image": self.family.take(encoded.states, rows.row_image.tolist())},
             **inputs,
         )[0]
 
     def prefixes(self, images: Sequence[int], encoded: EncodedImages, prefix: Sequence[int]) -> PrefixStates:
-        """Run the prefix with each of these images, and return what suffixes need of it."""
+        """Run the prefix with each of these images, and return what suffixes need of it.
+
+        Raises:
+            ConfigError: Some of the image tokens are left out: that is for whole rows.
+        """
+        if encoded.shown is not None:
+            raise ConfigError("image tokens can be left out in training with packed prompts only")
         layout = self.layout(prefix, encoded.token_hw)
         ids = layout.ids.expand(len(images), -1)
         if self.mode.splits:
@@ -179,6 +186,18 @@ class Passes:
 
     def _positions(self, rows: PackedRows, layout: PrefixLayout) -> Tensor:
         return place_rows(rows.position_ids.to(layout.ids.device, non_blocking=True), layout.positions)
+
+    def _shown_positions(
+        self, positions: Tensor, rows: PackedRows, layout: PrefixLayout, encoded: EncodedImages
+    ) -> Tensor:
+        """Return the positions as they are where no image token is left out."""
+        if encoded.shown is None:
+            return positions
+        if positions.ndim > 2:
+            raise ConfigError("image tokens cannot be left out of a model that has several axes of positions")
+        is_image = layout.ids == self.base_model.config.image_token_id
+        total = encoded.token_hw[0] * encoded.token_hw[1]
+        return positions + gaps(is_image, encoded.shown[rows.row_image], total, positions.shape[1])
 
     def _no_mask(self) -> Bool[Tensor, "1 1 1 1"]:
         """Return a mask that ``split`` attention does not read: the model makes none where it gets one of four axes."""

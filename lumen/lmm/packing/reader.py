@@ -173,6 +173,7 @@ def take_rows(rows: PackedRows, chosen: slice) -> tuple[PackedRows, Int[Tensor, 
         pair_row=rows.pair_row[pairs] - chosen.start,
         pair_start=rows.pair_start[pairs],
         answer_targets=rows.answer_targets[chosen],
+        answer_weights=rows.answer_weights[chosen],
     )
     return chunk, pairs
 
@@ -186,6 +187,7 @@ def without_prefix(rows: PackedRows, start: int) -> PackedRows:
         segments=rows.segments[:, start:],
         pair_start=rows.pair_start - start,
         answer_targets=rows.answer_targets[:, start:],
+        answer_weights=rows.answer_weights[:, start:],
     )
 
 

@@ -43,12 +43,14 @@ class Suffix:
         phrase: Start and end of the phrase within ``ids``.
         loc: Position of ``[LOC]`` within ``ids``; None where the answer is free text.
         answer: Where the answer starts within ``ids``; its length when there is none.
+        weight: How much the answer counts where it is learned.
     """
 
     ids: tuple[int, ...]
     phrase: tuple[int, int]
     loc: int | None
     answer: int
+    weight: float = 1.0
 
     @property
     def num_answer_tokens(self) -> int:
@@ -69,6 +71,7 @@ class PackedRows:
         pair_start: Column at which the suffix of each pair starts.
         answer_targets: The token that each position has to predict, -100 where none. Shifted within a suffix, so the
             first token of a suffix is never a target.
+        answer_weights: How much each of these predictions counts; 0 where there is none.
     """
 
     input_ids: Int[Tensor, "rows length"]
@@ -78,6 +81,7 @@ class PackedRows:
     pair_row: Int[Tensor, " pairs"]
     pair_start: Int[Tensor, " pairs"]
     answer_targets: Int[Tensor, "rows length"]
+    answer_weights: Float[Tensor, "rows length"]
 
 
 def pack_rows(
@@ -179,11 +183,11 @@ def _fill_rows(
     start = len(prefix)
     length = start + max((sum(len(suffix.ids) for _, suffix in row) for row in rows), default=0)
     pair_row, pair_start = torch.zeros(2, sum(map(len, rows)), dtype=torch.long)
-    ids, positions, segments, targets = [], [], [], []
+    ids, positions, segments, targets, weights = [], [], [], [], []
     for number, row in enumerate(rows):
         # Every row starts with the prefix, in segment 0, which every suffix may see.
         row_ids, row_positions, row_segments = list(prefix), list(range(start)), [_PREFIX] * start
-        row_targets = [IGNORE] * start
+        row_targets, row_weights = [IGNORE] * start, [0.0] * start
         for index, (pair, suffix) in enumerate(row):
             pair_row[pair], pair_start[pair] = number, len(row_ids)
             size = len(suffix.ids)
@@ -194,14 +198,16 @@ def _fill_rows(
             # Each position predicts the next token of its own suffix; the last one predicts nothing.
             answer = [token if place >= max(suffix.answer, 1) else IGNORE for place, token in enumerate(suffix.ids)]
             row_targets += [*answer[1:], IGNORE]
+            row_weights += [suffix.weight * (target != IGNORE) for target in row_targets[-size:]]
         padding = length - len(row_ids)
         ids.append(row_ids + [pad_id] * padding)
         positions.append(row_positions + [0] * padding)
         segments.append(row_segments + [_PAD] * padding)
         targets.append(row_targets + [IGNORE] * padding)
+        weights.append(row_weights + [0.0] * padding)
 
-    def table(values: list) -> Tensor:
-        return torch.tensor(values, dtype=torch.long).reshape(len(rows), length)
+    def table(values: list, dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.tensor(values, dtype=dtype).reshape(len(rows), length)
 
     return PackedRows(
         input_ids=table(ids),
@@ -211,6 +217,7 @@ def _fill_rows(
         pair_row=pair_row,
         pair_start=pair_start,
         answer_targets=table(targets),
+        answer_weights=table(weights, torch.float32),
     )
 
 
@@ -248,6 +255,24 @@ def place_rows(
     behind = (position_ids[:, start:] - start + prefix.max() + 1).clamp(min=0)
     placed = torch.cat([prefix[:, None].expand(-1, len(position_ids), -1), behind.expand(len(prefix), -1, -1)], 2)
     return placed if len(prefix) > 1 else placed[0]
+
+
+def gaps(
+    is_image: Bool[Tensor, " start"], shown: Int[Tensor, "rows tokens"], total: int, length: int
+) -> Int[Tensor, "rows length"]:
+    """Return how many image tokens are left out before each column of rows.
+
+    Args:
+        is_image: Which columns of the prefix are image tokens.
+        shown: Numbers of the image tokens in each row, ascending, among ``total``.
+        total: Image tokens of an image.
+        length: Columns of the rows, the prefix included.
+    """
+    columns = is_image.nonzero()[:, 0]
+    missing = torch.zeros(len(shown), length, dtype=torch.long, device=shown.device)
+    missing[:, columns] = shown - torch.arange(shown.shape[1], device=shown.device)
+    missing[:, int(columns[-1]) + 1 :] = total - shown.shape[1]
+    return missing
 
 
 def additive_mask(

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, make_images
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
+from lumen.corner_words import CornerWords
 from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.lmm.nano.tokenizer import build_tokenizer
+from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel
 from lumen.lmm.pixels import load_statistics
 
 
@@ -99,3 +103,25 @@ def test_any_text_survives_the_tokenizer(text):
 def test_common_words_are_one_token():
     tokenizer = build_tokenizer(NanoSizes().vocabulary)
     assert [len(tokenizer(f" {word}")["input_ids"]) for word in ("circle", "red", "person", "left")] == [1, 1, 1, 1]
+
+
+def test_a_seeing_nano_has_a_fine_level_and_words_for_boxes(tmp_path):
+    folder = make_nano(tmp_path / "seeing", sizes=replace(TINY, tied=True, seeing=True))
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = CornerWords()
+    ids = tokenizer(f" {words.encode([(0.0, 8.0, 16.0, 160.0)], (160, 160))}", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<x0_0>", "<y0_2>", "<x1_4>", "<y1_40>"]
+    assert len(tokenizer("what is the name?", add_special_tokens=False)["input_ids"]) == 5
+    assert not model.model.language_model.layers[0].mlp.down_proj.weight.any()
+    images = torch.randn(2, 3, 32, 48)
+    output = model.model.vision_tower(images)
+    assert [tuple(each.shape) for each in output.feature_maps] == [(2, 16, 8, 12), (2, 16, 4, 6)]
+    assert output.last_hidden_state.shape == (2, 6, 32)
+
+
+def test_without_a_fine_level_the_tower_is_what_it_was():
+    plain = NanoVisionModel(NanoVisionConfig())
+    fine = NanoVisionModel(NanoVisionConfig(fine=True))
+    added = fine.state_dict().keys() - plain.state_dict().keys()
+    assert added and all(name.startswith("fine.") for name in added)
