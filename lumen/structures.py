@@ -126,7 +126,6 @@ class PerceptionSample(BaseDataElement):
             and the fields that the data set declares.
         ignored_instances: The same fields for crowd and ignored regions.
         unlabelled: Where a label map tells, a single row: ``masks`` (1, height, width) of the pixels without a class.
-        objects, cells: Where ``KeepObjects`` and ``LabelCells`` give them, see there.
         pred_instances: One row per detection, with at least ``scores``, ``labels`` and ``prompt_index``.
 
     Metainfo: ``prompts`` (tuple of ``Prompt``), ``frame`` (``InputTransform``), ``classes``, ``img_id``, ``img_path``,
@@ -139,8 +138,6 @@ class PerceptionSample(BaseDataElement):
     gt_instances: InstanceData
     ignored_instances: InstanceData
     unlabelled: InstanceData
-    objects: InstanceData
-    cells: InstanceData
     pred_instances: InstanceData
 
 

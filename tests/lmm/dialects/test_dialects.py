@@ -14,10 +14,11 @@ POINTS = ("molmo", "molmo2")
 BOXES = [name for name in DIALECTS if name not in POINTS]
 STEPS = {
     "qwen2_5_vl": (1, 1),
+    "corner_words": (1000 / 40, 500 / 40),
     "paligemma": (2000 / 1024, 1000 / 1024),  # the far edge becomes the last of 1024 tokens, so up to a whole step
     "kosmos2": (2 * 1000 / 32, 2 * 500 / 32),  # boxes within one row or column of patches are read as whole patches
 }
-UNNAMED = ("glm4v", "decimals")
+UNNAMED = ("glm4v", "decimals", "corner_words")
 
 RECORDED = {
     "qwen2_vl": (
@@ -63,6 +64,7 @@ RECORDED = {
         ],
     ),
     "decimals": ("0.100,0.200,0.300,0.400", [(None, (100, 100, 300, 200))]),
+    "corner_words": ("<x0_4><y0_8><x1_12><y1_16>", [(None, (100, 100, 300, 200))]),
 }
 
 
@@ -190,7 +192,7 @@ def test_a_dialect_is_chosen_by_model_type_name_or_fields():
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        ("klingon", r"no dialect 'klingon'; known are \['decimals'"),
+        ("klingon", r"no dialect 'klingon'; known are \['corner_words', 'decimals'"),
         ({"codec": {}}, "dialect: .*question"),
         ({"question": "Where?"}, r"write \{text\} into it"),
         ({"question": "{text}", "volume": 11}, "volume"),

@@ -112,7 +112,7 @@ def test_a_seeing_nano_has_a_fine_level_and_words_for_boxes(tmp_path):
     words = CornerWords()
     ids = tokenizer(f" {words.encode([(0.0, 8.0, 16.0, 160.0)], (160, 160))}", add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["<x0_0>", "<y0_2>", "<x1_4>", "<y1_40>"]
-    assert len(tokenizer("what is the name?", add_special_tokens=False)["input_ids"]) == 5
+    assert len(tokenizer("what is the star?", add_special_tokens=False)["input_ids"]) == 5
     assert not model.model.language_model.layers[0].mlp.down_proj.weight.any()
     images = torch.randn(2, 3, 32, 48)
     output = model.model.vision_tower(images)
