@@ -8,7 +8,7 @@ from mmengine.config import read_base
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from .base_nano import *
+    from .._base_.seeing_nano import *
 
 model = dict(_model, loss_weights=dict(loss_words=1.0))
 train_dataloader = dict(_loader, dataset=dict(_images, with_masks=False, pipeline=[_load, _resize, _keep, _pack]))

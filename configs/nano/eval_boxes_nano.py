@@ -13,7 +13,7 @@ from lumen.data.refer import AskSentences, ReferDataset
 from lumen.metrics.refer import GroundingMetric
 
 with read_base():
-    from .eval_nano import *
+    from .._base_.seeing_eval import *
 
 _ask = dict(
     type=AskSentences,

@@ -9,7 +9,7 @@ from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.metrics.text import CaptionMetric
 
 with read_base():
-    from .eval_nano import *
+    from .._base_.seeing_eval import *
 
 _lmm["generation"]["max_new_tokens"] = 48
 test_dataloader["dataset"] = dict(

@@ -13,7 +13,7 @@ from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.metrics.text import VqaMetric
 
 with read_base():
-    from .eval_nano import *
+    from .._base_.seeing_eval import *
 
 test_dataloader["dataset"] = dict(
     _files,

@@ -9,7 +9,7 @@ from mmengine.dataset import DefaultSampler
 from lumen.metrics.objects import ObjectsMetric
 
 with read_base():
-    from .base_nano import *
+    from .._base_.seeing_nano import *
 
 model = dict(_model, loss_weights=dict(loss_objects=1.0))
 optim_wrapper = None

@@ -6,7 +6,7 @@ python tools/train.py configs/nano/joint_nano_shapes.py
 from mmengine.config import read_base
 
 with read_base():
-    from .texts_nano import *
+    from .._base_.seeing_texts import *
 
 model = dict(_model, loss_weights=dict(loss_cells=0.5, loss_objects=0.5, loss_words=0.02, loss_text=0.05))
 train_dataloader["dataset"] = dict(

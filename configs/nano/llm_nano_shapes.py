@@ -8,7 +8,7 @@ from mmengine.config import read_base
 from lumen.engine.hooks import FewTokensHook, FreezeHook
 
 with read_base():
-    from .texts_nano import *
+    from .._base_.seeing_texts import *
 
 model = dict(_model, loss_weights=dict(loss_words=0.02, loss_text=0.05))
 train_cfg = dict(max_iters=1200)

@@ -9,7 +9,7 @@ from mmengine.config import read_base
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from .base_nano import *
+    from .._base_.seeing_nano import *
 
 model = dict(_model, loss_weights=dict(loss_cells=1.0, loss_objects=1.0))
 train_dataloader = dict(_loader, dataset=dict(_images, pipeline=[_load, _resize, _keep, _cells, _pack]))

@@ -10,7 +10,7 @@ from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.data.written import WriteAnswers
 
 with read_base():
-    from .base_nano import *
+    from .seeing_nano import *
 
 _questions = dict(_files, type=QuestionsDataset, ann_file="annotations/questions_train.json")
 _refs = dict(

@@ -16,7 +16,7 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.model import Lumen
 
 with read_base():
-    from .._base_.runtime import *
+    from .runtime import *
 
 _lmm = dict(
     type=HFAdapter,

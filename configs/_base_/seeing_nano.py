@@ -17,7 +17,7 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.pretraining import LmmPretrainer
 
 with read_base():
-    from .._base_.runtime import *
+    from .runtime import *
 
 _bins = 40  # of boxes in words: four pixels each
 _lmm = dict(
