@@ -83,7 +83,6 @@ def write_cache(config: Config, checkpoint: Path, split: str, out: Path, options
     with DefaultScope.overwrite_default_scope("lumen"):
         adapter = MODELS.build(config["model"]["lmm"]).to(options.device).eval()
         dataset = DATASETS.build(settings)
-    # Before anything is read: a checkpoint that does not fit ends here.
     weights, absent = load_adapter(adapter, checkpoint)
     # The settings looked plain; a transform of a plug-in may still draw at random.
     refuse_chance(dataset, options.seed)
