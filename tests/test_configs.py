@@ -3,13 +3,15 @@
 import copy
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
-from helpers import make_images, make_instances, make_sample
+from helpers import TINY, make_images, make_instances, make_sample
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from real_layouts import make_all
 
 from lumen.config import read_config
@@ -18,6 +20,8 @@ from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, norms_with_fixed_statistics
 from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.cached import CachedAdapter
+from lumen.lmm.nano.model import make_nano
+from lumen.pretraining import LmmPretrainer
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from lumen.structures import Prompt
 
@@ -46,6 +50,11 @@ def tiny_llava(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_seeing(tmp_path_factory):
+    return make_nano(tmp_path_factory.mktemp("seeing"), sizes=replace(TINY, tied=True, seeing=True))
+
+
+@pytest.fixture(scope="session")
 def real_root(tmp_path_factory):
     return make_all(tmp_path_factory.mktemp("real"))
 
@@ -67,6 +76,28 @@ def sample_for(task, size_hw):
     return sample
 
 
+def pretraining_sample(size_hw):
+    """Return a sample that names its objects and cells and asks in words, for an LMM that is trained itself."""
+    sample = make_sample([Prompt("is there a cat?", task="vqa", answer="yes")])
+    zero = torch.zeros(1, dtype=torch.long)
+    fields = {"labels": zero, "colour": zero, "texture": zero, "size": zero}
+    sample.objects = InstanceData(bboxes=torch.tensor([[4.0, 4.0, 12.0, 12.0]]), **fields)
+    sample.cells = InstanceData(numbers=torch.full((1, size_hw[0] // 8, size_hw[1] // 8), -1))
+    sample.cells.numbers[0, 0, 0] = 0
+    return sample
+
+
+def samples_for(model, size_hw):
+    """Return the samples that a model learns from, of each of its tasks one."""
+    if isinstance(model, LmmPretrainer):
+        return [pretraining_sample(size_hw)] * 2
+    samples = [sample_for(task, size_hw) for task in model.decoders]
+    for sample, decoder in zip(samples, model.decoders.values(), strict=True):
+        for field in decoder.spec.targets - set(sample.gt_instances.keys()):  # a plug-in's own
+            sample.gt_instances[field] = torch.zeros(len(sample.gt_instances), dtype=torch.long)
+    return samples
+
+
 def one_step(config, model, size_hw):
     wrapper = dict(config.optim_wrapper)
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
@@ -76,10 +107,7 @@ def one_step(config, model, size_hw):
             "optim_wrapper_cfg": wrapper,
         }
     )
-    samples = [sample_for(task, size_hw) for task in model.decoders]
-    for sample, decoder in zip(samples, model.decoders.values(), strict=True):
-        for field in decoder.spec.targets - set(sample.gt_instances.keys()):  # a plug-in's own
-            sample.gt_instances[field] = torch.zeros(len(sample.gt_instances), dtype=torch.long)
+    samples = samples_for(model, size_hw)
     batch = {"inputs": list(make_images(len(samples), size_hw)), "data_samples": samples}
     return model.train_step(batch, constructor(model))
 
@@ -94,11 +122,12 @@ def test_a_leaf_survives_copying_and_dumping(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", [path for path in LEAVES if path not in PAPER], ids=lambda path: path.stem)
-def test_a_leaf_builds_and_takes_a_step(path, tiny_nano, tiny_photo):
+def test_a_leaf_builds_and_takes_a_step(path, tiny_nano, tiny_photo, tiny_seeing):
     config = load(path)
     if config.model.lmm.type is CachedAdapter:  # the full model in its place, since there is no cache
         config.model.lmm = config.model.lmm.lmm
-    config.model.lmm.name_or_path = str(tiny_photo if "photo" in path.stem else tiny_nano)
+    bases = {"photo": tiny_photo, "nano": tiny_seeing}
+    config.model.lmm.name_or_path = str(bases.get("photo" if "photo" in path.stem else path.parent.name, tiny_nano))
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model)

@@ -43,3 +43,4 @@ test_dataloader = dict(
     sampler=dict(type=DefaultSampler, shuffle=False),
 )
 test_cfg = dict(dtype="bfloat16")
+optim_wrapper = None
