@@ -1,6 +1,7 @@
 """docs/bring_your_lmm.md from its first block to its last, on a tiny model of the family that it names."""
 
 import ast
+import itertools
 import json
 import re
 import shlex
@@ -22,6 +23,9 @@ PAGE = (ROOT / "docs/bring_your_lmm.md").read_text(encoding="utf-8")
 TRAIN = ("train_cfg.max_iters=2", "train_dataloader.batch_size=2", "train_dataloader.num_workers=0")
 TRAIN += ("train_dataloader.persistent_workers=False", "val_dataloader.num_workers=0")
 TEST = ("test_dataloader.num_workers=0", "test_cfg.foreign_names=2")
+
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -46,9 +50,9 @@ def place(tmp_path, monkeypatch):
 
 
 def small(words):
-    """Return a command with settings for a few steps on one picture."""
+    """Return a command with settings for a few steps on one picture; MMEngine would name runs of one second alike."""
     settings = TRAIN if "tools/train.py" in words else TEST if "tools/test.py" in words else ()
-    return [*words, "--cfg-options", *settings] if settings else words
+    return [*words, "--cfg-options", f"experiment_name=run_{next(NUMBERS)}", *settings] if settings else words
 
 
 def test_each_block_runs(place, monkeypatch, capsys):
@@ -85,13 +89,13 @@ def run_command(words, monkeypatch):
 
 def train_leaf(path, text, monkeypatch, capsys):
     """Train a config that the page shows without a command."""
-    words = small(["python", "tools/train.py", str(path)])
+    words, further = ["python", "tools/train.py", str(path)], ()
     if "quantization" in text:
         if find_spec("bitsandbytes") is None:
-            assert run(words, monkeypatch) == 2
+            assert run(small(words), monkeypatch) == 2
             assert "quantization needs bitsandbytes" in capsys.readouterr().err
-        words.append("model.lmm.base.quantization=None")
-    assert run(words, monkeypatch) == 0, path
+        further = ("model.lmm.base.quantization=None",)
+    assert run([*small(words), *further], monkeypatch) == 0, path
 
 
 @pytest.mark.slow
