@@ -21,6 +21,7 @@ MODELS = _child(
     "lumen.model",
     "lumen.pretraining",
     "lumen.aligners.dense",
+    "lumen.aligners.none",
     "lumen.lmm.adapter",
     "lumen.lmm.cached",
     "lumen.lmm.sam",
@@ -79,6 +80,7 @@ _DECODERS = (
     "segmentation",
     "semantic_segmentation",
     "text",
+    "text_box",
 )
 DECODERS = Registry("decoder", scope=_SCOPE, locations=[f"lumen.decoders.{name}" for name in _DECODERS])
 """Task decoders. Stands alone: a decoder needs no other registry and no other registry needs it."""

@@ -1,5 +1,8 @@
+import ast
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +30,19 @@ def test_an_unknown_name_is_refused():
         DECODERS.build({"type": "NoSuchDecoder"})
 
 
-def test_every_registry_is_searched_silently_in_a_fresh_process():
+def registered_parts():
+    """Yield the registry and the name of each class of the package that stands behind a decorator."""
+    for path in (Path(__file__).resolve().parents[1] / "lumen").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".register_module"):
+                    yield ast.unparse(decorator.func.value), node.name
+
+
+def test_every_registry_is_searched_silently_in_a_fresh_process_and_finds_its_parts():
     code = """
-import contextlib
+import contextlib, json, sys
+from lumen import registry as own
 from mmengine import registry as base
 from mmengine.registry import DefaultScope, Registry
 found = [registry for registry in vars(base).values() if isinstance(registry, Registry)]
@@ -40,8 +53,13 @@ for scope in ("lumen", "no_such_scope"):
         if registry.name not in ("inferencer", "strategy"):  # no part of a run of Lumen
             with contextlib.suppress(KeyError):
                 registry.build({"type": "NoSuchThing"})
+    if scope == "lumen":
+        lost = [part for part in json.loads(sys.argv[1]) if getattr(own, part[0]).get(part[1]) is None]
+        assert not lost, lost
 """
-    command = [sys.executable, "-c", code]
+    parts = sorted(registered_parts())
+    assert len(parts) > 50
+    command = [sys.executable, "-c", code, json.dumps(parts)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, stdin=subprocess.DEVNULL)
     in_scope, _, elsewhere = done.stdout.partition("[no_such_scope]")
     assert in_scope.strip() == "[lumen]"

@@ -127,7 +127,6 @@ class ResizeToInput:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace the image and its boxes by what the network will see."""
-        # One frame moves image, boxes, masks and fields alike.
         frame = self.draw_frame(results["ori_hw"])
         results["frame"] = frame
         results["image"] = render_image(results["image"], frame, pad_value=self.pad_value)
@@ -190,7 +189,6 @@ class Photometric:
         if chosen[0] or chosen[1]:
             offset = np.random.uniform(-self.brightness, self.brightness) if chosen[0] else 0.0
             factor = np.random.uniform(*self.contrast) if chosen[1] else 1.0
-            # Brightness and contrast as one table of 256 levels.
             levels = np.clip((np.arange(256) - 127.5) * factor + 127.5 + offset, 0, 255).round().astype(int)
             image = image.point(levels.tolist() * 3)
         if chosen[2]:
@@ -330,7 +328,6 @@ class AskClasses:
             return
         if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
             raise ConfigError(f"class names must be strings that are not empty, got {classes!r}")
-        # Classes are known only once a record comes; one check per set of classes.
         unknown = set(self.wording) - set(classes)
         if unknown:
             raise ConfigError(f"wording names unknown classes {sorted(unknown)}; known are {list(classes)}")
