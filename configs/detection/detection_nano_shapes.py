@@ -1,6 +1,6 @@
 """Nano from scratch on shapes, 8 classes asked at once.
 
-Expected: AP .74, AP50 .92, 552 to 610 CPU seconds.
+Expected: AP .74, AP50 .92 on val, a little more on test; 552 to 610 CPU seconds.
 
     python tools/make_nano.py --out data/nano
     python tools/make_shapes.py --out data/shapes
