@@ -1,6 +1,8 @@
 """Second stage of the seeing nano: the connector learns the words of what each image token shows.
 
-python tools/train.py configs/nano/connector_nano_shapes.py
+It is trained alone, with tower and LLM frozen.
+
+    python tools/train.py configs/nano/connector_nano_shapes.py
 """
 
 from mmengine.config import read_base

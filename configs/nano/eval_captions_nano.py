@@ -1,6 +1,8 @@
 """Captions of the seeing nano, judged by the things that they list.
 
-python tools/test.py configs/nano/eval_captions_nano.py
+A caption counts its shapes or names their colours; either reference serves.
+
+    python tools/test.py configs/nano/eval_captions_nano.py
 """
 
 from mmengine.config import read_base

@@ -1,6 +1,8 @@
 """What the tower of the seeing nano knows of the objects of shapes, read by its linear heads at their tokens.
 
-python tools/test.py configs/nano/eval_tower_nano.py work_dirs/nano/tower
+A check of the first stage; the heads are no part of the model.
+
+    python tools/test.py configs/nano/eval_tower_nano.py work_dirs/nano/tower
 """
 
 from mmengine.config import read_base

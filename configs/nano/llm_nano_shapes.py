@@ -1,6 +1,8 @@
 """Third stage of the seeing nano: connector and LLM learn to answer, with the tower frozen and few tokens first.
 
-python tools/train.py configs/nano/llm_nano_shapes.py
+Few tokens first: a word finds its object sooner where there is less to look at.
+
+    python tools/train.py configs/nano/llm_nano_shapes.py
 """
 
 from mmengine.config import read_base
