@@ -128,7 +128,7 @@ def _read(path: Path) -> Any:
 
 
 def _decoders(config: Any) -> list[type]:
-    return [decoder["type"] for decoder in config.model["decoders"]]
+    return [decoder["type"] for decoder in config.model.get("decoders", ())]
 
 
 def _metrics(config: Any) -> str:

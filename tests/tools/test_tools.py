@@ -145,7 +145,9 @@ def test_a_failing_command_stops_the_benchmark():
 
 
 def _nano_options(out):
-    return argparse.Namespace(tower="nano", out=out, width=32, llm_layers=1, vision_layers=1, tied=False, seed=0)
+    return argparse.Namespace(
+        tower="nano", out=out, width=32, llm_layers=1, vision_layers=1, tied=False, seeing=False, seed=0
+    )
 
 
 def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monkeypatch):
