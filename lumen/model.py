@@ -34,21 +34,21 @@ import torch
 from mmengine import dist
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from lumen.data.pipelines import ModelInputs
 from lumen.decoders.base import Decoder
+from lumen.decoders.checks import check_heat, check_predictions, check_targets
 from lumen.errors import CheckpointError, ConfigError, DataError, PromptError, named_faults
-from lumen.ops.fields import answer_to_original, check_fields
+from lumen.ops.fields import answer_to_original
 from lumen.registry import DECODERS, MODELS
+from lumen.routing import pairs_of_task, select_pairs
 from lumen.structures import (
     FeatureWidths,
     LocFeatures,
     PerceptionSample,
     SharedRepresentation,
-    pairs_of_task,
-    select_pairs,
 )
 
 MAX_PIXELS = 448 * 448
@@ -72,7 +72,8 @@ class Lumen(BaseModel):
         data_preprocessor: MMEngine's; moves a batch to the device when left out.
 
     Raises:
-        ConfigError: If two decoders share a task, a loss weight names no loss, or the LMM does not take ``input_hw``.
+        ConfigError: If two decoders share a task, one needs a heatmap that the aligner lacks, a loss weight names no
+            loss, or the LMM does not take ``input_hw``.
     """
 
     num_micro_batches: int = 1
@@ -103,6 +104,7 @@ class Lumen(BaseModel):
             DECODERS.build({**decoder, "channels": aligner.channels}) if isinstance(decoder, dict) else decoder
             for decoder in decoders
         ]
+        check_heat(aligner, built)
         # Keyed by task: this is how pairs find their decoder.
         self.decoders = nn.ModuleDict({decoder.spec.name: decoder for decoder in built})
         if len(self.decoders) != len(built):
@@ -123,12 +125,13 @@ class Lumen(BaseModel):
             decoder: Built for this aligner's width; moved to the device of the model.
 
         Raises:
-            ConfigError: The model has a decoder for this task, which must be removed first.
+            ConfigError: The model has a decoder for this task, which must be removed first, or lacks a heatmap for it.
         """
+        check_heat(self.aligner, [decoder])
         if decoder.spec.name in self.decoders:
             raise ConfigError(f"the model has a decoder for {decoder.spec.name!r}: {list(self.decoders)}")
         # The LMM may be spread over several devices; decoders stand beside the aligner.
-        device = next(self.aligner.parameters()).device
+        device = next(self.aligner.parameters(), next(self.parameters())).device
         self.decoders[decoder.spec.name] = decoder.to(device).train(self.training)
         self._note_decoders()
 
@@ -253,7 +256,7 @@ class Lumen(BaseModel):
         sums = {f"lmm/{name}": total for name, total in self.lmm.loss(features, samples).items()}
         sums |= {f"aligner/{name}": total for name, total in self.aligner.loss(shared, samples).items()}
         for task, decoder in self.decoders.items():
-            _check_targets(decoder, samples)
+            check_targets(decoder, samples)
             # Every decoder computes in every batch, with no pairs where it has none: all ranks take the same steps.
             losses = decoder.loss(self._pairs_of(task, shared, samples), samples)
             if set(losses) != set(decoder.spec.losses):
@@ -298,7 +301,7 @@ class Lumen(BaseModel):
             answers = decoder.predict(self._pairs_of(name, shared, samples), samples)
             for sample, answer in zip(samples, answers, strict=True):
                 if name == (sample.prompts[0].task if sample.prompts else empty_task):
-                    _check_fields(decoder, answer)
+                    check_predictions(decoder, answer)
                     sample.pred_instances = answer_to_original(answer, sample.frame, decoder.spec.kinds)
         return list(samples)
 
@@ -376,25 +379,4 @@ def _check_gradients(model: nn.Module) -> None:
     if idle:
         raise ConfigError(
             f"{len(idle)} trained parameters have no part in any loss, such as {idle[:3]}: freeze them by a FreezeHook"
-        )
-
-
-def _check_targets(decoder: Decoder, samples: Sequence[PerceptionSample]) -> None:
-    for sample in samples:
-        if not any(prompt.task == decoder.spec.name for prompt in sample.prompts):
-            continue
-        lacking = decoder.spec.targets - set(sample.gt_instances.keys())
-        if lacking:
-            raise DataError(
-                f"{type(decoder).__name__} needs gt_instances.{sorted(lacking)}; pack them in the data pipeline, which "
-                f"gave {sorted(sample.gt_instances.keys())}"
-            )
-        check_fields(decoder.spec, sample)
-
-
-def _check_fields(decoder: Decoder, answer: InstanceData) -> None:
-    if set(answer.keys()) != decoder.spec.predictions:
-        raise ConfigError(
-            f"{type(decoder).__name__}.predict wrote {sorted(answer.keys())}, its spec names "
-            f"{sorted(decoder.spec.predictions)}"
         )

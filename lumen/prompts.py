@@ -6,14 +6,18 @@ A templated prompt has a *prefix*, which is the same for every phrase of an imag
 phrase. Only the suffix is computed once per phrase.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from string import Formatter
+from typing import Any
 
 from lumen.errors import PromptError
 
 LOC_TOKEN = "[LOC]"
 MAX_PHRASE_CHARACTERS = 512
 MAX_TEXT_CHARACTERS = 8192
+_WORDS = "{words}"
+_PLACES = ("format", "routing", "words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +83,78 @@ KNOWN_TASKS = (*PAPER_TASKS, *FURTHER_TASKS, *TEXT_TASKS)
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The parts of a prompt around the phrase.
+    """The parts of a prompt around the phrase, and the slots among its tokens: those whose states are read.
 
     Args:
         name: Name in configs and checkpoints.
         before: User text between the image and the phrase.
         after: User text after the phrase; may hold ``{format}``.
-        answer: The assistant's text; holds ``[LOC]``, may hold ``{routing}``. Empty when ``[LOC]`` ends the user text.
+        answer: The assistant's text; may hold ``{routing}`` and, behind the last slot, ``{words}``, which stands for
+            ``Prompt.answer``: the answer of a prompt without one is cut there, and nothing is learned behind it. Empty
+            when the slots end the user text.
+        slots: Special tokens whose states are read, each once in the answer, or in ``after`` where there is no answer.
+            The state of the first one is ``LocFeatures.query``.
+        tokens: Further special tokens, which ``answer`` and its words may hold.
+
+    Raises:
+        PromptError: If a part has an unknown place, a slot does not stand exactly once, or words stand before a slot.
     """
 
     name: str
     before: str
     after: str
     answer: str
+    slots: Sequence[str] = (LOC_TOKEN,)
+    tokens: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", tuple(self.slots))
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        text = self.answer or self.after
+        for part, known in ((self.before, ()), (self.after, _PLACES[:1]), (self.answer, _PLACES[1:])):
+            unknown = sorted(set(_places_in(part)) - set(known))
+            if unknown:
+                raise PromptError(f"template {self.name!r}: {part!r} may hold the places {known}, got {unknown}")
+        if not self.slots or any(text.count(slot) != 1 for slot in self.slots) or set(self.slots) & set(self.tokens):
+            raise PromptError(
+                f"template {self.name!r}: each of the slots {self.slots} must stand once in {text!r} and not be among "
+                f"the tokens {self.tokens}"
+            )
+        if text.count(_WORDS) > 1 or any(_WORDS in text[: text.index(slot)] for slot in self.slots):
+            raise PromptError(f"template {self.name!r}: {_WORDS} stands once, behind the last slot, got {text!r}")
 
     @property
     def has_answer(self) -> bool:
         """Whether location pairs have an answer that the LMM is trained to give."""
         return bool(self.answer)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the answer goes on behind the last slot with words of each prompt's own."""
+        return _WORDS in self.answer
+
+    @property
+    def joint(self) -> str:
+        """The text between the last slot and the words."""
+        text = self.answer.partition(_WORDS)[0]
+        return text[max(text.rfind(slot) + len(slot) for slot in self.slots) :]
+
+    @property
+    def names_task(self) -> bool:
+        """Whether the answer holds the routing token of its task."""
+        return "{routing}" in self.answer
+
+    def answer_with(self, routing: str, words: str) -> str:
+        """Return the answer; up to the last word before ``{words}`` where there are none."""
+        answer = self.answer if words else self.answer.partition(_WORDS)[0].rstrip()
+        return answer.format(routing=routing, words=words)
+
+
+def _places_in(part: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in Formatter().parse(part) if name is not None]
+    except ValueError as error:
+        raise PromptError(f"{part!r} is no text with places in single braces: {error}") from error
 
 
 TEMPLATES = {
@@ -158,8 +216,14 @@ class Wordings:
         routing = (task.routing_token for task in self._tasks.values() if not task.is_text)
         return list(dict.fromkeys([LOC_TOKEN, *routing]))
 
-    def suffix(self, template: Template, phrase: str, task: str) -> tuple[str, str]:
+    def suffix(self, template: Template, phrase: str, task: str, words: str = "") -> tuple[str, str]:
         """Return what follows the prefix for one phrase: the user's part, and the assistant's answer.
+
+        Args:
+            template: What stands around the phrase.
+            phrase: The phrase.
+            task: Its task.
+            words: What the answer says behind the last slot, where the template has a place for it.
 
         Raises:
             PromptError: If the phrase is empty, too long, or holds a special token, or if the task is unknown or
@@ -168,8 +232,9 @@ class Wordings:
         wording = self[task]
         if wording.is_text:
             raise PromptError(f"task {task!r} is answered in text and has no {LOC_TOKEN}; ask it as a question")
-        user = " " + check_phrase(phrase, self.special_tokens) + template.after.format(format=wording.answer_format)
-        return user, template.answer.format(routing=wording.routing_token)
+        special = (*self.special_tokens, *template.slots, *template.tokens)
+        user = " " + check_phrase(phrase, special) + template.after.format(format=wording.answer_format)
+        return user, template.answer_with(wording.routing_token, words)
 
 
 def check_phrase(phrase: str, special_tokens: Iterable[str]) -> str:
@@ -201,12 +266,19 @@ def check_text(text: str, what: str) -> str:
     return text.strip()
 
 
-def template_named(name: str) -> Template:
-    """Return one of the two templates.
+def read_template(given: str | Template | Mapping[str, Any]) -> Template:
+    """Return a template, given as one, by its name in ``TEMPLATES``, or as a dict of its fields.
 
     Raises:
-        PromptError: If there is none of that name.
+        PromptError: If there is none of that name, or a field is unknown, missing or not accepted.
     """
-    if name not in TEMPLATES:
-        raise PromptError(f"unknown template {name!r}; choose one of {sorted(TEMPLATES)}")
-    return TEMPLATES[name]
+    if isinstance(given, Template):
+        return given
+    if isinstance(given, str):
+        if given not in TEMPLATES:
+            raise PromptError(f"unknown template {given!r}; choose one of {sorted(TEMPLATES)}, or give its parts")
+        return TEMPLATES[given]
+    known = [field.name for field in fields(Template)]
+    if not set(known[:4]) <= set(given) <= set(known):
+        raise PromptError(f"a template has the parts {known}, the last two may be left out; got {sorted(given)}")
+    return Template(**given)

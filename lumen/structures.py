@@ -8,7 +8,7 @@ Pixels are pixels of the network input, unless a name states otherwise.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -159,7 +159,7 @@ class LocFeatures:
     """What an LMM adapter gives for P prompts on I images.
 
     Args:
-        query: State of each pair's ``[LOC]`` token.
+        query: State of the first slot of each pair, which is ``[LOC]`` unless the template names others.
         grid: Dense image features on the coarse grid.
         laterals: Finer feature maps of the vision tower, finest first; empty where the tower has none.
         stride: Input pixels per cell of ``grid``.
@@ -168,6 +168,7 @@ class LocFeatures:
         text_losses: Sums of text losses by name; ``losses`` of the adapter names what each is divided by.
         extras: Costly features that a routed decoder asked for by name.
         names: What the LMM's image tokens name; None where they do not learn it.
+        slots: State of each slot of the template, by its token; none where features come from a cache.
     """
 
     query: Float[Tensor, "pairs dim"]
@@ -179,6 +180,7 @@ class LocFeatures:
     text_losses: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     names: NameScores | None = None
+    slots: Mapping[str, Float[Tensor, "pairs dim"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +191,18 @@ class FeatureWidths:
         query: Width of ``LocFeatures.query``.
         grid: Channels of ``LocFeatures.grid``.
         laterals: Channels of ``LocFeatures.laterals``, finest first.
+        slots: Tokens of ``LocFeatures.slots``.
     """
 
     query: int
     grid: int
     laterals: tuple[int, ...] = ()
+    slots: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, adapter: Any) -> "FeatureWidths":
         """Return those of an adapter, whose properties name them."""
-        return cls(adapter.dim, adapter.vision_dim, tuple(adapter.lateral_channels))
+        return cls(adapter.dim, adapter.vision_dim, tuple(adapter.lateral_channels), tuple(adapter.slots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +210,13 @@ class SharedRepresentation:
     """What every decoder reads, for P pairs of I images. ``maps`` holds one channel per map query of the decoders.
 
     ``heat_logits`` and ``maps`` lie on the grid of ``dense``: cell (row, col) covers the square of ``stride`` input
-    pixels whose top-left corner is (col * stride, row * stride).
+    pixels whose top-left corner is (col * stride, row * stride). An aligner that matches nothing with the image gives
+    neither heatmap nor presence (``TaskSpec.needs_heat``), and perhaps a ``dense`` without cells. ``slots`` holds a
+    vector of each pair for each slot that the aligner reads.
     """
 
-    heat_logits: Float[Tensor, "pairs 1 height width"]
-    presence_logits: Float[Tensor, " pairs"]
+    heat_logits: Float[Tensor, "pairs 1 height width"] | None
+    presence_logits: Float[Tensor, " pairs"] | None
     query: Float[Tensor, "pairs channels"]
     dense: Float[Tensor, "images channels height width"]
     image_index: Int[Tensor, " pairs"]
@@ -218,6 +224,7 @@ class SharedRepresentation:
     maps: Float[Tensor, "pairs queries height width"]
     stride: int
     extras: Mapping[str, Any] = field(default_factory=dict)
+    slots: Mapping[str, Float[Tensor, "pairs channels"]] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:
@@ -236,9 +243,11 @@ class TaskSpec:
         headline: Metric key that ranks checkpoints, such as ``coco/bbox_mAP``.
         losses: For each loss the decoder returns, what its sum is divided by: ``pairs`` or ``objects``.
         map_queries: Learnable queries that it provides for the aligner; it gets as many ``maps``.
-        extras: Optional, costly features it needs, such as ``texts``, what the LMM answered to text prompts.
+        extras: Optional, costly features it needs, such as ``texts``, what the LMM answered to text prompts, or
+            ``words``, what it wrote behind the last slot of location prompts.
         fields: What each target and prediction is that is not among ``STANDARD_KINDS``. A data set that gives such a
             target declares the same.
+        needs_heat: Whether it reads the heatmap or presence, which not every aligner gives, or has map queries.
 
     Raises:
         ValueError: A loss, or a target or prediction that is not standard, is declared wrongly or not at all.
@@ -252,8 +261,11 @@ class TaskSpec:
     map_queries: int = 0
     extras: frozenset[str] = frozenset()
     fields: Mapping[str, Field] = field(default_factory=dict)
+    needs_heat: bool = True
 
     def __post_init__(self) -> None:
+        if self.map_queries and not self.needs_heat:
+            raise ValueError(f"task {self.name!r}: maps of {self.map_queries} map queries need an aligner with heat")
         bad_names = [name for name in self.losses if not name.startswith("loss_")]
         if bad_names:
             raise ValueError(f"task {self.name!r}: names of losses must start with 'loss_', got {bad_names}")
@@ -279,35 +291,6 @@ class TaskSpec:
     def kinds(self) -> dict[str, str]:
         """Kind of each field that the task declares itself."""
         return {name: declared.kind for name, declared in self.fields.items()}
-
-
-def pairs_of_task(samples: Sequence[PerceptionSample], shared: SharedRepresentation, task: str) -> Tensor:
-    """Return the indices of the pairs whose prompt names ``task``, in order."""
-    flags = [
-        samples[image].prompts[prompt].task == task
-        for image, prompt in zip(shared.image_index.tolist(), shared.prompt_index.tolist(), strict=True)
-    ]
-    return torch.tensor(flags, dtype=torch.bool, device=shared.image_index.device).nonzero()[:, 0]
-
-
-def select_pairs(shared: SharedRepresentation, index: Int[Tensor, " chosen"], maps: slice) -> SharedRepresentation:
-    """Return the representation of some pairs and one decoder's maps; images stay as they are.
-
-    Where all pairs are meant, nothing is copied.
-    """
-    if len(index) == shared.num_pairs and torch.equal(index, torch.arange(len(index), device=index.device)):
-        return replace(shared, maps=shared.maps[:, maps])
-    return SharedRepresentation(
-        heat_logits=shared.heat_logits[index],
-        presence_logits=shared.presence_logits[index],
-        query=shared.query[index],
-        dense=shared.dense,
-        image_index=shared.image_index[index],
-        prompt_index=shared.prompt_index[index],
-        maps=shared.maps[index][:, maps],
-        stride=shared.stride,
-        extras=shared.extras,
-    )
 
 
 def targets_per_pair(
@@ -368,14 +351,6 @@ def gather_pairs(
     answers.labels = labels[per_pair.pair_index]
     image_index = shared.image_index[per_pair.pair_index]
     return [answers[image_index == image] for image in range(len(samples))]
-
-
-def place_in_image(image_index: Int[Tensor, " pairs"]) -> Int[Tensor, " pairs"]:
-    """Return the rank of each pair among the pairs of its image, from 0, in the order of the pairs."""
-    order = image_index.argsort(stable=True)
-    per_image = torch.bincount(image_index)
-    first = (per_image.cumsum(0) - per_image)[image_index[order]]
-    return torch.empty_like(order).index_put_((order,), torch.arange(len(order), device=order.device) - first)
 
 
 def _prompt_labels(samples: Sequence[PerceptionSample], shared: SharedRepresentation) -> Tensor:

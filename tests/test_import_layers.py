@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     0: ("registry", "errors", "paths", "structures"),
-    1: ("prompts", "config", "options"),
+    1: ("prompts", "config", "options", "routing"),
     2: ("ops", "codecs"),
     3: ("serialization", "corner_words"),
     4: ("lmm", "data", "metrics", "visualization", "interop"),

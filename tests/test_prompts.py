@@ -8,7 +8,7 @@ from lumen.prompts import (
     TaskWording,
     Wordings,
     check_phrase,
-    template_named,
+    read_template,
 )
 
 
@@ -54,7 +54,7 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
     with pytest.raises(PromptError, match=r"\['compact', 'paper'\]"):
-        template_named("short")
+        read_template("short")
 
 
 def test_two_wordings_of_one_task_are_refused():

@@ -3,7 +3,8 @@ import torch
 from helpers import make_instances, make_sample, make_shared
 from mmengine.structures import InstanceData
 
-from lumen.structures import Field, Prompt, TaskSpec, gather_pairs, pairs_of_task, select_pairs, targets_per_pair
+from lumen.routing import pairs_of_task, select_pairs
+from lumen.structures import Field, Prompt, TaskSpec, gather_pairs, targets_per_pair
 
 
 def spec(**changes):

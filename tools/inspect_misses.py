@@ -129,7 +129,7 @@ def _limits(decoder: Any) -> Any:
 
 def pairs_of(model: Any, decoder: Any, shared: Any, sample: Any) -> Any:
     """Return the part of the representation that a decoder reads."""
-    from lumen.structures import pairs_of_task, select_pairs
+    from lumen.routing import pairs_of_task, select_pairs
 
     specs = [other.spec for other in model.decoders.values()]
     start = sum(spec.map_queries for spec in specs[: specs.index(decoder.spec)])

@@ -14,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lumen.errors import ConfigError
+from lumen.aligners.fine import FinePath
 from lumen.ops.attention import Attention, TwoWayLayer, mlp
 from lumen.ops.geometry import sine_positions
+from lumen.ops.grouping import place_in_image
 from lumen.ops.heatmap import TARGETS, gaussian_focal_loss, ignore_weight
 from lumen.ops.precision import without_autocast
 from lumen.options import check_choice, read_options
@@ -26,7 +27,6 @@ from lumen.structures import (
     LocFeatures,
     PerceptionSample,
     SharedRepresentation,
-    place_in_image,
     targets_per_pair,
 )
 
@@ -78,6 +78,8 @@ class DenseAligner(nn.Module):
 
     losses: ClassVar[Mapping[str, str]] = {"loss_heat": "objects", "loss_presence": "pairs"}
     """Names of the losses, and the count that each sum is divided by."""
+    has_heat: ClassVar[bool] = True
+    """Whether it gives a heatmap and presence, and takes map queries."""
 
     def __init__(
         self,
@@ -93,8 +95,6 @@ class DenseAligner(nn.Module):
         max_chunk_bytes: int = 256 * 2**20,
     ) -> None:
         super().__init__()
-        if fine_levels > len(widths.laterals):
-            raise ConfigError(f"fine_levels={fine_levels}, but the LMM has {len(widths.laterals)} finer maps")
         self.heat = read_options(HeatOptions, heat, "heat")
         self.channels = channels
         self.leak_map_queries = leak_map_queries
@@ -111,8 +111,7 @@ class DenseAligner(nn.Module):
         self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
         self.heat_bias = nn.Parameter(torch.tensor([math.log(self.heat.prior / (1 - self.heat.prior))]))
         self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
-        levels = list(reversed(widths.laterals))[:fine_levels]  # coarsest first
-        self.fine = _FinePath(channels, levels)
+        self.fine = FinePath(channels, widths.laterals, fine_levels)
         if fine_levels:
             self.fine_heat_kernel, self.fine_map_kernel = mlp(channels, channels), mlp(channels, channels)
             # A direct path from the LMM's state to the kernel: heatmaps of phrases differ from the first step on.
@@ -269,31 +268,6 @@ class _ToQuery(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         return self.straight(state) + self.bent(state)
-
-
-class _FinePath(nn.Module):
-    """Upsample the coarse image map to the finest lateral, adding each lateral on the way."""
-
-    def __init__(self, channels: int, lateral_channels: Sequence[int]) -> None:
-        super().__init__()
-        self.num_levels = len(lateral_channels)
-        self.laterals = nn.ModuleList(nn.Conv2d(lateral, channels, 1, bias=False) for lateral in lateral_channels)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in lateral_channels)
-        self.mixes = nn.ModuleList(nn.Sequential(_mix(channels), _mix(channels)) for _ in lateral_channels)
-
-    def forward(self, image: Tensor, laterals: Sequence[Tensor]) -> Tensor:
-        """Return the dense map: ``image`` itself where there are no levels. ``laterals`` come finest first."""
-        chosen = list(reversed(laterals))[: self.num_levels]
-        for lateral, project, norm, mix in zip(chosen, self.laterals, self.norms, self.mixes, strict=True):
-            image = functional.interpolate(image, size=lateral.shape[-2:], mode="nearest")
-            image = mix(functional.silu(image + norm(project(lateral))))
-        return image
-
-
-def _mix(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.SiLU(inplace=True)
-    )
 
 
 def _product(

@@ -1,14 +1,18 @@
-"""Boxes as distances to the four sides, read at cells: what every decoder that answers with boxes shares."""
+"""What every decoder that answers with boxes shares: distances to the four sides, read at cells, and boxes by slots."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from lumen.errors import ConfigError
+from lumen.ops.geometry import cxcywh_to_xyxy
 from lumen.ops.heatmap import cells_around
 from lumen.ops.losses import giou_loss
 from lumen.ops.precision import without_autocast
-from lumen.structures import SharedRepresentation
+from lumen.structures import PerceptionSample, SharedRepresentation
 
 
 class BoxHead(nn.Module):
@@ -70,3 +74,60 @@ def boxes_at(
     read = distances[image, :, cells_xy[:, 1], cells_xy[:, 0]]
     centre = (cells_xy + 0.5) * stride
     return torch.cat([centre - read[:, :2], centre + read[:, 2:]], 1)
+
+
+class SlotBoxHead(nn.Module):
+    """A box from the vector of a slot alone, by three layers.
+
+    Args:
+        channels: Width of the vector.
+        raw_xyxy: Give the corners as the last layer has them, which nothing keeps in order or in the image; otherwise
+            centre and size go through a sigmoid.
+
+    Source:
+        The region decoder of Xu et al., "u-LLaVA" (2024), section 4.1, which is ``raw_xyxy``.
+    """
+
+    def __init__(self, channels: int, *, raw_xyxy: bool = False) -> None:
+        super().__init__()
+        self.raw_xyxy = raw_xyxy
+        half = channels // 2
+        self.layers = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, half), nn.ReLU(), nn.Linear(half, 4)
+        )
+
+    def forward(self, vectors: Float[Tensor, "pairs channels"]) -> Float[Tensor, "pairs 4"]:
+        """Return boxes, xyxy as shares of the input, in float32 under autocast too."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            vectors = layer(vectors)
+        with without_autocast(vectors):
+            values = last(vectors.to(last.weight.dtype)).float()
+        return values if self.raw_xyxy else cxcywh_to_xyxy(values.sigmoid())
+
+
+def slot_vectors(shared: SharedRepresentation, slot: str) -> Float[Tensor, "pairs channels"]:
+    """Return the vector of each pair for a slot.
+
+    Raises:
+        ConfigError: The aligner does not read that slot.
+    """
+    if slot not in shared.slots:
+        raise ConfigError(
+            f"unknown slot {slot!r}: the aligner reads {list(shared.slots)}; name it in SlotAligner.slots"
+        )
+    return shared.slots[slot]
+
+
+def pair_sizes(samples: Sequence[PerceptionSample], shared: SharedRepresentation) -> Float[Tensor, "pairs 4"]:
+    """Return width, height, width, height of each pair's input in pixels: the units of boxes that are shares of it."""
+    sizes = [samples[image].frame.input_hw for image in shared.image_index.tolist()]
+    rows = [(width, height, width, height) for height, width in sizes]
+    return torch.tensor(rows, dtype=torch.float32, device=shared.image_index.device).view(-1, 4)
+
+
+def slot_box_losses(
+    boxes: Float[Tensor, "n 4"], targets: Float[Tensor, "n 4"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the L1 distance of each box, summed over its four sides, and its GIoU loss; all boxes are shares."""
+    return (boxes - targets).abs().sum(1), giou_loss(boxes, targets)

@@ -18,6 +18,7 @@ from lumen.config import add_import_path, plugin_folder
 from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError
 from lumen.ops.geometry import InputTransform
+from lumen.prompts import Wordings
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 CHANNELS = 32
@@ -159,7 +160,9 @@ def make_case(decoder: Decoder, case: Case) -> tuple[SharedRepresentation, list[
             "images": torch.zeros(2, 3, *_INPUT_HW, dtype=torch.uint8),
             "texts": [["a text"] * pairs, []],
             "places": [_places(pairs), _places(0)],
+            "words": [["some words"] * pairs, []],
         },
+        slots={token: noise(pairs, CHANNELS) for token in Wordings().special_tokens},
     )
     return shared, [_sample(decoder, case), _sample(decoder, Case("nothing asked", 0))]
 

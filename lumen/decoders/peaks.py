@@ -12,8 +12,9 @@ from torch import Tensor
 from lumen.decoders.boxes import boxes_at
 from lumen.errors import ConfigError
 from lumen.ops.geometry import nms
+from lumen.ops.grouping import place_in_image
 from lumen.ops.heatmap import find_peaks
-from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs, place_in_image
+from lumen.structures import NO_LABEL, PerceptionSample, SharedRepresentation, gather_pairs
 
 _CANDIDATES_PER_BOX = 4
 _Limits = TypeVar("_Limits", "BoxLimits", "SentenceLimits")

@@ -22,6 +22,7 @@ def text_spec(name: str, headline: str) -> TaskSpec:
         headline=headline,
         losses={},
         extras=frozenset({"texts"}),
+        needs_heat=False,
     )
 
 

@@ -294,8 +294,8 @@ class LumenPredictor:
         """
         self._require_image()
         question = self._question(phrases, task)
-        if task in self.model.text_tasks:
-            raise PromptError(f"task {task!r} is answered in words and has no heatmap; ask for a location task's")
+        if task in self.model.text_tasks or not self.model.aligner.has_heat:
+            raise PromptError(f"task {task!r} has no heatmap: it is answered in words, or the aligner gives none")
         with inference_context(self.device, self.dtype):
             shared = self._share(self._encoded, [question.sample(self._frame)])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]

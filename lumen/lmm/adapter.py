@@ -27,14 +27,14 @@ from lumen.lmm.options import (
     ReadoutOptions,
     check_answers,
     check_layers,
+    check_words,
     read_groups,
     wordings_with,
 )
-from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PassOptions, PrefixLayout
+from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PrefixLayout, pack_pass
 from lumen.lmm.packing.reader import RowRunner, add_up
-from lumen.lmm.packing.rows import PackedRows, Suffix, longest_suffix, pack_rows
+from lumen.lmm.packing.rows import Suffix, longest_suffix
 from lumen.lmm.packing.selfcheck import INSTEAD, mode_that_fits, mode_that_works, takes_masks, use_split
-from lumen.lmm.places import answer_prompts
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
@@ -43,8 +43,9 @@ from lumen.lmm.tokens.phrases import count_answer_tokens, encoder_for, image_tex
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.lmm.tokens.special import add_tokens
 from lumen.lmm.usage import Usage
+from lumen.lmm.words import write_extras
 from lumen.paths import find_path
-from lumen.prompts import TaskWording, template_named
+from lumen.prompts import TaskWording, Template, read_template
 from lumen.registry import MODELS
 from lumen.structures import LocFeatures, PerceptionSample, Prompt
 
@@ -60,7 +61,7 @@ class HFAdapter(nn.Module):
             ``lumen.paths.find_path``. Left out where ``base_model`` is given.
         base_model: A base model that is built already, in place of ``name_or_path``; changed in place. The options of
             ``base`` that choose how weights are loaded have no effect on it and are refused.
-        template: ``compact`` or ``paper``.
+        template: ``compact``, ``paper``, or a ``Template``; in a config a dict of its fields.
         tasks: Wordings of further tasks, beside the known ones; in a config, dicts of the fields of ``TaskWording``.
         base: How the base model is loaded, and what is trained in it: ``BaseOptions``, or a dict of its fields.
         readout: What is read of it: ``ReadoutOptions``, or a dict of its fields.
@@ -81,7 +82,7 @@ class HFAdapter(nn.Module):
         name_or_path: str | None = None,
         *,
         base_model: loading.LoadedBase | None = None,
-        template: str = "compact",
+        template: str | Template | Mapping[str, Any] = "compact",
         tasks: Sequence[TaskWording | Mapping[str, str | bool]] = (),
         base: BaseOptions | Mapping[str, Any] | None = None,
         readout: ReadoutOptions | Mapping[str, Any] | None = None,
@@ -91,7 +92,8 @@ class HFAdapter(nn.Module):
         super().__init__()
         groups = read_groups(base=base, readout=readout, packing=packing, generation=generation)
         self.base, self.readout, self.packing, self.generation = groups
-        check_answers(template_named(template), self.generation.answer_mode)
+        template = read_template(template)
+        check_answers(template, self.generation.answer_mode)
         loading.check_source(name_or_path, base_model, self.base)
         # Whatever can be refused is refused before the weights load, which takes minutes for a large model.
         path = None if name_or_path is None else find_path(name_or_path)
@@ -109,7 +111,7 @@ class HFAdapter(nn.Module):
         self.splits = self.packing.is_packed and use_split(self.base_model, self.family)
         if self.packing.is_packed and not self.splits and not takes_masks(self.base_model):
             self.packing = self._packing_in(mode_that_works(config, self.family, "expanded"), "with flash attention")
-        wordings = {"template": template_named(template), "wordings": wordings_with(tasks)}
+        wordings = {"template": template, "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
         self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config.model_type))
         self.register_buffer("neighbours", box_neighbours(self.encoder, self.readout.box_bins), persistent=False)
@@ -146,6 +148,11 @@ class HFAdapter(nn.Module):
         """Channels of each map in ``LocFeatures.laterals``, finest first."""
         return self.family.lateral_channels(self.config)
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Tokens of ``LocFeatures.slots``."""
+        return self.encoder.template.slots
+
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with: base model, template, position of the query, special tokens."""
         return {
@@ -155,7 +162,7 @@ class HFAdapter(nn.Module):
             **describe_connector(self.base_model),
             **({"new_tokens": "learn"} if self.new_tokens else {}),
             **({"lora": " ".join(f"{key}={value}" for key, value in self.lora.items())} if self.lora else {}),
-            "special_tokens": " ".join(self.encoder.wordings.special_tokens),
+            "special_tokens": " ".join(self.encoder.special_tokens),
         }
 
     @property
@@ -242,11 +249,12 @@ class HFAdapter(nn.Module):
             images: RGB at input size.
             prompts: The prompts of each image; any number, none included.
             extras: What the decoders need beside pairs. ``texts``: what ``lumen.lmm.places.answer_prompts`` gives for
-                text prompts; while learning, ``loss_text`` even of a batch without text prompts.
+                text prompts; while learning, ``loss_text`` even of a batch without text prompts. ``words``: what the
+                LMM goes on to write behind the last slot.
             predicting: Answer instead of learning: texts are generated, there are no losses, ``answer_mode`` counts.
 
         Raises:
-            ConfigError: If the LMM does not take images of this size.
+            ConfigError: If the LMM does not take images of this size, or words are wanted that the template lacks.
             PromptError: If a prompt is empty, too long, or of an unknown task, or has no answer to learn.
         """
         return self.ask(self.encode_images(images), prompts, extras=extras, predicting=predicting)
@@ -293,17 +301,21 @@ class HFAdapter(nn.Module):
         predicting: bool = False,
     ) -> LocFeatures:
         """Ask encoded images; see ``forward`` for the arguments."""
+        check_words(self.encoder.template, extras)
         # Locate: which prompts become pairs. Their answers are forced, or what the LMM writes.
         pairs = self._locate(encoded, prompts, predicting)
         questions = [] if predicting else self.text.suffixes(prompts)
         # Pack: the suffixes of an image share rows behind one prefix; questions have a prefix of their own wording.
         prefix, text_prefix = self.encoder.prefix(encoded.image_text), self.text.prefix(encoded.image_text)
         packing = self._packing_for((prefix, pairs.suffixes), (text_prefix, questions))
-        pair_rows = self._pack(prefix, pairs.suffixes, packing, self.readout.reads_llm)
-        text_rows = self._pack(text_prefix, questions, packing)
+        limits = {"packing": packing, "config": self.config, "pad_id": self.encoder.tokenizer.pad_token_id or 0}
+        pair_rows = pack_pass(prefix, pairs.suffixes, **limits, every_image=self.readout.reads_llm)
+        text_rows = pack_pass(text_prefix, questions, **limits)
         runner = self._runner_with(packing)
         head = self.base_model.get_output_embeddings()
-        readout = Readout(runner, self.readout, head, self.encoder.template.has_answer, self.neighbours)
+        readout = Readout(
+            runner, self.readout, head, len(self.slots), self.encoder.template.has_answer, self.neighbours
+        )
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
         if self.base.gradient_checkpointing and torch.is_grad_enabled():
             loading.recompute_frozen(self.base_model)
@@ -311,20 +323,22 @@ class HFAdapter(nn.Module):
         # Run pair rows, and read queries and losses chunk by chunk.
         states = readout.read_pairs(*pair_rows, encoded, pairs, fallback_states=text_states, predicting=predicting)
         losses += states.losses
-        # Read what belongs to images and not to pairs: the dense grid, free answers, names.
+        # Read what is not a state of a pair: the dense grid, free answers and words, names.
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
-        if "texts" in extras and predicting:
-            further = answer_prompts(self.writer, runner, encoded, prompts, self.generation)
+        if predicting:
+            asked = {"wanted": extras, "options": self.generation}
+            further = write_extras(self.writer, runner, encoded, prompts, pairs, **asked)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})
         # All ranks call the LLM equally often; the results of surplus calls join the graph as zero pairs.
         idle = self._lockstep.finish(runner.passes, encoded, pair_rows[1].prefix)
-        query, nothing = torch.cat([states.query, *idle]), self.encoder.end_id
+        slots = [self._widen(torch.cat([state, *idle])) for state in states.slots.unbind(1)]
+        query, nothing = slots[0], self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
-            query=self._widen(query),
+            query=query,
             grid=self._widen(grid),
             laterals=tuple(map(self._widen, self.family.laterals(encoded.states))),
             stride=encoded.input_hw[0] // grid.shape[2],
@@ -333,6 +347,7 @@ class HFAdapter(nn.Module):
             text_losses=add_up(losses),
             extras=further,
             names=None if predicting else readout.read_names(encoded, pairs, nothing=nothing),
+            slots=dict(zip(self.slots, slots, strict=True)),
         )
 
     def generate(
@@ -365,28 +380,11 @@ class HFAdapter(nn.Module):
         return loading.widened(states) if self.is_narrow else states
 
     def _locate(self, encoded: EncodedImages, prompts: Sequence[Sequence[Prompt]], predicting: bool) -> Pairs:
-        forced = forced_pairs(self.encoder, prompts)
+        forced = forced_pairs(self.encoder, prompts, with_words=not predicting)
         if not predicting or self.generation.answer_mode == "forced":
             return forced
         runner = self._runner_with(self._packing_for((self.encoder.prefix(encoded.image_text), forced.suffixes)))
         return forced.written(self.writer.locate(runner, encoded, forced.choose(prompts), forced.suffixes))
-
-    def _pack(
-        self,
-        prefix: Sequence[int],
-        suffixes: Sequence[Sequence[Suffix]],
-        packing: PackingOptions,
-        every_image: bool = False,
-    ) -> tuple[PackedRows, PassOptions]:
-        rows = pack_rows(
-            prefix,
-            suffixes,
-            max_suffix_tokens=packing.max_suffix_tokens if packing.is_packed else 0,
-            context=self.config.text_config.max_position_embeddings,
-            pad_id=self.encoder.tokenizer.pad_token_id or 0,
-            every_image=every_image,
-        )
-        return rows, PassOptions(prefix, every_image)
 
     def _packing_for(self, *asked: tuple[Sequence[int], Sequence[Sequence[Suffix]]]) -> PackingOptions:
         """Return how these prefixes and suffixes are packed; in the next mode where they leave the LLM's window."""

@@ -67,6 +67,11 @@ class CachedAdapter(nn.Module):
         return tuple(self._cache.manifest["lateral_channels"])
 
     @property
+    def slots(self) -> tuple[str, ...]:
+        """None: a cache holds the query of each pair only."""
+        return ()
+
+    @property
     def protocol(self) -> dict[str, str]:
         """How the LMM was asked when the cache was made; belongs to a figure, not to a checkpoint."""
         return {"template": self.describe()["template"], "answer_mode": "forced", "packing": "cached"}

@@ -27,8 +27,8 @@ class AnswerReport:
 
     Args:
         asked: Location prompts.
-        lacked_loc: Answers without ``[LOC]``; they give no prediction.
-        misnamed: Answers whose routing tokens are not exactly the task's.
+        lacked_loc: Answers without ``[LOC]``, or without another slot of the template; they give no prediction.
+        misnamed: Answers whose routing tokens are not exactly the task's, where the template names the task.
         questions: Questions for places, which may hold several phrases.
         places: Places that were read from the answers.
         unparsed: Parts of answers that could not be read.
@@ -139,7 +139,9 @@ class AnswerGenerator:
         prompts: Sequence[Sequence[Prompt]],
         forced: Sequence[Sequence[Suffix]],
     ) -> list[list[Suffix | None]]:
-        """Return suffixes with the answer that the LMM writes instead of the forced one, None where it lacks ``[LOC]``.
+        """Return suffixes with the answer that the LMM writes instead of the forced one, None where it lacks a slot.
+
+        The suffixes end at the last slot.
 
         Args:
             runner: Runs the LMM.
@@ -160,8 +162,9 @@ class AnswerGenerator:
         return self.text.is_text(prompt) and not self.text.has_places(prompt)
 
     def _read(self, prompt: Prompt, forced: Suffix, written: Continuation) -> Suffix | None:
-        suffix = written_suffix(forced, written.ids, self.encoder.loc_token_id)
-        is_named = names_task(written.ids, self.encoder.wordings[prompt.task], self.encoder.routing_ids)
+        suffix = written_suffix(forced, written.ids, self.encoder.slot_ids)
+        wording = self.encoder.wordings[prompt.task]
+        is_named = not self.encoder.template.names_task or names_task(written.ids, wording, self.encoder.routing_ids)
         self.report.count(suffix is not None, is_named)
         return suffix
 
@@ -283,12 +286,17 @@ def _pad_left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "rows le
     return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
 
 
-def written_suffix(forced: Suffix, written: Sequence[int], loc_id: int) -> Suffix | None:
-    """Return the suffix with the answer that the LMM wrote, up to its first ``[LOC]``; None where there is none."""
-    if loc_id not in written:
+def written_suffix(forced: Suffix, written: Sequence[int], slot_ids: Sequence[int]) -> Suffix | None:
+    """Return the suffix with the answer that the LMM wrote, up to the last of its slots; None where it lacks one.
+
+    A slot that stands there several times is the first of them.
+    """
+    if not set(slot_ids) <= set(written):
         return None
-    ids = (*forced.ids[: forced.answer], *written[: written.index(loc_id) + 1])
-    return Suffix(ids, forced.phrase, len(ids) - 1, len(ids))
+    slots = [forced.answer + written.index(slot) for slot in slot_ids]
+    end = max(slots) + 1
+    ids = (*forced.ids[: forced.answer], *written[: end - forced.answer])
+    return Suffix(ids, forced.phrase, tuple(slots), end)
 
 
 def names_task(written: Sequence[int], wording: TaskWording, token_ids: Mapping[str, int]) -> bool:

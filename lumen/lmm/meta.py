@@ -196,9 +196,12 @@ class Outline:
         return self.adapter.base_model.get_decoder()
 
     def count_tokens(self, input_hw: Sequence[int], task: str) -> TokenCounts:
-        """Count the tokens of a prompt: with the model's tokenizer where it lies on disk, else by a table."""
+        """Count the tokens of a prompt: with the model's tokenizer where it lies on disk, else by a table.
+
+        A template of a config is not in the table and counted with the small stand-in, so with more tokens.
+        """
         encoder, token_hw = self.adapter.encoder, self.adapter.features.token_hw(input_hw)
-        if not self.has_tokenizer:
+        if not self.has_tokenizer and encoder.template.name in _TOKENS:
             around, suffix, answer = _TOKENS[encoder.template.name]
             return TokenCounts(token_hw[0] * token_hw[1] + around, suffix, answer)
         prefix = len(self.adapter.prefix(input_hw))
@@ -255,6 +258,7 @@ class Outline:
             stride=stride,
             image_index=pairs.image_index,
             prompt_index=pairs.prompt_index,
+            slots={token: torch.zeros(len(pairs.flat), adapter.dim, requires_grad=reads) for token in adapter.slots},
         )
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

@@ -3,7 +3,7 @@
 A config gives each group as a dict of its fields. Values are checked here, before anything is loaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +213,15 @@ def check_answers(template: Template, answer_mode: str) -> None:
     if answer_mode == "generated" and not template.has_answer:
         raise ConfigError(
             f"template {template.name!r} has no answer to generate: use 'paper', or generation.answer_mode='forced'"
+        )
+
+
+def check_words(template: Template, extras: Set[str]) -> None:
+    """Raise ConfigError where decoders read words that the template does not have."""
+    if "words" in extras and not template.has_words:
+        raise ConfigError(
+            f"a decoder reads the words behind the slots, and template {template.name!r} has none: its answer "
+            f"{template.answer!r} needs {{words}}"
         )
 
 

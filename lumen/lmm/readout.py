@@ -75,38 +75,49 @@ class PairStates:
     """What the LLM made of the pairs.
 
     Args:
-        query: The query of each pair.
+        slots: State of each slot of each pair, in the order of the template.
         image_states: States of the prefix of each image; None where they are not read.
         losses: Sums of text losses by name, of each chunk of rows.
         layers: States of the read layers in the last chunk; they connect the losses of batches without text prompts.
     """
 
-    query: Float[Tensor, "pairs dim"]
+    slots: Float[Tensor, "pairs slots dim"]
     image_states: Float[Tensor, "images prefix dim"] | None
     losses: list[dict[str, Tensor]]
     layers: list[Float[Tensor, "rows length dim"]]
 
 
-def forced_pairs(encoder: PromptEncoder, prompts: Sequence[Sequence[Prompt]]) -> Pairs:
-    """Return all location prompts as pairs, with the answer of the template."""
+def forced_pairs(encoder: PromptEncoder, prompts: Sequence[Sequence[Prompt]], *, with_words: bool = True) -> Pairs:
+    """Return all location prompts as pairs, with the answer of the template.
+
+    Args:
+        encoder: Encoder of the phrases.
+        prompts: The prompts of each image.
+        with_words: Whether the answer goes on with the words of each prompt; they come behind the slots, whose states
+            do not depend on them.
+    """
     located = [
         [(number, prompt) for number, prompt in enumerate(of_image) if not encoder.wordings[prompt.task].is_text]
         for of_image in prompts
     ]
     return Pairs(
         [[number for number, _ in of_image] for of_image in located],
-        [[encoder.suffix(prompt.text, prompt.task) for _, prompt in of_image] for of_image in located],
+        [
+            [encoder.suffix(prompt.text, prompt.task, prompt.answer if with_words else "") for _, prompt in of_image]
+            for of_image in located
+        ],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """Runs packed rows and reads what the LLM made of them: queries, losses, names.
+    """Runs packed rows and reads what the LLM made of them: states of slots, losses, names.
 
     Args:
         runner: Runs the rows.
         options: Which state is the query, what is added to it, and what it learns.
         head: Turns states into logits.
+        num_slots: Slots of the template.
         has_answer: Whether the template has an answer to learn.
         neighbours: See ``answer_loss``.
     """
@@ -114,6 +125,7 @@ class Readout:
     runner: RowRunner
     options: ReadoutOptions
     head: nn.Module
+    num_slots: int
     has_answer: bool
     neighbours: Int[Tensor, "2 tokens"] | None = None
 
@@ -148,40 +160,42 @@ class Readout:
             fallback_states: As in ``RowRunner.run``.
             predicting: Whether nothing is learned.
         """
-        suffixes, queries, numbers, prefixes, losses, layers = pairs.flat, [], [], [], [], []
+        suffixes, slots, numbers, prefixes, losses, layers = pairs.flat, [], [], [], [], []
         for chunk in self.runner.run(rows, passing, encoded, fallback_states=fallback_states):
-            query, of_chunk = self._read_chunk(chunk, [suffixes[pair] for pair in chunk.pairs.tolist()], predicting)
-            queries.append(query)
+            of_slots, of_chunk = self._read_chunk(chunk, [suffixes[pair] for pair in chunk.pairs.tolist()], predicting)
+            slots.append(of_slots)
             losses.append(of_chunk)
             numbers.append(chunk.pairs)
             prefixes += [] if chunk.prefix_states is None else [chunk.prefix_states]
             layers = chunk.states
-        # Chunks hold pairs in the order of their rows; the queries go back into the order of the prompts.
-        order, query = torch.cat(numbers).argsort(), torch.cat(queries)
-        order = order.to(query.device, non_blocking=True)
-        return PairStates(query[order], torch.cat(prefixes) if prefixes else None, losses, layers)
+        # Chunks hold pairs in the order of their rows; the states go back into the order of the prompts.
+        order, read = torch.cat(numbers).argsort(), torch.cat(slots)
+        order = order.to(read.device, non_blocking=True)
+        return PairStates(read[order], torch.cat(prefixes) if prefixes else None, losses, layers)
 
     def _read_chunk(
         self, chunk: RowChunk, suffixes: Sequence[Suffix], predicting: bool
-    ) -> tuple[Float[Tensor, "pairs dim"], dict[str, Tensor]]:
+    ) -> tuple[Float[Tensor, "pairs slots dim"], dict[str, Tensor]]:
         states, query_states, _ = chunk.states
         start, row = chunk.rows.pair_start, chunk.rows.pair_row
-        # The query is the state at [LOC], or the one before it, which predicts [LOC].
-        loc = start + torch.tensor([suffix.loc for suffix in suffixes], dtype=torch.long)
-        places = (row, loc - int(self.options.position == "before_loc"))
-        query = query_states[tuple(place.to(states.device, non_blocking=True) for place in places)]
+        # The state at each slot is read, or the one before it, which predicts the slot.
+        slots = torch.tensor([suffix.slots for suffix in suffixes], dtype=torch.long).view(-1, self.num_slots)
+        places = (row[:, None], start[:, None] + slots - int(self.options.position == "before_loc"))
+        read = query_states[tuple(place.to(states.device, non_blocking=True) for place in places)]
         phrase = torch.tensor([suffix.phrase for suffix in suffixes], dtype=torch.long).view(-1, 2)
         columns = start[:, None] + phrase
         # A row holds several pairs, so all answers of a row are learned in one go, and each query is read by its row.
         losses = {}
         if self.has_answer and not predicting:
             losses["loss_answer"] = answer_loss(self.head, chunk.rows, states)
-        # The phrase is predicted from [LOC] alone, so before the state of the phrase itself is added.
+        # The phrase is predicted from the first slot alone, so before the state of the phrase itself is added.
         if self.options.phrase_reconstruction and not predicting and torch.is_grad_enabled():
-            losses["loss_phrase_reconstruction"] = phrase_reconstruction_loss(self.head, chunk.rows, query, columns)
+            losses["loss_phrase_reconstruction"] = phrase_reconstruction_loss(
+                self.head, chunk.rows, read[:, 0], columns
+            )
         if self.options.add_phrase_state:
-            query = query + span_mean(query_states, row, columns)
-        return query, losses
+            read = read + span_mean(query_states, row, columns)[:, None]
+        return read, losses
 
     def read_names(self, encoded: EncodedImages, pairs: Pairs, *, nothing: int) -> NameScores | None:
         """Return what the image tokens name, while they learn it; ``nothing`` is the token for nothing to name."""

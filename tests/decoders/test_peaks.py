@@ -6,7 +6,7 @@ from helpers import make_shared
 
 from lumen.decoders import peaks
 from lumen.errors import ConfigError
-from lumen.structures import select_pairs
+from lumen.routing import select_pairs
 
 
 def _noisy(num_pairs):

@@ -151,7 +151,7 @@ def test_wrong_questions_are_explained(predictor):
         predictor.chat([("how many?",)], "is it red?")
     with pytest.raises(PromptError, match="pairs of texts"):
         predictor.chat(["ab"], "is it red?")
-    with pytest.raises(PromptError, match="answered in words and has no heatmap"):
+    with pytest.raises(PromptError, match="has no heatmap: it is answered in words"):
         predictor.heatmaps(["star"], task="vqa")
     with pytest.raises(PromptError, match="no decoder for task 'depth'"):
         predictor.predict([], task="depth")

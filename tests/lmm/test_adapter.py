@@ -66,7 +66,7 @@ def test_packed_prompts_equal_separate_ones_and_a_plain_forward(make_adapter, at
         for image in images:
             for phrase in PHRASES:
                 states, _, suffix, _ = plain_forward(adapter, image, phrase)
-                plain.append(states[suffix.loc])
+                plain.append(states[suffix.slots[0]])
     assert packed.image_index.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert packed.prompt_index.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert relative_difference(packed.query, torch.stack(plain)) <= 1e-5
@@ -157,7 +157,7 @@ def test_the_state_before_loc_predicts_it(make_adapter):
     with torch.no_grad():
         query = ask(adapter, ["cat"], image).query
         states, _, suffix, _ = plain_forward(adapter, image[0], "cat")
-    assert relative_difference(query[0], states[suffix.loc - 1]) <= 1e-5
+    assert relative_difference(query[0], states[suffix.slots[0] - 1]) <= 1e-5
 
 
 def test_the_phrase_state_is_the_mean_over_the_phrase(make_adapter):
@@ -168,14 +168,14 @@ def test_the_phrase_state_is_the_mean_over_the_phrase(make_adapter):
         states, _, suffix, _ = plain_forward(adapter, image[0], phrase)
     assert suffix.phrase[0] == 0
     assert suffix.phrase[1] > 3
-    wanted = states[suffix.loc] + states[: suffix.phrase[1]].mean(0)
+    wanted = states[suffix.slots[0]] + states[: suffix.phrase[1]].mean(0)
     assert relative_difference(query[1], wanted) <= 1e-5
 
 
 def test_special_tokens_are_found_by_name(make_adapter):
     adapter = make_adapter(tasks=[TaskWording("pointing", "points", "[PTG]")])
     tokenizer = adapter.encoder.tokenizer
-    assert tokenizer.convert_ids_to_tokens(adapter.encoder.loc_token_id) == LOC_TOKEN
+    assert tokenizer.convert_ids_to_tokens(adapter.encoder.slot_ids[0]) == LOC_TOKEN
     for token in (LOC_TOKEN, "[DET]", "[PTG]"):
         assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
     assert adapter.base_model.get_input_embeddings().num_embeddings >= len(tokenizer)
@@ -193,8 +193,8 @@ def test_every_suffix_holds_loc_once_where_it_says(make_adapter, template):
     encoder = make_adapter(template=template).encoder
     for phrase in PHRASES:
         suffix = encoder.suffix(phrase, "detection")
-        assert suffix.ids.count(encoder.loc_token_id) == 1
-        assert suffix.ids[suffix.loc] == encoder.loc_token_id
+        assert suffix.ids.count(encoder.slot_ids[0]) == 1
+        assert suffix.ids[suffix.slots[0]] == encoder.slot_ids[0]
         assert encoder.tokenizer.decode(suffix.ids[slice(*suffix.phrase)]).strip() == phrase
 
 
@@ -294,7 +294,7 @@ def test_the_phrase_reconstruction_loss_is_that_of_every_prompt_alone(make_adapt
     wanted = 0.0
     for phrase in PHRASES:
         states, _, suffix, _ = plain_forward(adapter, image[0], phrase)
-        scores = adapter.base_model.lm_head(states[suffix.loc]).log_softmax(-1)
+        scores = adapter.base_model.lm_head(states[suffix.slots[0]]).log_softmax(-1)
         wanted -= scores[list(suffix.ids[slice(*suffix.phrase)])].mean()
     torch.testing.assert_close(packed, wanted, rtol=1e-5, atol=1e-4)
 
@@ -420,7 +420,7 @@ def test_a_clip_llava_packs_like_a_plain_forward(tiny_clip_llava):
         query = ask(adapter, images=images).query
         for number, phrase in enumerate(PHRASES):
             states, _, suffix, _ = plain_forward(adapter, images[0], phrase)
-            assert relative_difference(query[number], states[suffix.loc]) <= 1e-5
+            assert relative_difference(query[number], states[suffix.slots[0]]) <= 1e-5
 
 
 def test_a_clip_grid_is_row_major(tiny_clip_llava):

@@ -62,7 +62,7 @@ def test_a_query_equals_that_of_transformers_own_forward(name, layer, load):
         inputs, suffix = plain_inputs(adapter, name, image[0], phrase)
         with torch.no_grad():
             states = adapter.base_model(**inputs, output_hidden_states=True).hidden_states[layer][0]
-        wanted = states[len(states) - len(suffix.ids) + suffix.loc]
+        wanted = states[len(states) - len(suffix.ids) + suffix.slots[0]]
         assert relative_difference(query[number], wanted) <= 1e-5
 
 
@@ -160,7 +160,7 @@ def test_a_short_sliding_window_falls_back_to_one_row_per_prompt(name, mode, tmp
     inputs, suffix = plain_inputs(adapter, name, images[1], PHRASES[2])
     with torch.no_grad():
         states = adapter.base_model.model(**inputs).last_hidden_state[0]
-    assert relative_difference(found[-1], states[len(states) - len(suffix.ids) + suffix.loc]) <= 1e-5
+    assert relative_difference(found[-1], states[len(states) - len(suffix.ids) + suffix.slots[0]]) <= 1e-5
 
 
 MIXING = [name for name in ZOO if not ZOO[name].packs]

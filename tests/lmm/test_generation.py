@@ -59,7 +59,7 @@ def test_only_the_answer_and_its_end_are_learnt(make_adapter):
     adapter = make_adapter()
     suffix = adapter.text.suffix(QUESTIONS[3])
     assert adapter.encoder.tokenizer.decode(suffix.ids[suffix.answer :]) == " blue</s>"
-    assert suffix.loc is None
+    assert suffix.slots == ()
 
 
 def test_the_gap_before_an_answer_is_that_of_the_chat_template(make_adapter):
@@ -282,9 +282,9 @@ def test_several_locs_are_read_at_the_first_one(make_adapter):
     encoder = make_adapter(template="paper").encoder
     forced = encoder.suffix("cat", "detection")
     written = encoder.ids(" here [LOC] and [LOC] [DET]")
-    suffix = written_suffix(forced, written, encoder.loc_token_id)
-    assert suffix.ids.count(encoder.loc_token_id) == 1
-    assert suffix.ids[suffix.loc] == encoder.loc_token_id
+    suffix = written_suffix(forced, written, encoder.slot_ids)
+    assert suffix.ids.count(encoder.slot_ids[0]) == 1
+    assert suffix.ids[suffix.slots[0]] == encoder.slot_ids[0]
     assert suffix.num_answer_tokens == 0
 
 

@@ -322,7 +322,7 @@ class OneByOne(nn.Module):
         suffix = adapter.encoder.suffix(prompt.text, prompt.task)
         ids = torch.tensor([[*prefix, *suffix.ids]])
         states = lmm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).last_hidden_state
-        query = states[:, len(prefix) + suffix.loc]
+        query = states[:, len(prefix) + suffix.slots[0]]
         phrase = slice(len(prefix) + suffix.phrase[0], len(prefix) + suffix.phrase[1])
         losses = {}
         if adapter.encoder.template.has_answer:

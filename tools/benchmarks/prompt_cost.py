@@ -201,7 +201,7 @@ def make_prompts(adapter: HFAdapter, count: int, suffix_tokens: int) -> list[Pro
     picks = torch.randint(len(words), (count, suffix_tokens - 1), generator=generator).tolist()
     prompts = [Prompt(" ".join(words[pick] for pick in row)) for row in picks]
     suffixes = [adapter.encoder.suffix(prompt.text, prompt.task) for prompt in prompts]
-    if any(len(suffix.ids) != suffix_tokens or suffix.loc != suffix_tokens - 1 for suffix in suffixes):
+    if any(len(suffix.ids) != suffix_tokens or suffix.slots[0] != suffix_tokens - 1 for suffix in suffixes):
         raise ValueError(f"the template must give suffixes of {suffix_tokens} tokens that end in [LOC]")
     return prompts
 

@@ -242,6 +242,8 @@ def _draw_row(
     answer = model(**batch, mode="predict")[0].pred_instances
     kinds = kinds_of(model, sample)
     row = draw_pair(packed["inputs"], sample, answer, dataset=dataset, min_score=min_score, kinds=kinds)
+    if shared.heat_logits is None:
+        return row
     heat = shared.heat_logits[:, 0].float().sigmoid().cpu().numpy()
     presence = shared.presence_logits.float().sigmoid().tolist()
     asked, wanted = shared.prompt_index.tolist(), set(targets.prompt_index.tolist())

@@ -10,15 +10,24 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from lumen.errors import ConfigError
 from lumen.lmm.encoded import EncodedImages, PrefixStates
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import Size
-from lumen.lmm.options import LAST
+from lumen.lmm.options import LAST, PackingOptions
 from lumen.lmm.packing.prefix_attention import split_of
-from lumen.lmm.packing.rows import PackedRows, additive_mask, block_mask, gaps, open_prefix, place_rows
+from lumen.lmm.packing.rows import (
+    PackedRows,
+    Suffix,
+    additive_mask,
+    block_mask,
+    gaps,
+    open_prefix,
+    pack_rows,
+    place_rows,
+)
 
 LayoutKey = tuple[tuple[int, ...], Size, torch.device]
 
@@ -56,6 +65,36 @@ class PassOptions:
 
     prefix: Sequence[int]
     wants_prefix: bool = False
+
+
+def pack_pass(
+    prefix: Sequence[int],
+    suffixes: Sequence[Sequence[Suffix]],
+    *,
+    packing: PackingOptions,
+    config: PretrainedConfig,
+    pad_id: int,
+    every_image: bool = False,
+) -> tuple[PackedRows, PassOptions]:
+    """Return the rows of some suffixes, as they are packed for an LMM, and what they have in common.
+
+    Args:
+        prefix: Tokens before the suffixes.
+        suffixes: Those of each image.
+        packing: How they are packed.
+        config: Of the LMM.
+        pad_id: Token in the padding.
+        every_image: Whether the states of the prefix are wanted for each image, also of one without a suffix.
+    """
+    rows = pack_rows(
+        prefix,
+        suffixes,
+        max_suffix_tokens=packing.max_suffix_tokens if packing.is_packed else 0,
+        context=config.text_config.max_position_embeddings,
+        pad_id=pad_id,
+        every_image=every_image,
+    )
+    return rows, PassOptions(prefix, every_image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,14 @@ class Suffix:
     Args:
         ids: Token ids: phrase, wording, answer.
         phrase: Start and end of the phrase within ``ids``.
-        loc: Position of ``[LOC]`` within ``ids``; None where the answer is free text.
+        slots: Positions of the template's slots within ``ids``, in its order; none where the answer is free text.
         answer: Where the answer starts within ``ids``; its length when there is none.
         weight: How much the answer counts where it is learned.
     """
 
     ids: tuple[int, ...]
     phrase: tuple[int, int]
-    loc: int | None
+    slots: tuple[int, ...]
     answer: int
     weight: float = 1.0
 

@@ -26,7 +26,7 @@ _TOLERANCE = 1e-5
 _KEY_HEADS = 2
 _MAX_WIDTH = 2048
 _PREFIX = list(range(5, 15))
-_SUFFIXES = [Suffix((20, 21, 22), (0, 1), 2, 3), Suffix((30, 31), (0, 1), 1, 2)]
+_SUFFIXES = [Suffix((20, 21, 22), (0, 1), (2,), 3), Suffix((30, 31), (0, 1), (1,), 2)]
 _SMALL = {
     "intermediate_size": 64,
     "vocab_size": 128,

@@ -11,7 +11,7 @@ from lumen.lmm.families.family import Size
 from lumen.lmm.packing.rows import Suffix
 from lumen.lmm.tokens.shared_start import SharedStart
 from lumen.lmm.tokens.templates import MARK, find_template, image_and, render, words
-from lumen.prompts import LOC_TOKEN, Template, Wordings
+from lumen.prompts import LOC_TOKEN, Template, Wordings, check_text
 
 
 class PromptEncoder:
@@ -21,8 +21,8 @@ class PromptEncoder:
     afterwards; see ``SharedStart``.
 
     Args:
-        tokenizer: The model's tokenizer, with a chat template. ``[LOC]`` and the routing tokens are added to it.
-        template: Wording around the phrase.
+        tokenizer: The model's tokenizer, with a chat template. ``special_tokens`` are added to it.
+        template: Wording around the phrase, with its slots.
         wordings: The tasks it can ask for.
         placeholder: What stands for an image in the chat template.
         image_text: The text of an image of one cell.
@@ -46,7 +46,9 @@ class PromptEncoder:
             raise ConfigError("the tokenizer has no chat template: save one beside it as chat_template.jinja")
         known = tokenizer.get_vocab()
         self.num_known = len(tokenizer)
-        self.special_tokens = [*wordings.special_tokens, *edge_tokens]
+        # `[LOC]` and the routing tokens come first, so that they have the same ids with every template.
+        tokens = [*wordings.special_tokens, *edge_tokens, *template.slots, *template.tokens]
+        self.special_tokens = list(dict.fromkeys(tokens))
         tokenizer.add_special_tokens(
             {"additional_special_tokens": self.special_tokens}, replace_extra_special_tokens=False
         )
@@ -55,13 +57,12 @@ class PromptEncoder:
         self.wordings = wordings
         self.placeholder = placeholder
         self.image_text = image_text
-        self.loc_token_id: int = tokenizer.convert_tokens_to_ids(LOC_TOKEN)
+        self.slot_ids: list[int] = tokenizer.convert_tokens_to_ids(list(template.slots))
         self.routing_ids: dict[str, int] = {
             token: tokenizer.convert_tokens_to_ids(token) for token in wordings.special_tokens if token != LOC_TOKEN
         }
-        self.added_ids: list[int] = [
-            tokenizer.convert_tokens_to_ids(token) for token in self.special_tokens if token not in known
-        ]
+        added = [token for token in self.special_tokens if token not in known]
+        self.added_ids: list[int] = tokenizer.convert_tokens_to_ids(added)
         self._special_ids = set(tokenizer.all_special_ids) | {
             number for number, token in tokenizer.added_tokens_decoder.items() if token.special
         }
@@ -70,7 +71,7 @@ class PromptEncoder:
         )
         self.gap, self.end_id = self._read_answer()
         self._start = self.start(before.rstrip(" "), joint=" ")
-        self._suffixes: dict[tuple[str, str], Suffix] = {}
+        self._suffixes: dict[tuple[str, str, str], Suffix] = {}
 
     def prefix(self, image_text: str) -> list[int]:
         """Return the ids before the phrase, with the text that the image takes in place of its placeholder."""
@@ -81,41 +82,57 @@ class PromptEncoder:
         image = {"placeholder": self.placeholder, "image_text": self.image_text}
         return SharedStart(self.tokenizer, text, **image, joint=joint)
 
-    def suffix(self, phrase: str, task: str) -> Suffix:
+    def suffix(self, phrase: str, task: str, words: str = "") -> Suffix:
         """Return the tokens of one phrase; remembered, since data sets ask for the same names again and again.
 
+        Args:
+            phrase: The phrase.
+            task: Its task.
+            words: What the answer says behind the last slot. Without words it is cut there, where the template has a
+                place for them.
+
         Raises:
-            PromptError: If the phrase or the task is not acceptable; see ``Wordings.suffix``.
+            PromptError: If the phrase, the task or the words are not acceptable; see ``Wordings.suffix``.
         """
-        key = (phrase, task)
+        key = (phrase, task, words if self.template.has_words else "")
         if key not in self._suffixes:
             if len(self._suffixes) >= 65536:
                 self._suffixes.clear()
-            self._suffixes[key] = self._encode(phrase, task)
+            self._suffixes[key] = self._encode(*key)
         return self._suffixes[key]
 
-    def _encode(self, phrase: str, task: str) -> Suffix:
-        user, answer = self.wordings.suffix(self.template, phrase, task)
+    def _encode(self, phrase: str, task: str, words: str) -> Suffix:
+        if words:
+            words = check_text(words, f"the words to learn for {phrase!r}")
+            self.refuse_special(words, besides=self.template.tokens)
+        user, answer = self.wordings.suffix(self.template, phrase, task, words)
         text = " " + phrase.strip()
         self.refuse_special(text)
         if answer:
             parts = (text, user[len(text) :] + self._turn_text, self.gap + answer)
             ids, (phrase_end, asked, _) = self._start.split(parts)
-            ids.append(self.end_id)
+            # An answer that is cut does not end there.
+            ids += [self.end_id] if words or not self.template.has_words else []
         else:
             ids, (phrase_end, asked) = self._start.split((text, user[len(text) :]))
-        if ids.count(self.loc_token_id) != 1:
-            raise PromptError(f"a prompt must hold {LOC_TOKEN} once, got {self.tokenizer.decode(ids)!r}")
+        if any(ids.count(slot) != 1 for slot in self.slot_ids):
+            raise PromptError(f"a prompt must hold {self.template.slots} once, got {self.tokenizer.decode(ids)!r}")
         # A phrase whose only token has merged with what follows is that token.
-        return Suffix(tuple(ids), (0, max(1, phrase_end)), ids.index(self.loc_token_id), asked)
+        return Suffix(tuple(ids), (0, max(1, phrase_end)), tuple(map(ids.index, self.slot_ids)), asked)
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text alone, without the tokenizer's own first token."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def refuse_special(self, text: str) -> None:
-        """Raise PromptError if a text holds special tokens, which would end its turn or stand for an image."""
-        special = set(self.ids(text)) & self._special_ids
+    def refuse_special(self, text: str, *, besides: Sequence[str] = ()) -> None:
+        """Raise PromptError if a text holds special tokens, which would end its turn or stand for an image.
+
+        Args:
+            text: The text.
+            besides: Special tokens that it may hold.
+        """
+        allowed = set(self.tokenizer.convert_tokens_to_ids(list(besides)))
+        special = (set(self.ids(text)) & self._special_ids) - allowed
         if special:
             found = self.tokenizer.convert_ids_to_tokens(sorted(special))
             raise PromptError(f"a prompt must not hold special tokens, got {found} in {text.strip()!r}")

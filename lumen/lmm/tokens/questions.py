@@ -76,7 +76,7 @@ class TextEncoder:
         answer = prompt.answer.strip() if self.has_places(prompt) else self._check(prompt.answer, what)
         ids, (asked, _) = self._start.split((self._asked(prompt), self.encoder.gap + answer))
         end = () if prompt.is_cut else (self.encoder.end_id,)
-        return Suffix((*ids, *end), (0, 0), None, asked, prompt.weight)
+        return Suffix((*ids, *end), (0, 0), (), asked, prompt.weight)
 
     def suffixes(self, prompts: Sequence[Sequence[Prompt]]) -> list[list[Suffix]]:
         """Return the suffixes of the text prompts of each image."""

@@ -8,7 +8,7 @@ from lumen.lmm.packing.rows import IGNORE, Suffix, additive_mask, block_mask, pa
 
 
 def suffix(*ids, answer=None):
-    return Suffix(ids, (0, 1), len(ids) - 1, len(ids) if answer is None else answer)
+    return Suffix(ids, (0, 1), (len(ids) - 1,), len(ids) if answer is None else answer)
 
 
 def pack(suffixes, prefix=(7, 8, 9), max_suffix_tokens=100, context=50):

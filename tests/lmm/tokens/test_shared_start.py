@@ -81,7 +81,7 @@ def test_prefix_and_phrase_are_the_tokens_of_the_whole_text(tokenizer, frame, te
     assert ids[:count] == whole[:count]
     spoken = tokenizer.decode(suffix.ids[suffix.phrase[0] : suffix.phrase[1]])
     assert spoken.strip() == phrase or phrase == "e.g."  # its last full stop merges with the one behind it
-    assert suffix.ids[suffix.loc] == encoder.loc_token_id
+    assert suffix.ids[suffix.slots[0]] == encoder.slot_ids[0]
 
 
 @pytest.mark.parametrize(

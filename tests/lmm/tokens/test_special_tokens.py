@@ -35,7 +35,7 @@ def test_new_tokens_start_apart_even_in_a_table_with_spare_rows(name, new_tokens
 
 def test_tokens_that_the_model_had_before_stay_as_they_are(folder, tmp_path):
     trained = HFAdapter(folder("qwen2_vl"))
-    loc = trained.encoder.loc_token_id
+    loc = trained.encoder.slot_ids[0]
     with torch.no_grad():
         trained.base_model.get_input_embeddings().weight[loc] = 7
     trained.base_model.save_pretrained(tmp_path)
