@@ -6,16 +6,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
 
 from lumen.errors import ConfigError
 from lumen.lmm.repository import without_code
+from lumen.lmm.sam_view import SamView
 from lumen.paths import find_path
 from lumen.registry import MODELS
 
-# The statistics of ImageNet, on which both families were trained.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # model_type: class, and whether the input is stretched to the square (else padded to it, right and below).
 _FAMILIES: dict[str, tuple[type[PreTrainedModel], bool]] = {
     "sam": (SamModel, False),
@@ -46,18 +44,14 @@ class SamMasks(nn.Module):
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.model_type not in _FAMILIES:
             raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamMasks takes {sorted(_FAMILIES)}")
-        kind, self.is_stretched = _FAMILIES[config.model_type]
+        kind, is_stretched = _FAMILIES[config.model_type]
         self.objects_at_once = objects_at_once
         # In a tuple, so that it is not a submodule.
         config = without_code(kind.config_class.from_pretrained(path))
         self._sam = (kind.from_pretrained(path, config=config).requires_grad_(False).eval(),)
+        self.view = SamView(self._sam[0].config.prompt_encoder_config.image_size, is_stretched)
         self._images: Tensor | None = None
         self._embeddings: dict[int, Any] = {}
-
-    @property
-    def side(self) -> int:
-        """Side in pixels of the square that SAM sees."""
-        return self._sam[0].config.prompt_encoder_config.image_size
 
     @torch.no_grad()
     def forward(
@@ -78,17 +72,18 @@ class SamMasks(nn.Module):
         if images is not self._images:
             self._images, self._embeddings = images, {}
         size_hw = tuple(images.shape[-2:])
-        masks = images.new_zeros(len(points), *self._rows_cols(size_hw), dtype=torch.float32)
+        masks = images.new_zeros(len(points), *self.view.rows_cols(size_hw), dtype=torch.float32)
         for image, chosen in _by_image(image_index, self.objects_at_once):
             if image not in self._embeddings:
-                self._embeddings[image] = self._sam[0].get_image_embeddings(self._prepare(images[image : image + 1]))
+                pixels = self.view.prepare(images[image : image + 1], self._sam[0].dtype)
+                self._embeddings[image] = self._sam[0].get_image_embeddings(pixels)
             logits = self._decode(self._embeddings[image], points[chosen], boxes[chosen], size_hw)
-            masks[chosen] = self._cut(logits.float(), size_hw).sigmoid()
+            masks[chosen] = self.view.cut(logits.float(), size_hw).sigmoid()
         return masks
 
     def _decode(self, embedding: Any, points: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """Return mask logits (n, 1, rows, cols) of the whole square. SAM adds half a pixel to what it is given."""
-        scale = points.new_tensor(self._scale_xy(size_hw))
+        scale = points.new_tensor(self.view.scale_xy(size_hw))
         sam = self._sam[0]
         return sam(
             image_embeddings=embedding,
@@ -96,38 +91,6 @@ class SamMasks(nn.Module):
             input_boxes=(boxes * scale.repeat(2) - 0.5)[None].to(sam.dtype),
             multimask_output=False,
         ).pred_masks[0]
-
-    def _prepare(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 side side"]:
-        height, width = images.shape[-2:]
-        scale_x, scale_y = self._scale_xy((height, width))
-        size = (round(height * scale_y), round(width * scale_x))
-        pixels = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) * 255 for values in (_MEAN, _STD))
-        padding = (0, self.side - size[1], 0, self.side - size[0])
-        return functional.pad((pixels - mean) / std, padding).to(self._sam[0].dtype)
-
-    def _scale_xy(self, size_hw: tuple[int, int]) -> tuple[float, float]:
-        height, width = size_hw
-        if self.is_stretched:
-            return self.side / width, self.side / height
-        return (self.side / max(size_hw),) * 2
-
-    def _rows_cols(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the grid of the answers: SAM's own of a quarter of the square, without the padding."""
-        scale_x, scale_y = self._scale_xy(size_hw)
-        return max(1, round(size_hw[0] * scale_y / 4)), max(1, round(size_hw[1] * scale_x / 4))
-
-    def _cut(self, logits: Float[Tensor, "n 1 side side"], size_hw: tuple[int, int]) -> Float[Tensor, "n rows cols"]:
-        """Read the part of the square that the input covers; it need not end between two cells."""
-        rows, cols = self._rows_cols(size_hw)
-        scale_x, scale_y = self._scale_xy(size_hw)
-        # grid_sample counts from -1 to 1 over the whole square.
-        x = (torch.arange(cols, device=logits.device) + 0.5) / cols * (2 * size_hw[1] * scale_x / self.side) - 1
-        y = (torch.arange(rows, device=logits.device) + 0.5) / rows * (2 * size_hw[0] * scale_y / self.side) - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-        return functional.grid_sample(
-            logits.transpose(0, 1), grid[None], mode="bilinear", padding_mode="border", align_corners=False
-        )[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SamMasks":
         """Move SAM along with the model that it serves."""

@@ -124,7 +124,7 @@ def test_it_is_the_model_of_transformers(sam, folder):
     image = make_images(1, (64, 64))
     box = torch.tensor([[BOXES[0]]])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    kind = Sam2Model if sam.is_stretched else SamModel
+    kind = Sam2Model if sam.view.is_stretched else SamModel
     model = kind.from_pretrained(folder).eval()
     with torch.no_grad():
         logits = model(
@@ -154,20 +154,20 @@ def test_an_image_that_is_no_square_is_padded_or_stretched(sam, size_hw):
     images = make_images(1, size_hw)
     masks = ask(sam, images, [0], BOXES[:1])
     longest = max(size_hw)
-    rows_cols = (16, 16) if sam.is_stretched else tuple(round(16 * side / longest) for side in size_hw)
+    rows_cols = (16, 16) if sam.view.is_stretched else tuple(round(16 * side / longest) for side in size_hw)
     assert masks.shape == (1, *rows_cols)
-    pixels = sam._prepare(images)
+    pixels = sam.view.prepare(images, torch.float32)
     assert pixels.shape == (1, 3, SIDE, SIDE)
     covered = (pixels != 0).any(1)[0]
-    expected = (64, 64) if sam.is_stretched else tuple(round(64 * side / longest) for side in size_hw)
+    expected = (64, 64) if sam.view.is_stretched else tuple(round(64 * side / longest) for side in size_hw)
     assert (int(covered.any(1).sum()), int(covered.any(0).sum())) == expected
 
 
 def test_the_covered_part_is_cut_out_of_the_square(sam):
     # Columns of the square hold their own number; half of a 32 x 64 input is padding, below, for SAM only.
     logits = torch.arange(16.0).view(1, 1, 16, 1).expand(1, 1, 16, 16)
-    cut = sam._cut(logits, (32, 64))
-    if sam.is_stretched:
+    cut = sam.view.cut(logits, (32, 64))
+    if sam.view.is_stretched:
         torch.testing.assert_close(cut[0], logits[0, 0])
     else:
         torch.testing.assert_close(cut[0], logits[0, 0, :8])

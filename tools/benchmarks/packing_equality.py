@@ -285,6 +285,7 @@ class OneByOne(nn.Module):
         super().__init__()
         self.adapter, self.input_spec = adapter, adapter.input_spec
         self.dim, self.vision_dim, self.lateral_channels = adapter.dim, adapter.vision_dim, adapter.lateral_channels
+        self.slots = adapter.slots
 
     def forward(
         self,
