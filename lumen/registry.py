@@ -22,9 +22,11 @@ MODELS = _child(
     "lumen.pretraining",
     "lumen.aligners.dense",
     "lumen.aligners.none",
+    "lumen.aligners.slots",
     "lumen.lmm.adapter",
     "lumen.lmm.cached",
     "lumen.lmm.sam",
+    "lumen.lmm.sam_prompted",
     "lumen.lmm.connectors",
 )
 DATASETS = _child(
@@ -79,6 +81,7 @@ _DECODERS = (
     "sam_segmentation",
     "segmentation",
     "semantic_segmentation",
+    "slot_box",
     "text",
     "text_box",
 )

@@ -301,7 +301,8 @@ class HFAdapter(nn.Module):
         predicting: bool = False,
     ) -> LocFeatures:
         """Ask encoded images; see ``forward`` for the arguments."""
-        check_words(self.encoder.template, extras)
+        template = self.encoder.template
+        check_words(template, extras)
         # Locate: which prompts become pairs. Their answers are forced, or what the LMM writes.
         pairs = self._locate(encoded, prompts, predicting)
         questions = [] if predicting else self.text.suffixes(prompts)
@@ -311,14 +312,9 @@ class HFAdapter(nn.Module):
         limits = {"packing": packing, "config": self.config, "pad_id": self.encoder.tokenizer.pad_token_id or 0}
         pair_rows = pack_pass(prefix, pairs.suffixes, **limits, every_image=self.readout.reads_llm)
         text_rows = pack_pass(text_prefix, questions, **limits)
-        runner = self._runner_with(packing)
-        head = self.base_model.get_output_embeddings()
-        readout = Readout(
-            runner, self.readout, head, len(self.slots), self.encoder.template.has_answer, self.neighbours
-        )
+        runner, head = self._runner_with(packing), self.base_model.get_output_embeddings()
+        readout = Readout(runner, self.readout, head, len(self.slots), template.has_answer, self.neighbours)
         # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
-        if self.base.gradient_checkpointing and torch.is_grad_enabled():
-            loading.recompute_frozen(self.base_model)
         losses, text_states = readout.read_texts(*text_rows, encoded)
         # Run pair rows, and read queries and losses chunk by chunk.
         states = readout.read_pairs(*pair_rows, encoded, pairs, fallback_states=text_states, predicting=predicting)
@@ -335,18 +331,17 @@ class HFAdapter(nn.Module):
         # All ranks call the LLM equally often; the results of surplus calls join the graph as zero pairs.
         idle = self._lockstep.finish(runner.passes, encoded, pair_rows[1].prefix)
         slots = [self._widen(torch.cat([state, *idle])) for state in states.slots.unbind(1)]
-        query, nothing = slots[0], self.encoder.end_id
         # Assemble. Features leave in float32 even of a narrow base: what follows is small and trained.
         return LocFeatures(
-            query=query,
+            query=slots[0],
             grid=self._widen(grid),
             laterals=tuple(map(self._widen, self.family.laterals(encoded.states))),
             stride=encoded.input_hw[0] // grid.shape[2],
-            image_index=pairs.image_index.to(query.device, non_blocking=True),
-            prompt_index=pairs.prompt_index.to(query.device, non_blocking=True),
+            image_index=pairs.image_index.to(slots[0].device, non_blocking=True),
+            prompt_index=pairs.prompt_index.to(slots[0].device, non_blocking=True),
             text_losses=add_up(losses),
             extras=further,
-            names=None if predicting else readout.read_names(encoded, pairs, nothing=nothing),
+            names=None if predicting else readout.read_names(encoded, pairs, nothing=self.encoder.end_id),
             slots=dict(zip(self.slots, slots, strict=True)),
         )
 
@@ -371,6 +366,8 @@ class HFAdapter(nn.Module):
         is_packed = packing.is_packed
         # Layers that are computed again keep no cache: they would fill it twice.
         recomputes = self.base.gradient_checkpointing and torch.is_grad_enabled()
+        if recomputes:
+            loading.recompute_frozen(self.base_model)
         expands = packing.mode == "expanded" and not recomputes
         mode = PassMode(is_packed, is_packed and self.splits, expands, self.readout.layers)
         passes = Passes(self.base_model, self.family, mode, self._layouts)

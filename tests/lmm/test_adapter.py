@@ -93,7 +93,7 @@ def test_positions_that_go_on_are_found_out(make_adapter, monkeypatch):
             rows.position_ids.copy_(torch.arange(rows.position_ids.shape[1]).expand_as(rows.position_ids))
             return rows
 
-        monkeypatch.setattr(adapter_module, "pack_rows", go_on)
+        monkeypatch.setattr(passes, "pack_rows", go_on)
         assert relative_difference(ask(adapter).query, right) > 1e-2
 
 
