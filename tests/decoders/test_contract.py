@@ -12,6 +12,7 @@ from lumen.decoders.base import Decoder
 from lumen.decoders.contract import check_decoder, find_decoders, format_findings
 from lumen.decoders.detection import DetectionDecoder
 from lumen.errors import ConfigError
+from lumen.lmm.sam_prompted import SamPrompted
 from lumen.registry import DECODERS
 from lumen.structures import Field, TaskSpec, gather_pairs, targets_per_pair
 
@@ -29,7 +30,12 @@ class NoMasks(nn.Module):
 
 
 # What a decoder cannot be built without.
-OPTIONS = {"SamSegmentationDecoder": {"sam": NoMasks()}, "SamReferringDecoder": {"sam": NoMasks()}}
+VECTORS = {"type": SamPrompted, "encoder": "shared", "sizes": {"num_attention_heads": 2, "mlp_dim": 32}}
+OPTIONS = {
+    "SamSegmentationDecoder": {"sam": NoMasks()},
+    "SamReferringDecoder": {"sam": NoMasks()},
+    "UllavaDecoder": {"sam": VECTORS},
+}
 
 
 def problems_of(kind, **options):
@@ -43,7 +49,7 @@ def test_decoders_keep_to_the_contract(kind):
 
 
 def test_projects_are_among_the_decoders():
-    assert {"PointingDecoder", "ColourNamingDecoder"} <= {kind.__name__ for kind in ALL}
+    assert {"PointingDecoder", "ColourNamingDecoder", "UllavaDecoder"} <= {kind.__name__ for kind in ALL}
 
 
 FIELDS = {"heading": Field("directions")}
