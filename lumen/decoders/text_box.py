@@ -36,6 +36,7 @@ class TextBoxDecoder(Decoder):
         headline="coco/bbox_mAP",
         losses={},
         extras=frozenset({"texts", "places"}),
+        needs_heat=False,
     )
 
     def __init__(self, channels: int, *, max_per_image: int = 100) -> None:

@@ -323,8 +323,7 @@ class HFAdapter(nn.Module):
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
         further = {}
         if predicting:
-            asked = {"wanted": extras, "options": self.generation}
-            further = write_extras(self.writer, runner, encoded, prompts, pairs, **asked)
+            further = write_extras(self.writer, runner, encoded, prompts, pairs, extras, self.generation)
         elif "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})

@@ -19,7 +19,6 @@ def write_extras(
     encoded: EncodedImages,
     prompts: Sequence[Sequence[Prompt]],
     pairs: Pairs,
-    *,
     wanted: Set[str],
     options: GenerationOptions,
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from helpers import make_images, relative_difference
 
 from lumen.errors import ConfigError, PromptError
-from lumen.lmm.generation import AnswerReport
+from lumen.lmm.generation import AnswerReport, Continuation
 from lumen.prompts import TEMPLATES, Template, read_template
 from lumen.structures import Prompt
 
@@ -27,9 +27,9 @@ def text_of(adapter, ids):
 
 def write(adapter, texts):
     """Make the adapter write these texts, whatever it is asked."""
-    ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer._write = lambda runner, encoded, start, asked, bound: [
-        [ids[number] for number, _ in enumerate(of_image)] for of_image in asked
+    written = [Continuation(ids, [1.0] * len(ids)) for ids in map(adapter.encoder.ids, texts)]
+    adapter.writer.go_on = lambda runner, encoded, start, asked, bound: [
+        [written[number] for number, _ in enumerate(of_image)] for of_image in asked
     ]
 
 
