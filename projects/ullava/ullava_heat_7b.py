@@ -29,7 +29,7 @@ model = dict(
         dict(type=ChatDecoder),
     ],
 )
-load_from = dict(checkpoint="work_dirs/ullava_s1_7b", fresh=["aligner.*", "decoders.*"])
+load_from = dict(checkpoint="work_dirs/ullava_s1_7b/iter_1551.pth", fresh=["aligner.*", "decoders.*"])
 optim_wrapper["optimizer"]["lr"] = 2e-5
 _ask = dict(type=AskSentences, num_prompts=3, task="referring_segmentation", no_target=False)
 for _set in (_refcoco, _refcocoplus, _refcocog, _refclef):

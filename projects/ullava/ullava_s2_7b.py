@@ -28,7 +28,7 @@ model = dict(
     decoders=[dict(_ullava, sam=_sam, raw_xyxy=True), dict(type=ChatDecoder)],
     loss_weights=_loss_weights,
 )
-load_from = dict(checkpoint="work_dirs/ullava_s1_7b", fresh=["aligner.*", "decoders.*"])
+load_from = dict(checkpoint="work_dirs/ullava_s1_7b/iter_1551.pth", fresh=["aligner.*", "decoders.*"])
 optim_wrapper["optimizer"]["lr"] = 2e-5  # P
 
 _ade = dict(

@@ -30,7 +30,7 @@ model = dict(
     decoders=[dict(_ullava, sam=_sam), dict(type=VqaDecoder)],
     loss_weights=_loss_weights,
 )
-load_from = dict(checkpoint="work_dirs/ullava_s1_nano", fresh=["aligner.*", "decoders.*"])
+load_from = dict(checkpoint="work_dirs/ullava_s1_nano/iter_400.pth", fresh=["aligner.*", "decoders.*"])
 train_dataloader = dict(
     _loader,
     batch_size=8,

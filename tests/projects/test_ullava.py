@@ -435,7 +435,7 @@ def test_a_config_of_full_size_builds_and_has_losses(full_size, name):
         assert {part for part in parts if part.startswith("decoders")} >= {
             "decoders.ullava.sam.mask_decoder.transformer.layers"
         }
-    losses = model(make_images(1, (32, 32)), [sample], mode="loss")
+    losses = model(make_images(1, model.inputs.input_hw), [sample], mode="loss")
     assert all(bool(loss.isfinite()) for loss in losses.values()) and sum(losses.values()).requires_grad
 
 
@@ -454,8 +454,10 @@ def test_the_stages_follow_each_other_and_the_answers_are_judged(data, tiny_nano
     common = ["--cfg-options", f"model.lmm.name_or_path={tiny_nano}"]
     short = ["train_cfg.max_iters=60", "train_dataloader.batch_size=4", "default_hooks.logger.interval=10"]
     run("train.py", "ullava_s1_nano", "--work-dir", "first", *common, *short)
-    log = run("train.py", "ullava_s2_nano", "--work-dir", "second", *common, *short, "load_from.checkpoint=first")
-    assert "loaded weights from first" in log
+    log = run(
+        "train.py", "ullava_s2_nano", "--work-dir", "second", *common, *short, "load_from.checkpoint=first/iter_60.pth"
+    )
+    assert "loaded weights from first/iter_60.pth" in log
     losses = [float(value) for value in re.findall(r"  loss: ([\d.]+)", log)]
     assert len(losses) == 6 and losses[-1] < 0.7 * losses[0]
     for kind in ("referring", "salient", "semantic"):
