@@ -27,7 +27,7 @@ from lumen.lmm.options import (
     ReadoutOptions,
     check_answers,
     check_layers,
-    check_words,
+    checked_words,
     read_groups,
     wordings_with,
 )
@@ -301,8 +301,7 @@ class HFAdapter(nn.Module):
         predicting: bool = False,
     ) -> LocFeatures:
         """Ask encoded images; see ``forward`` for the arguments."""
-        template = self.encoder.template
-        check_words(template, extras)
+        template = checked_words(self.encoder.template, extras)
         # Locate: which prompts become pairs. Their answers are forced, or what the LMM writes.
         pairs = self._locate(encoded, prompts, predicting)
         questions = [] if predicting else self.text.suffixes(prompts)

@@ -216,13 +216,14 @@ def check_answers(template: Template, answer_mode: str) -> None:
         )
 
 
-def check_words(template: Template, extras: Set[str]) -> None:
-    """Raise ConfigError where decoders read words that the template does not have."""
+def checked_words(template: Template, extras: Set[str]) -> Template:
+    """Return the template; raise ConfigError where decoders read words that it does not have."""
     if "words" in extras and not template.has_words:
         raise ConfigError(
             f"a decoder reads the words behind the slots, and template {template.name!r} has none: its answer "
             f"{template.answer!r} needs {{words}}"
         )
+    return template
 
 
 def check_layers(layers: Sequence[int], count: int) -> None:

@@ -34,7 +34,7 @@ def test_both_faults_are_seen(load_benchmark, nano):
 
 def test_a_model_that_does_not_pack_is_refused(load_benchmark, nano, monkeypatch):
     bench = load_benchmark("packing_equality")
-    monkeypatch.setattr(bench.adapter_module, "mode_that_works", lambda *_: "separate")
+    monkeypatch.setattr("lumen.lmm.adapter.mode_that_works", lambda *_: "separate")
     with pytest.raises(ValueError, match="does not pack"):
         bench.build_model(nano, "compact", channels=16)
 

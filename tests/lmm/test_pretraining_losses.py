@@ -23,10 +23,10 @@ def packed(*suffixes):
 
 
 def test_answers_count_by_their_weight():
-    once = packed(Suffix((5, 6, 7), (0, 0), None, 1), Suffix((5, 8), (0, 0), None, 1, weight=0.25))
+    once = packed(Suffix((5, 6, 7), (0, 0), (), 1), Suffix((5, 8), (0, 0), None, 1, weight=0.25))
     head, states = nn.Linear(4, 10), torch.randn(1, once.input_ids.shape[1], 4)
-    first = answer_loss(head, packed(Suffix((5, 6, 7), (0, 0), None, 1)), states[:, :5])
-    second = packed(Suffix((5, 8), (0, 0), None, 1))
+    first = answer_loss(head, packed(Suffix((5, 6, 7), (0, 0), (), 1)), states[:, :5])
+    second = packed(Suffix((5, 8), (0, 0), (), 1))
     torch.testing.assert_close(
         answer_loss(head, once, states), first + 0.25 * answer_loss(head, second, states[:, [0, 1, 5, 6]])
     )
@@ -34,7 +34,7 @@ def test_answers_count_by_their_weight():
 
 
 def test_neighbours_of_an_ordered_word_are_partly_right():
-    rows, states = packed(Suffix((5, 7), (0, 0), None, 1)), torch.zeros(1, 4, 4)
+    rows, states = packed(Suffix((5, 7), (0, 0), (), 1)), torch.zeros(1, 4, 4)
     head = nn.Linear(4, 10)
     neighbours = neighbours_of([(6, 7, 8)], 10)
     assert neighbours[:, 6].tolist() == [6, 7] and neighbours[:, 9].tolist() == [9, 9]

@@ -31,7 +31,6 @@ from _timing import print_table, relative_difference
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
-from lumen.lmm import adapter as adapter_module
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.model import make_nano
 from lumen.lmm.packing import passes
@@ -236,7 +235,7 @@ def compare_faults(adapter: HFAdapter, images: Tensor, samples: Sequence[Percept
         expected = torch.cat(states)
         found = {}
         for fault, module, name, wrong in (
-            ("positions run on", adapter_module, "pack_rows", rows_without_restart),
+            ("positions run on", passes, "pack_rows", rows_without_restart),
             ("blocks leak", passes, "split_of", one_block)
             if adapter.splits
             else ("mask leaks", passes, "block_mask", causal_mask),
