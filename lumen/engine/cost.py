@@ -262,7 +262,7 @@ def _sample_costs(
     on_cpu = [p for p in model.parameters() if p.device.type != "meta"]
     # Aligner and decoders run on the CPU with real zeros: their losses look at the targets.
     features, sample = _zero_batch(model, laid_out, load)
-    rest = measure(lambda: sum(model.sum_losses(features, model.align(features), [sample]).values()), on_cpu)
+    rest = measure(lambda: _total(model.sum_losses(features, model.align(features), [sample])), on_cpu)
     return {"vision": vision, "llm": llm, "aligner, decoders": rest}, num_rows * length
 
 
@@ -341,6 +341,11 @@ def _without_sam(decoders: Sequence[Mapping[str, Any]]) -> tuple[list[dict], int
                 settings[key] = nn.Identity()
         found.append(settings)
     return found, parameters
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of losses, 0 where there is none: a model that answers in words has no others than its LMM's."""
+    return sum(losses.values(), torch.zeros(()))
 
 
 def _merged(loads: Sequence[Workload]) -> list[Workload]:

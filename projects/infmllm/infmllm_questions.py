@@ -15,7 +15,7 @@ DROPPED = str.maketrans("", "", '.!"()*#:;~')
 class WordShortQuestions:
     """Ask for a short answer in InfMLLM's words; behind ``AskQuestions``.
 
-    Reads and writes ``prompts``: those of ``task`` become ``Question: what is it? Short answer:``, in lower case,
+    Reads and writes ``prompts``: those of ``task`` become ``Question:what is it? Short answer:``, in lower case,
     without most punctuation, with so many words at most.
 
     Args:
@@ -31,7 +31,7 @@ class WordShortQuestions:
     """
 
     def __init__(
-        self, *, task: str = "vqa", max_words: int = 50, form: str = "Question: {question} Short answer:"
+        self, *, task: str = "vqa", max_words: int = 50, form: str = "Question:{question} Short answer:"
     ) -> None:
         if "{question}" not in form or max_words < 1:
             raise ConfigError(f"form must hold {{question}} and max_words be at least 1, got {form!r} and {max_words}")

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_sample
+from helpers import TINY, make_images, make_sample
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from PIL import Image
 
+from lumen.data.shapes.write import make_shapes
 from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.data.transforms import PackSample, ResizeToInput
+from lumen.engine.check_config import load_config
+from lumen.engine.cost import make_plan
+from lumen.engine.hooks import FreezeHook, freeze_parameters
+from lumen.engine.runner import LumenRunner
 from lumen.errors import ConfigError, DataError
+from lumen.lmm.nano.model import make_nano
+from lumen.registry import MODELS
 from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +40,10 @@ def test_a_question_in_infmllms_words():
     ask = WordShortQuestions(max_words=4)
     prompts = (Prompt('What (colour) is the "BIG" dog here?', "vqa"), Prompt("", "caption"))
     asked = ask({"prompts": prompts})["prompts"]
-    assert asked[0].text == "Question: what colour is the Short answer:"
+    assert asked[0].text == "Question:what colour is the Short answer:"
     assert asked[1] == prompts[1]
     assert WordShortQuestions()({"prompts": (Prompt("Is it red?", "vqa"),)})["prompts"][0].text == (
-        "Question: is it red? Short answer:"
+        "Question:is it red? Short answer:"
     )
     with pytest.raises(ConfigError, match="must hold"):
         WordShortQuestions(form="Question:")
@@ -265,3 +273,86 @@ def test_a_broken_line_or_a_lost_image_of_mme_is_an_error(tmp_path):
     (tmp_path / "count" / "1.png").unlink()
     with pytest.raises(DataError, match="there is no image of this name"):
         to_content("mme", source, tmp_path)
+
+
+STAGES = ("s1", "s2", "s3")
+
+
+def stage(name):
+    return load_config(FOLDER / f"infmllm_{name}.py", {}, tool_root=ROOT)
+
+
+def frozen_model(config, nano):
+    """Return the model of a stage on a tiny nano, frozen as it is while training."""
+    config.model.lmm.name_or_path = str(nano)
+    with DefaultScope.overwrite_default_scope("lumen"):
+        model = MODELS.build(config.model)
+    for hook in config.custom_hooks:
+        assert hook["type"] is FreezeHook
+        freeze_parameters(model, hook["freeze"], hook.get("trainable", ()))
+    return model
+
+
+@pytest.mark.parametrize("size", ["nano", "7b"])
+def test_each_stage_trains_exactly_its_parts(tiny_nano, size):
+    place = "lmm.base_model.model"
+    connector = {f"{place}.multi_modal_projector.mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    queries_and_values = {
+        f"{place}.language_model.layers.{layer}.self_attn.{name}_proj.weight" for layer in (0, 1) for name in "qv"
+    }
+    for name in STAGES:
+        model = frozen_model(stage(f"{name}_{size}"), tiny_nano)
+        names = {name for name, _ in model.named_parameters()}
+        tower = {name for name in names if name.startswith(f"{place}.vision_tower.")}
+        wanted = {
+            "s1": connector,
+            "s2": connector | tower | queries_and_values,
+            "s3": names - tower,  # no decoder and no aligner has parameters
+        }[name]
+        assert {name for name, value in model.named_parameters() if value.requires_grad} == wanted
+        assert tower and queries_and_values < names and "lmm.base_model.lm_head.weight" in names
+
+
+def test_memory_grows_stage_by_stage_at_full_size():
+    plans = []
+    for name in STAGES:
+        config = stage(f"{name}_7b")
+        model_config = FOLDER / "vicuna7b_eva_g.json"
+        plans.append(make_plan(config, model_config=model_config, all_prompts=4, text_tokens=100))
+    peaks = [plan.peak_bytes for plan in plans]
+    assert peaks[0] < peaks[1] < peaks[2]
+    held = [plan.memory["weights"] + plan.memory["gradients"] + plan.memory["optimizer"] for plan in plans]
+    assert held[0] < held[1] < held[2]
+    assert plans[0].parameters["connector"] == (22_552_576, 0)
+    assert plans[1].parameters["llm"][0] == 2 * 32 * 4096**2  # q and v of 32 layers
+    assert plans[1].parameters["vision"][1] == 0 and plans[2].parameters["vision"][0] == 0
+
+
+@pytest.mark.slow
+def test_the_three_stages_follow_each_other(tmp_path, monkeypatch):
+    """Sixty steps through S1, S2 and S3, each from the checkpoint of the one before; then boxes are written."""
+    make_nano(tmp_path / "data" / "nano", sizes=TINY)
+    make_shapes(tmp_path / "data" / "shapes", num_train=8, num_val=2, num_test=2, workers=1)
+    monkeypatch.setenv("LUMEN_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    before: dict[str, torch.Tensor] = {}
+    for name in STAGES:
+        config = stage(f"{name}_nano")
+        config.model.lmm.name_or_path = str(tmp_path / "data" / "nano")
+        config.work_dir, config.train_cfg.max_iters = str(tmp_path / name), 20
+        config.train_dataloader.batch_size = 2
+        config.default_hooks.checkpoint.interval = 20
+        config.load_from = str(tmp_path / f"s{int(name[1]) - 1}" / "iter_20.pth") if before else None
+        runner = LumenRunner.from_cfg(config)
+        runner.train()
+        after = {key: value.detach().clone() for key, value in runner.model.state_dict().items()}
+        trained = {key for key, value in runner.model.named_parameters() if value.requires_grad}
+        moved = {key for key in trained if key in before and not torch.equal(before[key], after[key])}
+        still = {key for key in after.keys() - trained if key in before and torch.equal(before[key], after[key])}
+        assert not before or (moved == trained and set(dict(runner.model.named_parameters())) - trained <= still)
+        before = after
+    prompts = [[Prompt("the red circle", "written_boxes")]]
+    with torch.no_grad():
+        features = runner.model.lmm(make_images(1, (320, 320)), prompts, extras={"texts"}, predicting=True)
+    assert len(features.extras["places"]) == 1
+    assert runner.model.lmm.answer_report.questions == 1
