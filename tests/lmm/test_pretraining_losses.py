@@ -23,7 +23,7 @@ def packed(*suffixes):
 
 
 def test_answers_count_by_their_weight():
-    once = packed(Suffix((5, 6, 7), (0, 0), (), 1), Suffix((5, 8), (0, 0), None, 1, weight=0.25))
+    once = packed(Suffix((5, 6, 7), (0, 0), (), 1), Suffix((5, 8), (0, 0), (), 1, weight=0.25))
     head, states = nn.Linear(4, 10), torch.randn(1, once.input_ids.shape[1], 4)
     first = answer_loss(head, packed(Suffix((5, 6, 7), (0, 0), (), 1)), states[:, :5])
     second = packed(Suffix((5, 8), (0, 0), (), 1))
