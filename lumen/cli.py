@@ -330,12 +330,15 @@ def warn_about_namesake() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error of Lumen into one line and exit code 2."""
+    """Turn an error of Lumen, or of the system, such as a full disk, into one line and exit code 2; Ctrl-C into 130."""
     try:
         yield
-    except LumenError as error:
+    except (LumenError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,7 @@ def check_phrase(phrase: str, special_tokens: Iterable[str]) -> str:
         raise PromptError(f"a prompt must be a text that is not empty, got {phrase!r}")
     if len(phrase) > MAX_PHRASE_CHARACTERS:
         raise PromptError(f"a prompt has at most {MAX_PHRASE_CHARACTERS} characters, got {len(phrase)}: shorten it")
+    _check_characters(phrase, "a prompt")
     found = [token for token in special_tokens if token in phrase]
     if found:
         raise PromptError(f"a prompt must not hold special tokens, got {found} in {phrase!r}")
@@ -263,7 +264,14 @@ def check_text(text: str, what: str) -> str:
         raise PromptError(f"{what} must be a text that is not empty, got {text!r}")
     if len(text) > MAX_TEXT_CHARACTERS:
         raise PromptError(f"{what} has at most {MAX_TEXT_CHARACTERS} characters, got {len(text)}: shorten it")
+    _check_characters(text, what)
     return text.strip()
+
+
+def _check_characters(text: str, what: str) -> None:
+    """Refuse a half of a surrogate pair, which json can hold and no tokenizer can read."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError(f"{what} must be a text of whole characters, got half of a surrogate pair in {text!r}")
 
 
 def read_template(given: str | Template | Mapping[str, Any]) -> Template:

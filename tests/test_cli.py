@@ -36,6 +36,7 @@ def _make_run(folder, *, best=False, pointer="iter_5.pth"):
     folder.mkdir(parents=True)
     (folder / "config.py").write_text("")
     (folder / "last_checkpoint").write_text(pointer + "\n")
+    (folder / pointer).touch()
     if best:
         (folder / "best.pth").write_text("")
     return folder

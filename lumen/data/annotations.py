@@ -139,23 +139,25 @@ def format_report(report: Mapping[str, Sequence[int | str]], *, num_shown: int =
 def _check_categories(categories: list, ann_file: str | os.PathLike[str]) -> dict[int, str]:
     """Return the name of each category id, in file order."""
     name_of_id: dict[int, str] = {}
+    names: set[str] = set()
     for category in categories:
-        problem = category_problem(category, name_of_id)
+        problem = category_problem(category, name_of_id, names)
         if problem is not None:
             raise DataError(f"{ann_file}: {problem}, got {ascii(category)[:200]}")
         name_of_id[category["id"]] = category["name"]
+        names.add(category["name"])
     if not name_of_id:
         raise DataError(f"{ann_file}: 'categories' is empty")
     return name_of_id
 
 
-def category_problem(category: Any, name_of_id: Mapping[int, str]) -> str | None:
-    """Return what is wrong with a category entry, given those before it; None if nothing is."""
+def category_problem(category: Any, ids: Collection[int], names: Collection[str]) -> str | None:
+    """Return what is wrong with a category entry, given ids and names of those before it; None if nothing is."""
     cat_id = category.get("id") if isinstance(category, dict) else None
     name = category.get("name") if isinstance(category, dict) else None
     if not is_id(cat_id) or not is_printable(name) or len(name) > MAX_NAME_LENGTH:
         return f"a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
-    if cat_id in name_of_id or name in name_of_id.values():
+    if cat_id in ids or name in names:
         return "a category id or name occurs twice; merge or rename them"
     return None
 
@@ -207,6 +209,8 @@ def _image_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
     sides = (entry.get("height"), entry.get("width"))
     if not all(_is_number(side) and side == int(side) and 1 <= side <= MAX_SIDE for side in sides):
         return f"image width or height is missing or not a whole number in 1..{MAX_SIDE}"
+    if sides[0] * sides[1] >= 2**31:  # run-length codes count pixels in 32 bits
+        return "image has 2^31 pixels or more"
     return None
 
 

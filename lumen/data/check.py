@@ -8,7 +8,8 @@ from typing import Any
 from lumen.data.annotations import as_coco, category_problem, find_segmentation, load_json, parse_coco
 from lumen.data.federated import ABSENT
 from lumen.data.image import check_inside, read_header, read_image_file
-from lumen.errors import DataError
+from lumen.errors import DataError, PromptError
+from lumen.prompts import Wordings, check_phrase
 
 Report = dict[str, list[Any]]
 _NUM_NAMES = 10
@@ -65,15 +66,22 @@ def check_coco(
 
 def _check_categories(entries: list, report: defaultdict[str, list[Any]]) -> list[dict]:
     """Return the usable categories."""
-    name_of_id: dict[int, str] = {}
+    ids: set[int] = set()
+    names: set[str] = set()
+    special_tokens = Wordings().special_tokens
     usable = []
     for position, entry in enumerate(entries):
-        problem = category_problem(entry, name_of_id)
-        if problem is None:
-            name_of_id[entry["id"]] = entry["name"]
-            usable.append(entry)
-        else:
+        problem = category_problem(entry, ids, names)
+        if problem is not None:
             report[problem].append(position)
+            continue
+        ids.add(entry["id"])
+        names.add(entry["name"])
+        usable.append(entry)
+        try:
+            check_phrase(entry["name"], special_tokens)
+        except PromptError:
+            report["name of a category cannot be asked for: it is empty or holds a special token"].append(entry["id"])
     return usable
 
 

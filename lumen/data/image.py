@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -130,7 +131,10 @@ def _reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) 
     if root is not None:
         check_inside(path, root)
     try:
-        num_bytes = os.stat(path).st_size
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise DataError(f"{path}: not a file, so it cannot be read as an image")
+        num_bytes = found.st_size
         if num_bytes > MAX_BYTES:
             raise DataError(f"{path}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
         yield
@@ -158,12 +162,18 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarr
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return np.array(to_rgb(image))
+        _check_size("the PIL image", image)
+        try:
+            return np.array(to_rgb(image))
+        except _DECODE_ERRORS as error:
+            raise DataError(f"the PIL image cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"an image is a path, a PIL image or a uint8 RGB array (height, width, 3), got {came}")
     if 0 in image.shape:
         raise DataError(f"the image has no pixels: {image.shape}")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise DataError(f"the array has {image.shape[1]} x {image.shape[0]} pixels, the limit is {MAX_PIXELS} in all")
     return image
 
 

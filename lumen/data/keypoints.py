@@ -222,6 +222,8 @@ def _skeleton(name: str, keypoints: Any, bones: Any) -> tuple[tuple[str, ...], t
     if len(set(keypoints)) < len(keypoints):
         raise DataError(f"category {name!r} names a keypoint twice: {list(keypoints)}")
     places = range(1, len(keypoints) + 1)
+    if not isinstance(bones or [], list | tuple):
+        raise DataError(f"category {name!r}: skeleton must be a list of bones, got {bones!r}")
     for bone in bones or ():
         if not isinstance(bone, list) or len(bone) != 2 or not all(type(end) is int and end in places for end in bone):
             raise DataError(
@@ -283,6 +285,8 @@ def _detection_problem(entry: Any, images: Mapping[int, dict]) -> str | None:
         return f"detection without one of {_DETECTION_KEYS}"
     if type(entry["image_id"]) is not int or entry["image_id"] not in images:
         return "detection in an unknown or skipped image"
+    if type(entry["category_id"]) is not int:
+        return "category_id of a detection is not an integer"
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4:
         return "bbox is not four finite numbers"

@@ -22,6 +22,7 @@ Source:
 import io
 import os
 import pickle
+import pickletools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +44,7 @@ from lumen.errors import ConfigError, DataError
 from lumen.ops.masks import merge_masks
 from lumen.prompts import MAX_PHRASE_CHARACTERS
 
+MAX_SENTENCES = 5_000_000
 Sentence = dict[str, Any]
 
 
@@ -101,13 +103,27 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             # Read first, so that an error of the disk is told from one of the pickle.
-            content = io.BytesIO(file.read())
+            content = file.read()
+        _check_opcodes(content, path)
         # Unpickling can run code; without classes and functions there is nothing to run.
-        return _PlainUnpickler(content, encoding="utf-8").load()  # the texts of Python 2 are bytes
+        return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()  # the texts of Python 2 are bytes
+    except DataError:
+        raise
     except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
         raise DataError(f"{path}: no pickle of plain data ({type(error).__name__}: {error})") from error
     except (AttributeError, OverflowError, MemoryError, RecursionError) as error:
         raise DataError(f"{path}: a broken pickle ({type(error).__name__}: {error})") from error
+
+
+def _check_opcodes(content: bytes, path: str | os.PathLike[str]) -> None:
+    """Refuse a pickle that asks for more memory than it has content: for a place in the memo far beyond its end.
+
+    Raises:
+        DataError: It does so, or is cut off.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+            raise DataError(f"{path}: a broken pickle: it names place {argument} of a memo in {len(content)} bytes")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -160,6 +176,10 @@ def _sentences_of_split(content: Any, split: str, ann_file: str | os.PathLike[st
     if not chosen:
         known = sorted({str(ref.get("split")) for ref in _dicts(content)})
         raise DataError(f"{ann_file}: split {split!r} is empty; the file has {known[:10]}")
+    # A pickle may hold one list many times, so that few bytes stand for many sentences.
+    num_sentences = sum(len(ref["sentences"]) for ref in chosen if isinstance(ref.get("sentences"), list))
+    if num_sentences > MAX_SENTENCES:
+        raise DataError(f"{ann_file}: {num_sentences} sentences in one split, the limit is {MAX_SENTENCES}")
     return [
         {"sentence": sentence.get("sent"), "image_id": ref.get("image_id"), "ann_ids": ref.get("ann_id")}
         for ref in chosen

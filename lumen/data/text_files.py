@@ -2,11 +2,11 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from lumen.data.annotations import check_images
+from lumen.data.annotations import check_images, is_id, is_printable
 from lumen.errors import DataError
 from lumen.prompts import MAX_TEXT_CHARACTERS
 
@@ -26,13 +26,13 @@ def read_questions(content: Any, ann_file: str, report: Report) -> tuple[list[di
         # Test files have questions without answers.
         answers = entry["answers"] if "answers" in entry else [entry["answer"]] if "answer" in entry else []
         if not isinstance(answers, list) or not all(map(_is_text, answers)):
-            report["an answer is not a text, or empty"].append(entry.get("id", position))
+            report["an answer is not a text, or empty"].append(_ident(entry, position))
         elif any(len(text) > MAX_TEXT_CHARACTERS for text in (entry["question"], *answers)):
-            report[_TOO_LONG].append(entry.get("id", position))
-        elif entry.get("image_id") not in images:
-            report["question about an unknown or skipped image"].append(entry.get("id", position))
+            report[_TOO_LONG].append(_ident(entry, position))
+        elif not _is_about(entry, images):
+            report["question about an unknown or skipped image"].append(_ident(entry, position))
         else:
-            ident = entry.get("id", entry.get("question_id", position))
+            ident = _ident(entry, position)
             form = str(entry.get("form", ""))
             images[entry["image_id"]]["questions"].append(_question(ident, entry["question"], answers, form=form))
     return list(images.values()), len(images) + len(entries)
@@ -46,9 +46,9 @@ def read_captions(content: Any, ann_file: str, report: Report) -> tuple[list[dic
         if not isinstance(entry, dict) or not _is_text(entry.get("caption")):
             report["caption is missing or empty"].append(position)
         elif len(entry["caption"]) > MAX_TEXT_CHARACTERS:
-            report[_TOO_LONG].append(entry.get("id", position))
-        elif entry.get("image_id") not in images:
-            report["caption of an unknown or skipped image"].append(entry.get("id", position))
+            report[_TOO_LONG].append(_ident(entry, position))
+        elif not _is_about(entry, images):
+            report["caption of an unknown or skipped image"].append(_ident(entry, position))
         else:
             # Captions of an image stand apart in the file.
             captions[entry["image_id"]].append(entry["caption"])
@@ -63,7 +63,7 @@ def read_conversations(content: Any, ann_file: str, report: Report) -> tuple[lis
         raise DataError(f"{ann_file}: a conversations file holds a list, this one a {type(content).__name__}")
     records = []
     for position, entry in enumerate(content):
-        ident = entry.get("id", position) if isinstance(entry, dict) else position
+        ident = _ident(entry, position)
         problem = _conversation_problem(entry)
         if problem:
             report[problem].append(ident)
@@ -94,14 +94,20 @@ def _conversation_problem(entry: Any) -> str | None:
     turns = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
         return "conversations is not a list of two turns or more"
-    if [_ROLES.get(turn.get("from")) for turn in turns] != [("human", "gpt")[place % 2] for place in range(len(turns))]:
+    roles = [_ROLES.get(str(turn.get("from"))) for turn in turns]
+    if roles != [("human", "gpt")[place % 2] for place in range(len(turns))]:
         return "turns do not alternate, human first"
     values = [turn.get("value") for turn in turns]
     if not all(_is_text(value) and value.replace(_IMAGE_MARK, "").strip() for value in values):
         return "a turn is empty"
     # As for COCO files: no image outside of the folder.
     name = entry.get("image", "")
-    if not isinstance(name, str) or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+    if (
+        not isinstance(name, str)
+        or (name and not is_printable(name))
+        or os.path.isabs(name)
+        or ".." in name.replace("\\", "/").split("/")
+    ):
         return "image is not a file name, or leaves the image folder"
     has_image = bool(name)
     # The mark itself is taken out: the prefix shows the image in front of all turns.
@@ -141,5 +147,16 @@ def _question(
     }
 
 
+def _ident(entry: Any, position: int) -> int | str:
+    """Return the id of an entry, its position where it has none that can be one."""
+    ident = entry.get("id", entry.get("question_id")) if isinstance(entry, dict) else None
+    return ident if is_id(ident) or is_printable(ident) else position
+
+
+def _is_about(entry: Mapping[str, Any], images: Mapping[int, Any]) -> bool:
+    return is_id(entry.get("image_id")) and entry["image_id"] in images
+
+
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != ""
+    # json can hold half of a surrogate pair, which no tokenizer can read.
+    return isinstance(value, str) and value.strip() != "" and not any("\ud800" <= c <= "\udfff" for c in value)

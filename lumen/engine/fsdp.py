@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from lumen.engine.ddp import average_statistics
 from lumen.errors import ConfigError
 from lumen.model import Lumen
 from lumen.registry import MODEL_WRAPPERS
@@ -87,13 +88,15 @@ class FSDP2(nn.Module):
         return self.module(*args, **kwargs)
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """Do one optimizer step over the global batch; see ``Lumen.train_step``."""
+        """Do one optimizer step over the global batch, as ``LumenDDP`` does."""
         if isinstance(self.module, Lumen):
-            return self.module.train_step(data, optim_wrapper, wrapper=self)
-        with optim_wrapper.optim_context(self):
-            losses = self._run(data, "loss", training=True)
-            total, logged = self.module.parse_losses(losses)
-        optim_wrapper.update_params(total)
+            logged = self.module.train_step(data, optim_wrapper, wrapper=self)
+        else:
+            with optim_wrapper.optim_context(self):
+                losses = self._run(data, "loss", training=True)
+                total, logged = self.module.parse_losses(losses)
+            optim_wrapper.update_params(total)
+        average_statistics(self.module)
         return logged
 
     def val_step(self, data: Any) -> list:

@@ -1,5 +1,6 @@
 """The optimizer wrapper: bfloat16 on any device, clipping, and no step on numbers that are not finite."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -176,6 +177,11 @@ def _not_finite() -> LumenError:
     )
 
 
+def _check_rate(rate: Any, place: str) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (0 <= rate < math.inf):
+        raise ConfigError(f"{place} must be a finite number that is not negative, got {rate!r}")
+
+
 def part_patterns(names: Sequence[str]) -> list[str]:
     """Return a pattern for each part of a model whose parameters have these names, two levels deep."""
     return sorted({".".join(name.split(".")[:2][: name.count(".")]) + ".*" for name in names if "." in name})
@@ -210,6 +216,9 @@ class GroupedConstructor:
         """Build the optimizer and its wrapper."""
         model = model.module if is_model_wrapper(model) else model
         optimizer = dict(self._wrapper.pop("optimizer"))
+        _check_rate(optimizer.get("lr"), "optim_wrapper.optimizer.lr")
+        for pattern, factor in self._lr_mult.items():
+            _check_rate(factor, f"optim_wrapper.paramwise_cfg.lr_mult[{pattern!r}]")
         optimizer["params"] = self._groups(model, optimizer["lr"])
         wrapper = {"type": LumenOptimWrapper, **self._wrapper, "optimizer": OPTIMIZERS.build(optimizer)}
         return OPTIM_WRAPPERS.build(wrapper)

@@ -93,7 +93,7 @@ def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:
 
 
 def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Run ``main``; an error of Lumen becomes one line and exit code 2, unless ``--debug`` is given.
+    """Run ``main``; an error of Lumen or of the system becomes one line and exit code 2, unless ``--debug`` is given.
 
     Ctrl-C ends in one line and exit code 130.
     """
@@ -101,7 +101,7 @@ def run_tool(main: Callable[[argparse.Namespace], None], options: argparse.Names
 
     try:
         main(options)
-    except LumenError as error:
+    except (LumenError, OSError) as error:  # of the system: a full or read-only disk, no permission
         if options.debug:
             raise
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)

@@ -1,11 +1,18 @@
-"""Where and in which precision a predictor computes."""
+"""Where and in which precision a predictor computes, for one thread at a time."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float, UInt8
+from mmengine.structures import InstanceData
+from torch import Tensor
 
 from lumen.errors import ConfigError
+from lumen.lmm.encoded import EncodedImages
+from lumen.model import Lumen
+from lumen.structures import PerceptionSample, SharedRepresentation
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -26,5 +33,48 @@ def inference_context(device: torch.device, dtype: torch.dtype) -> Iterator[None
 
 def require_batch(batch_size: int) -> None:
     """Raise ConfigError unless a batch holds at least one image."""
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+
+
+class SharedModel:
+    """A model that several threads may ask: each call has it for itself.
+
+    The LMM keeps counters and the layout of its last prefix, so that two calls at once would mix them up. A call
+    computes on all of its images and prompts; threads take turns between calls.
+
+    Args:
+        model: Put in evaluation mode and moved to ``device``.
+        device: Where to compute.
+        dtype: ``torch.float32``, or ``torch.bfloat16`` for autocast.
+    """
+
+    def __init__(self, model: Lumen, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model.to(device).eval()
+        self.device = device
+        self.dtype = dtype
+        self._lock = threading.RLock()
+
+    def encode(self, pixels: UInt8[Tensor, "images 3 height width"], *, cache_prefix: bool = False) -> EncodedImages:
+        """Run the vision tower; see ``HFAdapter.encode_images``."""
+        with self._lock, inference_context(self.device, self.dtype):
+            return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
+
+    def decode(self, encoded: EncodedImages, samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
+        """Return what the task's decoder answers to each sample, on the CPU."""
+        with self._lock, inference_context(self.device, self.dtype):
+            samples = self.model.predict(self.share(encoded, samples), samples, task=task)
+            return [sample.pred_instances.cpu() for sample in samples]
+
+    def heat(self, encoded: EncodedImages, sample: PerceptionSample) -> Float[Tensor, "pairs 1 height width"]:
+        """Return heatmaps times presence on the grid of the model, on the CPU."""
+        with self._lock, inference_context(self.device, self.dtype):
+            shared = self.share(encoded, [sample])
+            heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
+            return heat.cpu()
+
+    def share(self, encoded: EncodedImages, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+        """Return the shared representation of all prompts of the samples; called with the lock held."""
+        prompts = [sample.prompts for sample in samples]
+        features = self.model.lmm.ask(encoded, prompts, extras=self.model.extras, predicting=True)
+        return self.model.align(self.model.add_images(features, encoded.images, samples))

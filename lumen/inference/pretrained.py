@@ -305,7 +305,8 @@ def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[s
         raise CheckpointError(f"{folder} exists: remove it, or name another folder")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     content = {"format": FORMAT, "lumen_version": __version__, "digest": digest_tensors(tensors), **content}
-    with temporary_folder(folder) as temporary:
+    what = named_faults(f"{folder} cannot be written", CheckpointError, remedy="make room, or name another folder")
+    with what, temporary_folder(folder) as temporary:
         save_file(tensors, temporary / f"{kind}.safetensors")
         (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(readme, encoding="utf-8")

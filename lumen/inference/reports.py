@@ -182,8 +182,7 @@ def _predict_file(
     if picture is not None:
         _save(output.folder / f"{stem}.png", picture)
     if output.heatmaps and request.task not in _WITHOUT_HEATMAPS:
-        heat = predictor.heatmaps(request.phrases, task=request.task).numpy()
-        _draw_heatmaps(output.folder, stem, image, request.phrases, heat)
+        _draw_heatmaps(predictor, image, request, output.folder / stem)
     summary = _summary(table, request) + ("" if written is None else _unread(written))
     print(f"{path}: {summary}" + (f" -> {output.folder / stem}.png" if picture is not None else ""))
     return report
@@ -227,11 +226,17 @@ def _save(path: Path, picture: Any) -> None:
     save_png(path, picture)
 
 
-def _draw_heatmaps(folder: Path, stem: str, image: Any, phrases: Sequence[str], heat: Any) -> None:
+def _draw_heatmaps(predictor: "LumenPredictor", image: Any, request: Request, start: Path) -> None:
     from lumen.visualization import draw_heatmap
 
-    for number, (phrase, values) in enumerate(zip(phrases, heat, strict=True), start=1):
-        _save(folder / f"{stem}_heat_{number}_{slug(phrase)}.png", draw_heatmap(image, values, phrase))
+    # So many phrases at once that their maps take a quarter of a gigabyte at most.
+    at_once = max(1, 2**26 // (image.shape[0] * image.shape[1]))
+    for first in range(0, len(request.phrases), at_once):
+        phrases = request.phrases[first : first + at_once]
+        heat = predictor.heatmaps(phrases, task=request.task).numpy()
+        for number, (phrase, values) in enumerate(zip(phrases, heat, strict=True), start=first + 1):
+            name = f"{start.name}_heat_{number}_{slug(phrase)}.png"
+            _save(start.with_name(name), draw_heatmap(image, values, phrase))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from lumen.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
 
-_POINTER = "last_checkpoint"
 _BEST = "best.pth"
 _EXPORTED = "model.json"
 
@@ -121,12 +120,13 @@ def _newest_exported() -> Path:
 
 
 def _files_of_run(folder: Path) -> ModelFiles:
-    pointer, best = folder / _POINTER, folder / _BEST
+    from lumen.serialization.checkpoint import find_checkpoint
+
+    best = folder / _BEST
     configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
     if not configs:
         raise CheckpointError(f"{folder} holds no config; give the work folder of a training run, or --config")
-    if best.is_file():
-        return ModelFiles(configs[-1], best)
-    if not pointer.is_file():
-        raise CheckpointError(f"{folder} holds neither {_BEST} nor {_POINTER}; has its training saved anything yet?")
-    return ModelFiles(configs[-1], folder / Path(pointer.read_text(encoding="utf-8").strip()).name)
+    found = best if best.is_file() else find_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} holds neither {_BEST} nor a checkpoint; has its training saved anything yet?")
+    return ModelFiles(configs[-1], found)

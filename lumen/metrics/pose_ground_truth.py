@@ -102,10 +102,10 @@ def read_pose_truth(ann_file: str | os.PathLike[str]) -> PoseTruth:
     try:
         with open(ann_file, encoding="utf-8") as file:
             content = json.load(file)
-        img_ids = tuple(image["id"] for image in content["images"])
-        categories = {category["id"]: _category(category) for category in content["categories"]}
+        img_ids = tuple(_id_of(image) for image in content["images"])
+        categories = {_id_of(category): _category(category) for category in content["categories"]}
         annotations = {
-            entry["id"]: _annotation(entry, number, len(categories[entry["category_id"]]["keypoints"]))
+            _id_of(entry): _annotation(entry, number, len(categories[entry["category_id"]]["keypoints"]))
             for number, entry in enumerate(content["annotations"], start=1)
         }
     except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
@@ -157,11 +157,19 @@ def read_answer(sample: Mapping[str, Any]) -> PoseAnswer | None:
     return PoseAnswer(sample["img_id"], sample["instance_id"], sample["box_label"], score, places, points)
 
 
+def _id_of(entry: Mapping[str, Any]) -> int:
+    if type(entry["id"]) is not int:
+        raise ValueError(f"id {entry['id']!r} is not an integer")
+    return entry["id"]
+
+
 def _category(category: Mapping[str, Any]) -> dict[str, Any]:
-    sigmas = category.get("sigmas")
+    sigmas, keypoints = category.get("sigmas"), category.get("keypoints", [])
+    if not isinstance(category["name"], str) or not isinstance(keypoints, list):
+        raise ValueError(f"category {category['id']} needs a name and, if any, a list of keypoints")
     return {
         "name": category["name"],
-        "keypoints": tuple(category.get("keypoints", ())),
+        "keypoints": tuple(keypoints),
         "sigmas": None if sigmas is None else [float(sigma) for sigma in sigmas],
     }
 

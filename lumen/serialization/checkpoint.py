@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lumen.errors import CheckpointError
+from lumen.errors import CheckpointError, named_faults
 from lumen.paths import find_path
 from lumen.serialization.atomic import atomic_file, write_text
 from lumen.serialization.sharding import shard_like
@@ -81,10 +81,12 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: Tensors, numbers, strings, lists and dicts, nested at any depth.
 
     Raises:
-        CheckpointError: A value is something else; the message names its place.
+        CheckpointError: A value is something else, with its place in the message, or the disk is full or read-only.
     """
     _refuse_objects(checkpoint, "checkpoint")
-    with atomic_file(path) as file:
+    remedy = "older checkpoints stay; make room, and continue with --resume"
+    # torch reports a full disk as a RuntimeError.
+    with named_faults(f"{path} cannot be written", CheckpointError, remedy=remedy), atomic_file(path) as file:
         torch.save(checkpoint, file)
 
 

@@ -8,24 +8,27 @@ code.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumen.errors import CheckpointError, DataError
+from lumen.errors import CheckpointError, DataError, named_faults
 from lumen.ops.geometry import InputTransform
 from lumen.paths import find_path
 from lumen.serialization.atomic import publish_folder, temporary_folder
-from lumen.serialization.fingerprint import require_equal
+from lumen.serialization.fingerprint import digest_tensors, require_equal
 from lumen.structures import PerceptionSample, Prompt
 
-FORMAT = 1
+FORMAT = 2
+_WRITE_AGAIN = "write the cache again"
 _REMEDY = "Write the cache again, or name the one that fits"
 MANIFEST = "cache.json"
 WEIGHTS = "lmm.safetensors"
@@ -56,14 +59,14 @@ class FeatureCache:
             raise DataError(
                 f"{folder} is not a feature cache: it holds no {MANIFEST}; write one by tools/cache_features.py"
             )
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-        if self.manifest.get("format") != FORMAT:
-            raise DataError(f"{manifest} has format {self.manifest.get('format')}, expected {FORMAT}; write it again")
-        # Sizes are compared at once: a truncated shard would fail in the middle of an epoch.
-        for name, size in self.manifest["files"].items():
-            found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else 0
-            if found != size:
-                raise DataError(f"{self.folder / name} has {found} bytes, expected {size}: write the cache again")
+        with named_faults(f"{manifest} cannot be read", DataError, remedy=_WRITE_AGAIN):
+            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            _check_manifest(self.manifest, manifest)
+            # Sizes are compared at once: a truncated shard would fail in the middle of an epoch.
+            for name, size in self.manifest["files"].items():
+                found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else 0
+                if found != size:
+                    raise DataError(f"{self.folder / name} has {found} bytes, expected {size}: {_WRITE_AGAIN}")
         self._shards: dict[int, _Shard] = {}
 
     def __len__(self) -> int:
@@ -78,18 +81,27 @@ class FeatureCache:
         return self.manifest["model"]
 
     def read(self, index: int) -> tuple[CachedImage, PerceptionSample]:
-        """Return the features and the sample of one image."""
+        """Return the features and the sample of one image.
+
+        Raises:
+            DataError: The shard is damaged: its digests are compared with what was written.
+        """
         # `range` gives negative and out-of-range indices their usual meaning.
         number, place = divmod(range(len(self))[index], self.manifest["images_per_shard"])
-        if number not in self._shards:
-            self._shards[number] = _Shard(self.folder / shard_name(number))
-        tensors, sample = self._shards[number].read(place)
+        name = shard_name(number)
+        with named_faults(f"{self.folder / name} cannot be read", DataError, remedy=_WRITE_AGAIN):
+            if number not in self._shards:
+                self._shards[number] = _Shard(self.folder / name, self.manifest["notes"][name])
+            tensors, sample = self._shards[number].read(place)
         return CachedImage(metainfo={"model": self.model}, **tensors), sample
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights of the LMM by name, memory-mapped."""
         with _open(self.folder / WEIGHTS) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if digest_tensors(weights) != self.manifest["weights"]:
+            raise DataError(f"{self.folder / WEIGHTS} does not hold the weights that {MANIFEST} names: {_WRITE_AGAIN}")
+        return weights
 
     def require_model(self, other: Mapping[str, str], what: str) -> None:
         """Raise CheckpointError, naming what differs, unless ``other`` is the fingerprint of the LMM of this cache."""
@@ -121,6 +133,7 @@ class CacheWriter:
         self.num_images = 0
         self._tensors: dict[str, Tensor] = {}
         self._notes = _Notes()
+        self._note_digests: dict[str, int] = {}
         self._digest = hashlib.sha256()
         self._scratch = temporary_folder(folder)
 
@@ -143,9 +156,13 @@ class CacheWriter:
         # Tensors are named by the place of their image in the shard.
         place = self.num_images % self.images_per_shard
         targets = self._notes.add(sample)
-        for name, tensor in {**{f"features/{k}": v for k, v in tensors.items()}, **targets}.items():
-            # A clone: the tensor may be a view of a batch, whose storage would be kept.
-            self._tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous().clone()
+        # Clones: a tensor may be a view of a batch, whose storage would be kept.
+        named = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in {**{f"features/{k}": v for k, v in tensors.items()}, **targets}.items()
+        }
+        self._notes.digests.append(_digest(named))
+        self._tensors |= {f"{place}/{name}": tensor for name, tensor in named.items()}
         self.num_images += 1
         if self.num_images % self.images_per_shard == 0:
             self._write_shard()
@@ -170,6 +187,8 @@ class CacheWriter:
             "images_per_shard": self.images_per_shard,
             "data": dict(data),
             "prompts": self._digest.hexdigest(),
+            "weights": digest_tensors(weights),
+            "notes": self._note_digests,
             # Sizes let a reader notice an incomplete copy.
             "files": {path.name: path.stat().st_size for path in sorted(self.temporary.iterdir())},
             **manifest,
@@ -179,7 +198,9 @@ class CacheWriter:
 
     def _write_shard(self) -> None:
         number = max(0, self.num_images - 1) // self.images_per_shard
-        save_file(self._tensors, self.temporary / shard_name(number), metadata=self._notes.texts())
+        name, texts = shard_name(number), self._notes.texts()
+        save_file(self._tensors, self.temporary / name, metadata=texts)
+        self._note_digests[name] = _digest_texts(texts)
         self._tensors, self._notes = {}, _Notes()
 
 
@@ -189,6 +210,7 @@ class _Notes:
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
         self._samples: list[dict[str, Any]] = []
+        self.digests: list[int] = []
 
     def add(self, sample: PerceptionSample) -> dict[str, Tensor]:
         """Note a sample; return its tensors by path."""
@@ -208,7 +230,8 @@ class _Notes:
 
     def texts(self) -> dict[str, str]:
         """Return the metadata of a shard."""
-        return {"samples": json.dumps(self._samples), "values": json.dumps(list(self._places))}
+        lists = {"samples": self._samples, "values": list(self._places), "digests": self.digests}
+        return {name: json.dumps(value) for name, value in lists.items()}
 
     def _place(self, name: str, value: Any) -> int:
         try:
@@ -222,11 +245,15 @@ class _Notes:
 
 
 class _Shard:
-    """One file of a cache."""
+    """One file of a cache; ``notes_digest`` is that of its metadata, by the manifest."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, notes_digest: int) -> None:
+        self._path = path
         self._file = _open(path)
         notes = self._file.metadata()
+        if _digest_texts(notes) != notes_digest:
+            raise DataError(f"{path} is damaged: its metadata are not those that were written; {_WRITE_AGAIN}")
+        self._digests = json.loads(notes["digests"])
         self._samples = json.loads(notes["samples"])
         self._values = [json.loads(text) for text in json.loads(notes["values"])]
         # Names of the features of each image, by its place in the shard.
@@ -238,18 +265,47 @@ class _Shard:
 
     def read(self, place: int) -> tuple[dict[str, Tensor], PerceptionSample]:
         notes = self._samples[place]
-        tensors = {name: self._file.get_tensor(f"{place}/features/{name}") for name in self._names[place]}
+        names = [f"features/{name}" for name in self._names[place]]
+        tables = notes["tables"].items()
+        names += [f"{table}/{key}" for table, columns in tables for key, number in columns.items() if number is None]
+        tensors = {name: self._file.get_tensor(f"{place}/{name}") for name in names}
+        if _digest(tensors) != self._digests[place]:
+            raise DataError(f"{self._path} is damaged: image {place} is not what was written; {_WRITE_AGAIN}")
         metainfo = {key: _from_json(key, self._values[number]) for key, number in notes["metainfo"].items()}
         sample = PerceptionSample()
         for key, value in metainfo.items():  # not by `set_metainfo`, which copies deeply: these are immutable
             sample.set_field(value, key, field_type="metainfo")
-        for table, columns in notes["tables"].items():
+        for table, columns in tables:
             fields = {
-                column: self._file.get_tensor(f"{place}/{table}/{column}") if number is None else self._values[number]
+                column: tensors[f"{table}/{column}"] if number is None else self._values[number]
                 for column, number in columns.items()
             }
             sample.set_field(InstanceData(**fields), table)
-        return tensors, sample
+        return {name: tensors[f"features/{name}"] for name in self._names[place]}, sample
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> int:
+    """Return a check sum of named tensors: fast enough for each read, and changed by any damage to a file."""
+    code = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        code = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), code)
+        code = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), code)
+    return code
+
+
+def _digest_texts(texts: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps(dict(sorted(texts.items()))).encode())
+
+
+def _check_manifest(content: Any, path: Path) -> None:
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path} has format {found}, expected {FORMAT}; write it again")
+    kinds = {"num_images": int, "images_per_shard": int, "files": dict, "notes": dict, "data": dict, "model": dict}
+    wrong = [key for key, kind in kinds.items() if type(content.get(key)) is not kind]
+    if wrong or content["num_images"] < 0 or content["images_per_shard"] < 1:
+        raise DataError(f"{path} is damaged: {wrong or ['num_images', 'images_per_shard']}; {_WRITE_AGAIN}")
 
 
 def shard_name(number: int) -> str:

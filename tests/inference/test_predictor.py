@@ -1,3 +1,6 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +127,7 @@ def test_a_heatmap_has_the_original_size_and_peaks_where_boxes_are_scored(predic
 def test_a_heatmap_is_read_at_pixel_centres(predictor, monkeypatch):
     # Stride 8 on 64 pixels; the image is twice as large, so cell (row 2, col 5) covers rows 32-48, cols 80-96.
     predictor.set_image(_image(128, 128))
-    share = predictor._share
+    share = predictor._shared.share
 
     def planted(encoded, samples):
         shared = share(encoded, samples)
@@ -132,7 +135,7 @@ def test_a_heatmap_is_read_at_pixel_centres(predictor, monkeypatch):
         shared.presence_logits.fill_(20.0)
         return shared
 
-    monkeypatch.setattr(predictor, "_share", planted)
+    monkeypatch.setattr(predictor._shared, "share", planted)
     heat = predictor.heatmaps(["star"])[0]
     rows, cols = (heat > 0.9).nonzero(as_tuple=True)
     assert (float(rows.float().mean()) + 0.5, float(cols.float().mean()) + 0.5) == (40.0, 88.0)
@@ -271,13 +274,75 @@ def test_the_next_image_drops_what_was_kept_of_the_last(splitting_predictor):
     predictor = splitting_predictor
     predictor.set_image(_image())
     predictor.predict(PHRASES)
-    first = predictor._encoded.prefix_cache
+    first = predictor._asked._encoded.prefix_cache
     predictor.set_image(_image(seed=1))
     other = predictor.predict(PHRASES, score_threshold=0.0)
-    assert predictor._encoded.prefix_cache is not first
-    assert len(predictor._encoded.prefix_cache.kept) == 1
+    assert predictor._asked._encoded.prefix_cache is not first
+    assert len(predictor._asked._encoded.prefix_cache.kept) == 1
     _check_equal(other, predictor.predict_batch([_image(seed=1)], PHRASES, score_threshold=0.0)[0])
 
 
 def test_a_predictor_takes_the_size_of_images_from_its_model(predictor):
     assert LumenPredictor(predictor.model).input_hw == predictor.model.inputs.input_hw
+
+
+def test_threads_get_the_answers_of_their_own_images(predictor):
+    images = [_image(seed=seed) for seed in range(2)]
+    expected = predictor.predict_batch(images, PHRASES, score_threshold=0.0)
+    assert not torch.equal(expected[0].scores, expected[1].scores)
+
+    def ask(number):
+        asked = predictor.image(images[number % 2])
+        return number, asked.predict(PHRASES, score_threshold=0.0)
+
+    with ThreadPoolExecutor(2) as pool:
+        for number, answer in pool.map(ask, range(100)):
+            _check_equal(answer, expected[number % 2])
+
+
+def test_an_image_keeps_its_answers_when_another_is_set(predictor):
+    asked = predictor.image(_image())
+    with pytest.raises(DataError, match="no image was set"):
+        predictor.predict(PHRASES)
+    predictor.set_image(_image(seed=1))
+    first = asked.predict(PHRASES, score_threshold=0.0)
+    predictor.set_image(_image())
+    _check_equal(first, predictor.predict(PHRASES, score_threshold=0.0))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), True])
+def test_a_threshold_that_is_not_a_finite_number_is_refused(predictor, threshold):
+    predictor.set_image(_image())
+    with pytest.raises(ConfigError, match="score_threshold must be a finite number"):
+        predictor.predict(PHRASES, score_threshold=threshold)
+    with pytest.raises(ConfigError, match="score_threshold must be a finite number"):
+        predictor.predict_batch([_image()], PHRASES, score_threshold=threshold)
+
+
+def test_phrases_and_sizes_that_cannot_be_are_refused(predictor):
+    predictor.set_image(_image())
+    with pytest.raises(PromptError, match="half of a surrogate pair"):
+        predictor.predict(["a\ud83d"])
+    with pytest.raises(PromptError, match="no decoder for task 'poses'"):
+        predictor.predict(PHRASES, task="poses")
+    for size in (0, -1, True):
+        with pytest.raises(ConfigError, match="batch_size must be a whole number"):
+            predictor.predict_batch([_image()], PHRASES, batch_size=size)
+
+
+def test_images_and_heatmaps_beyond_a_bound_are_refused(predictor, monkeypatch):
+    monkeypatch.setattr("lumen.data.image.MAX_PIXELS", 90 * 120)
+    for image in (_image(91, 120), Image.fromarray(_image(91, 120))):
+        with pytest.raises(DataError, match="120 x 91 pixels, the limit is 10800"):
+            predictor.set_image(image)
+    predictor.set_image(_image())
+    monkeypatch.setattr("lumen.inference.asked_image.MAX_HEAT_BYTES", 2 * 4 * 90 * 120)
+    assert len(predictor.heatmaps(["star", "cat"])) == 2
+    with pytest.raises(DataError, match=r"heatmaps of 3 phrases on .* ask for fewer phrases"):
+        predictor.heatmaps(["star", "star", "star"])
+
+
+def test_a_pipe_is_not_waited_for(predictor, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="not a file"):
+        predictor.set_image(tmp_path / "a.png")

@@ -98,14 +98,14 @@ def test_a_skeleton_stands_for_its_names(predictor):
 def test_points_are_placed_in_the_original_image(predictor, monkeypatch):
     # The box is 40 x 40; a crop with a quarter more is 50 x 50 on 64 x 64 pixels of stride 16, from (5, 15) on.
     # Cell (row 1, col 2) has its middle at (40, 24) of them, so at (5 + 40 * 50 / 64, 15 + 24 * 50 / 64).
-    share = predictor._share
+    share = predictor._shared.share
 
     def planted(encoded, samples):
         shared = share(encoded, samples)
         shared.heat_logits.fill_(-20.0)[:, 0, 1, 2] = math.log(0.8 / 0.2)
         return shared
 
-    monkeypatch.setattr(predictor, "_share", planted)
+    monkeypatch.setattr(predictor._shared, "share", planted)
     table = predictor.pose("star", ["top tip"], [(10, 20, 50, 60)])
     torch.testing.assert_close(table.keypoints, torch.tensor([[[36.25, 33.75]]]))
     torch.testing.assert_close(table.scores, torch.tensor([0.8]))

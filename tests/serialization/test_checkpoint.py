@@ -121,7 +121,7 @@ def test_the_pointer_decides_and_without_it_the_highest_number(tmp_path):
     write_pointer(tmp_path / "iter_9.pth")
     assert find_checkpoint(tmp_path).name == "iter_9.pth"
     (tmp_path / POINTER).write_text("iter_8.pth")
-    with pytest.raises(CheckpointError, match=r"names iter_8\.pth, which is gone.*iter_10\.pth, iter_9\.pth"):
+    with pytest.raises(CheckpointError, match=r"names 'iter_8\.pth', which is gone.*iter_10\.pth, iter_9\.pth"):
         find_checkpoint(tmp_path)
 
 

@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import make_sample
 from lumen.errors import DataError
 from lumen.serialization.feature_cache import (
     MANIFEST,
+    WEIGHTS,
     CacheWriter,
     FeatureCache,
     shard_name,
@@ -94,9 +96,41 @@ def test_a_broken_cache_is_refused(tmp_path):
     with pytest.raises(DataError, match="has 0 bytes"):
         FeatureCache(tmp_path / "c")
     manifest = tmp_path / "c" / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
-    with pytest.raises(DataError, match="format 0, expected 1"):
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 0'))
+    with pytest.raises(DataError, match="format 0, expected 2"):
         FeatureCache(tmp_path / "c")
+
+
+@pytest.mark.parametrize("place", [-1, 300, 20])
+def test_a_flipped_bit_in_a_shard_is_found_when_it_is_read(tmp_path, place):
+    write(tmp_path / "c")
+    file = tmp_path / "c" / shard_name(1)
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1  # the last number, the metadata, the table of contents
+    file.write_bytes(content)
+    cache = FeatureCache(tmp_path / "c")
+    assert torch.equal(cache.read(0)[0].grid, features(0)["grid"])
+    with pytest.raises(DataError, match="write the cache again"):
+        for number in (2, 3):
+            cache.read(number)
+
+
+def test_damaged_weights_and_manifests_are_refused(tmp_path):
+    cache = write(tmp_path / "c")
+    weights = tmp_path / "c" / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DataError, match="does not hold the weights"):
+        cache.weights()
+    manifest = tmp_path / "c" / MANIFEST
+    whole = json.loads(manifest.read_text())
+    changes = [[], 3, {**whole, "files": None}, {**whole, "images_per_shard": 0}, {**whole, "files": {"a": []}}]
+    changes += [{key: value for key, value in whole.items() if key != lacking} for lacking in ("notes", "model")]
+    for change in changes:
+        manifest.write_text(json.dumps(change))
+        with pytest.raises(DataError):
+            FeatureCache(tmp_path / "c")
 
 
 def test_objects_are_not_written(tmp_path):

@@ -1,12 +1,13 @@
 """The chat template of a model: where it lies, whether it shows images, how it is rendered."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -17,6 +18,12 @@ MARK = "\u241f"
 
 DATE = datetime(2024, 7, 26)
 """The date that templates write; Llama's name it where they know no other."""
+
+MAX_TEMPLATE_CHARACTERS = 2**17
+
+_LARGEST = 1_000_000
+_WIDE = re.compile(r"%[-+ #0]*\d{5}|:[^{}]*\d{5}[^{}]*\}")
+"""A width in a format, as in ``'%10000000000d' % 1``."""
 
 _FAULTS = (TemplateError, TypeError, ValueError, AttributeError, KeyError)
 
@@ -122,8 +129,29 @@ def _templates(
         yield "the family's", fallback
 
 
+def _excess_of(template: Any) -> str | None:
+    """Return by what a template, which comes with a model, could take unbounded memory; it is not rendered then.
+
+    ``{{ 'a' * 10**10 }}`` is a valid one. Chat templates join texts; they have no use for products and large numbers.
+    """
+    if not isinstance(template, str) or len(template) > MAX_TEMPLATE_CHARACTERS:
+        return f"it is not a text of at most {MAX_TEMPLATE_CHARACTERS} characters"
+    for line, kind, text in Environment().lex(template):
+        is_large = kind == "integer" and int(text.replace("_", ""), 0) > _LARGEST
+        is_wide = kind == "string" and _WIDE.search(text) is not None
+        if (kind == "operator" and text in ("*", "**")) or is_large or is_wide:
+            return f"line {line} has {text[:40]!r}; products, numbers above {_LARGEST} and such widths are refused"
+    return None
+
+
 def _fault_of(tokenizer: PreTrainedTokenizerBase, template: str, placeholder: str) -> str | None:
     """Return what is wrong with a template, None if it shows an image before a text."""
+    try:
+        excess = _excess_of(template)
+    except _FAULTS as error:
+        return f"{type(error).__name__}: {error}"
+    if excess is not None:
+        return excess
     messages = [{"role": "user", "content": image_and(MARK)}]
     try:
         text = render(tokenizer, messages, add_generation_prompt=True, chat_template=template)

@@ -103,3 +103,21 @@ def test_a_template_that_asks_for_the_date_gets_the_same_every_day(folder):
     messages = [{"role": "user", "content": image_and(MARK)}]
     text = render(tokenizer, messages, add_generation_prompt=True, chat_template=find(folder))
     assert text.startswith("26 Jul 2024, 26.7. USER: <image>")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{% set n = 10**9 %}{{ messages * n }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '{:>99999999999}'.format(1) }}",
+        "{{ 'a'.center(99999999999) }}",
+        "{{ 'a'.center(0xfffffffff) }}",
+        "{# long #}" + "a" * 200_000,
+    ],
+)
+def test_a_template_that_would_fill_the_memory_is_not_rendered(folder, bomb):
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with pytest.raises(ConfigError, match=r"has no chat template .* (refused|at most)"):
+        find_template(str(folder), tokenizer, placeholder="<image>", given="{#-#}" + bomb)
