@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from lumen.errors import CheckpointError, ConfigError
+from lumen.lmm.families import eva as _registers_evas_tower  # noqa: F401
 from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel

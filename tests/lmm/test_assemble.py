@@ -7,6 +7,8 @@ import torch
 from helpers import make_images
 from transformers import (
     AutoProcessor,
+    Blip2VisionConfig,
+    Blip2VisionModel,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
@@ -57,6 +59,7 @@ def save_tower(kind, folder):
         "clip": lambda: CLIPModel(CLIPConfig(vision_config=vision, text_config=SIZES | {"vocab_size": 64})),
         "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**vision)),
         "dinov2": lambda: Dinov2Model(Dinov2Config(**vision)),
+        "eva": lambda: Blip2VisionModel(Blip2VisionConfig(**vision, initializer_range=0.02)),
         "registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**vision)),
     }[kind]()
     model.save_pretrained(folder)
@@ -74,7 +77,9 @@ def grid_of(adapter, size_hw):
         return adapter(make_images(1, size_hw), [[Prompt("star")]]).grid
 
 
-@pytest.mark.parametrize(("kind", "strategy"), [("clip", "default"), ("siglip", "full"), ("dinov2", "default")])
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [("clip", "default"), ("siglip", "full"), ("dinov2", "default"), ("eva", "default")]
+)
 def test_any_tower_and_language_model_give_an_lmm_that_packs(tmp_path, kind, strategy):
     folder = make(tmp_path, save_tower(kind, tmp_path / "tower"))
     adapter = HFAdapter(str(folder), base={"attention": "sdpa"}).eval()

@@ -8,9 +8,13 @@ from torch.nn import functional
 from zoo import WIDTH
 
 from lumen.aligners.dense import DenseAligner
+from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
+from lumen.data.transforms import ResizeToInput
+from lumen.data.views import Views
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.hooks.freeze import freeze_parameters
 from lumen.errors import CheckpointError, ConfigError
+from lumen.inference.pretrained import from_pretrained, save_pretrained
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.connectors import Connector, LinearConnector, MlpConnector, PoolConnector, QueryConnector
 from lumen.lmm.connectors.replace import build_connector
@@ -285,6 +289,25 @@ def test_options_of_a_config_that_was_written_and_read_describe_the_same(make_ad
     assert first.describe() == second.describe()
     assert first.describe()["connector"] == "PoolConnector(out_hw=(2, 3), mode=exact, levels=(-1,))"
     assert "connector" not in make_adapter().describe()
+
+
+def test_an_exported_model_comes_back_with_its_connector(tiny_nano, make_adapter, tmp_path):
+    model = make_model(make_adapter, QUERY)
+    views = Views(ResizeToInput(input_hw=(64, 96)), CropInstance(input_hw=(64, 96)), AskKeypoints())
+    config = {
+        "type": Lumen,
+        "lmm": {"type": HFAdapter, "name_or_path": str(tiny_nano), "base": {"attention": "eager", "connector": QUERY}},
+        "aligner": {"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64},
+        "decoders": [{"type": DetectionDecoder}],
+    }
+    with torch.no_grad():
+        for parameter in model.lmm.base_model.model.multi_modal_projector.parameters():
+            parameter += 0.1
+    loaded = from_pretrained(save_pretrained(model, tmp_path / "model", config=config, views=views)).model
+    assert loaded.describe() == model.describe()
+    with torch.no_grad():
+        query, again = (each.eval().lmm(make_images(1), [PHRASES]).query for each in (model, loaded))
+    assert torch.equal(query, again)
 
 
 @pytest.mark.parametrize("name", ALL)
