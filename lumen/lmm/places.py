@@ -18,6 +18,8 @@ from lumen.lmm.packing.reader import RowRunner
 from lumen.lmm.tokens.questions import TextEncoder
 from lumen.structures import Prompt
 
+_THOUGHT, _END_OF_THOUGHT = "<think>", "</think>"
+
 
 @dataclass(frozen=True, slots=True)
 class PlaceQuestion:
@@ -33,15 +35,15 @@ class PlaceQuestion:
     phrases: tuple[str, ...]
     numbers: tuple[int, ...]
 
-    def prompt_of(self, name: str | None) -> int | None:
-        """Return the number of the prompt that a written name means; None where it means none of them.
+    def numbers_of(self, name: str | None) -> list[int]:
+        """Return the numbers of the prompts that a written name means; none where it means none of them.
 
         A question for one phrase is about that phrase, whatever its answer calls it: LMMs shorten sentences.
         """
         if len(self.phrases) == 1:
-            return self.numbers[0]
-        found = {_plain(phrase): number for phrase, number in zip(self.phrases, self.numbers, strict=True)}
-        return None if name is None else found.get(_plain(name))
+            return [*self.numbers]
+        pairs = zip(self.phrases, self.numbers, strict=True)
+        return [] if name is None else [number for phrase, number in pairs if _plain(phrase) == _plain(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,17 @@ class Spelling:
         text = texts[-1] if texts else ""
         ends = [min(len(each), len(text)) for each in texts]
         return cls(text, ends, written.probabilities)
+
+    @property
+    def answer(self) -> str:
+        """The text with blanks in place of the reasoning that some LMMs begin with, so that places in it are not read.
+
+        Columns stay what they are. Reasoning that does not end is all there is.
+        """
+        end = self.text.rfind(_END_OF_THOUGHT) + len(_END_OF_THOUGHT) if _END_OF_THOUGHT in self.text else 0
+        if not end and self.text.lstrip().startswith(_THOUGHT):
+            return _THOUGHT
+        return " " * end + self.text[end:]
 
     def probability(self, spans: Sequence[Span]) -> float:
         """Return the mean probability of the tokens that some parts of the text are written with."""
@@ -145,18 +158,16 @@ def read_places(
         size_hw: Size of the image that the LMM saw; the boxes are in its pixels.
         report: What was read, and what could not be, is counted there.
     """
-    reading = dialect.codec.decode(spelling.text, size_hw)
+    reading = dialect.codec.decode(spelling.answer, size_hw)
     report.questions += 1
     report.unparsed += reading.unparsed
     rows = []
     for place in reading.places:
-        number = question.prompt_of(place.name)
-        if number is None:
-            report.unasked += 1
-            continue
-        report.places += 1
+        numbers = question.numbers_of(place.name)
+        report.unasked += not numbers
+        report.places += bool(numbers)
         box = [*place.values, *place.values] if len(place.values) == 2 else [*place.values]
-        rows.append((number, box, spelling.probability(_scored(place, dialect))))
+        rows += [(number, box, spelling.probability(_scored(place, dialect))) for number in numbers]
     return rows
 
 

@@ -48,4 +48,7 @@ def test_without_an_aligner_nothing_is_located():
     assert shared.extras == {"texts": []}
     one = torch.zeros(1, dtype=torch.long)
     with pytest.raises(ConfigError, match="was asked to locate"):
-        aligner(dataclasses.replace(features, query=torch.zeros(1, 32), image_index=one, prompt_index=one), none)
+        aligner(
+            dataclasses.replace(features, query=torch.zeros(1, 32), image_index=one, prompt_index=one),
+            torch.zeros(0, 1),
+        )

@@ -55,11 +55,22 @@ def test_a_question_has_the_words_of_the_dialect(adapter):
 
 def test_names_of_several_phrases_must_be_among_them():
     several = PlaceQuestion(Prompt("", TASK), ("Red cup", "dog"), (4, 7))
-    assert several.prompt_of("red  CUP") == 4
-    assert several.prompt_of("cat") is None
-    assert several.prompt_of(None) is None
+    assert several.numbers_of("red  CUP") == [4]
+    assert several.numbers_of("cat") == several.numbers_of(None) == []
     alone = PlaceQuestion(Prompt("", TASK), ("the dog on the left",), (2,))
-    assert alone.prompt_of("dog") == alone.prompt_of(None) == 2
+    assert alone.numbers_of("dog") == alone.numbers_of(None) == [2]
+    assert PlaceQuestion(Prompt("", TASK), ("Dog", "dog"), (0, 1)).numbers_of("dog") == [0, 1]
+
+
+def test_places_in_the_reasoning_before_an_answer_are_not_read():
+    question, report = PlaceQuestion(Prompt("dog", TASK), ("dog",), (0,)), AnswerReport()
+    text = "<think>near [[1,2,3,4]]</think><|begin_of_box|>[[5,6,7,8]]<|end_of_box|>"
+    spelling = Spelling(text, [*range(1, len(text) + 1)], [0.5] * len(text))
+    ((_, box, _),) = read_places(question, spelling, DIALECTS["glm4v"], (1000, 1000), report)
+    assert box == [5, 6, 7, 8]
+    cut = Spelling(text[:20], [*range(1, 21)], [0.5] * 20)
+    assert read_places(question, cut, DIALECTS["glm4v"], (1000, 1000), report) == []
+    assert report == AnswerReport(questions=2, places=1, unparsed=1)
 
 
 def test_a_score_is_the_mean_probability_of_the_tokens_of_the_coordinates():

@@ -1,6 +1,6 @@
 """Boxes between special tokens, in thousandths of the sides, as GLM-4.1V, GLM-4.5V and GLM-4.6V write them.
 
-What stands before ``</think>`` is reasoning and is not read. JSON objects with ``bbox_2d`` are read too.
+JSON objects with ``bbox_2d`` are read too.
 
 Source:
     README of zai-org/GLM-V, "Grounding": coordinates between ``<|begin_of_box|>`` and ``<|end_of_box|>``, normalised to
@@ -17,7 +17,6 @@ from lumen.lmm.dialects.internvl import read_list
 from lumen.lmm.dialects.json_objects import JsonObjects
 
 _MARKED = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
-_END_OF_THOUGHT = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +31,8 @@ class MarkedBoxes:
         return f"<|begin_of_box|>[{boxes}]<|end_of_box|>"
 
     def decode(self, text: str, input_hw: Size) -> Reading:
-        """Return the boxes that a text names; reasoning that does not end counts as unparsed."""
-        if "<think>" in text and _END_OF_THOUGHT not in text:
-            return Reading(unparsed=1)
-        start = text.rfind(_END_OF_THOUGHT) + len(_END_OF_THOUGHT) if _END_OF_THOUGHT in text else 0
-        spans = [match.span(1) for match in _MARKED.finditer(text, start)] or [(start, len(text))]
+        """Return the boxes that a text names."""
+        spans = [match.span(1) for match in _MARKED.finditer(text)] or [(0, len(text))]
         reading = Reading()
         for begin, end in spans:
             if "{" in text[begin:end]:
@@ -46,7 +42,7 @@ class MarkedBoxes:
                 reading.unparsed += objects.unparsed
             else:
                 read_list(reading, self.numbers, text, (begin, end), input_hw)
-        return reading.finished(re.sub(r"<\|(?:begin|end)_of_box\|>", "", text[start:]))
+        return reading.finished(re.sub(r"<\|(?:begin|end)_of_box\|>", "", text))
 
 
 GLM4V = Dialect(

@@ -10,7 +10,7 @@ Source:
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lumen.codecs import THOUSANDTHS, Numbers, Place, Reading, Size, is_box
 from lumen.lmm.dialects.dialect import Dialect
@@ -53,7 +53,8 @@ class JsonObjects:
         box, label = _BOX.search(text, *match.span()), _LABEL.search(text, *match.span())
         if box is None:
             return None
-        return self.numbers.place(text, box.span(1), input_hw, is_box, None if label is None else label.span(1))
+        place = self.numbers.place(text, box.span(1), input_hw, is_box, None if label is None else label.span(1))
+        return place if place is None or label is None else replace(place, name=json.loads(f'"{label[1]}"').strip())
 
 
 QWEN2_5_VL = Dialect(

@@ -43,7 +43,7 @@ RECORDED = {
         [("circle", (278, 12, 354, 50)), ("circle", (515, 5, 611, 53))],
     ),
     "glm4v": (
-        "<think>The second bottle from the right, near [[90,600,180,990]].</think>The coordinates of the bottle are "
+        "The coordinates of the second bottle of beer from the right on the table are "
         "<|begin_of_box|>[[94,598,177,991]]<|end_of_box|>.",
         [(None, (94, 299, 177, 495.5))],
     ),
@@ -159,7 +159,7 @@ def test_prose_counts_once_and_nothing_does_not_count(name):
         ("paligemma", "<loc0001><loc0002><loc0003><loc0004>", 1, 0),
         ("internvl", "<ref>dog</ref>", 0, 1),
         ("internvl", "<ref>dog</ref><box>[[1,2,3,4],[5,6", 1, 1),
-        ("glm4v", "<think>it is at [[1,2,3,4]] I", 0, 1),
+        ("glm4v", "<|begin_of_box|>[[1,2,3]]<|end_of_box|>", 0, 1),
         ("glm4v", '<|begin_of_box|>[{"label": "dog", "bbox_2d": [1,2,3,4]}]<|end_of_box|>', 1, 0),
         ("molmo", '<points x1="1" y1="2" x2="3', 1, 1),
         ("molmo", '<point x="101.0" y="2.0" alt="a">a</point>', 0, 1),
@@ -171,6 +171,12 @@ def test_prose_counts_once_and_nothing_does_not_count(name):
 def test_what_is_read_of_broken_answers(name, text, num_places, unparsed):
     read = DIALECTS[name].codec.decode(text, HW)
     assert (len(read.places), read.unparsed) == (num_places, unparsed)
+
+
+def test_names_in_json_are_unescaped():
+    text = r'{"bbox_2d": [1, 2, 3, 4], "label": "caf\u00e9 \"Lux\""}'
+    (place,) = DIALECTS["qwen3_vl"].codec.decode(text, HW).places
+    assert place.name == 'caf\u00e9 "Lux"'
 
 
 def test_segmentation_codes_are_named_as_unsupported(caplog):
