@@ -52,9 +52,10 @@ model = dict(type=Lumen, lmm=_lmm, aligner=_aligner, loss_weights={"aligner/loss
 _load = dict(type=LoadImage)
 _resize = dict(type=ResizeToInput, flip_probability=0.5, scale_range=(0.5, 1.6))
 _colour = dict(type=Photometric)
-# Beside the classes, names of things that no image of data/mine shows: without them a few classes answer to every name.
+# Beside the classes, names of things that no image of data/mine shows: without them a few classes answer to every name,
+# and four were too few for one class (docs/results.md).
 # Where an image may show some, give a list of your own, or None.
-_ask = dict(type=AskClasses, num_prompts=8, negatives="everyday", num_negatives=4)
+_ask = dict(type=AskClasses, num_prompts=8, negatives="everyday", num_negatives=8)
 _pack = dict(type=PackSample)
 _val_resize = dict(type=ResizeToInput)
 _val_ask = dict(type=AskClasses, num_prompts=None, shuffle=False)
