@@ -17,8 +17,8 @@ from lumen.engine.tool import run_tool
 from lumen.serialization.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-PHOTO = "detection_photo_bccd"  # a base that is trained whole, from scratch but for its tower
-FINETUNE = sorted(path for path in ROOT.glob("configs/finetune/*.py") if path.stem != PHOTO)
+PHOTO = "detection_photo_"  # a base that is trained whole, from scratch but for its tower
+FINETUNE = sorted(path for path in ROOT.glob("configs/finetune/*.py") if not path.stem.startswith(PHOTO))
 SMALL = ("train_cfg.max_iters=2", "train_dataloader.batch_size=2")
 
 
