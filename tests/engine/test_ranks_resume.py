@@ -16,10 +16,15 @@ pytestmark = pytest.mark.slow
 
 
 class NoteDropout(Hook):
-    """Keeps what this rank's generator gives after each iteration: where dropout will go on."""
+    """Starts the ranks with other generators, and keeps the state after each iteration: where dropout will go on."""
 
     def __init__(self) -> None:
         self.states = []
+
+    def before_train(self, runner):
+        """Tell the ranks apart, where the run is a new one."""
+        if not runner.iter:
+            torch.manual_seed(torch.distributed.get_rank())
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Note the state."""
