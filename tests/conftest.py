@@ -8,6 +8,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read once, by 
 import pytest
 import torch
 from helpers import TINY, adapter_options
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
@@ -23,6 +25,17 @@ torch.set_num_threads(1)  # a second thread of a tiny model only spins
 def pytest_collection_finish():
     """Take all that is imported out of garbage collection: MMEngine collects each time it has read a data set."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _end_runs():
+    """End what runners of a test leave in this process: their scope of names, and log files that would stay open."""
+    yield
+    for logger in MMLogger._instance_dict.values():
+        for handler in list(logger.handlers):
+            handler.close()
+    for kind in (MMLogger, MessageHub, DefaultScope):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MessageHub, MMLogger
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-
-@pytest.fixture(autouse=True)
-def _close_loggers():
-    """Close the log files of the runners that a test has built; open ones are warnings, which are errors."""
-    yield
-    for logger in MMLogger._instance_dict.values():
-        for handler in list(logger.handlers):
-            handler.close()
-    MMLogger._instance_dict.clear()
-    MessageHub._instance_dict.clear()
 
 
 @pytest.fixture
