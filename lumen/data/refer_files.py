@@ -24,7 +24,7 @@ import os
 import pickle
 import pickletools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,9 +121,23 @@ def _check_opcodes(content: bytes, path: str | os.PathLike[str]) -> None:
     Raises:
         DataError: It does so, or is cut off.
     """
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+    for name, argument in _opcodes(io.BytesIO(content)):
+        if name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
             raise DataError(f"{path}: a broken pickle: it names place {argument} of a memo in {len(content)} bytes")
+
+
+def _opcodes(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    """Yield name and argument of each opcode, as ``pickletools.genops``, which takes no texts beyond ASCII."""
+    while code := file.read(1):
+        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        if opcode is None:
+            raise ValueError(f"{code!r} is no opcode")
+        if opcode.name == "STRING":  # a line, with escapes for all other bytes
+            yield opcode.name, file.readline()
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+        if opcode.name == "STOP":
+            return
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -290,7 +290,9 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         code = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), code)
-        code = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), code)
+        # One element may have a stride of 0, which bytes cannot have.
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        code = zlib.crc32(flat.view(torch.uint8).numpy(), code)
     return code
 
 
