@@ -24,7 +24,7 @@ import os
 import pickle
 import pickletools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
