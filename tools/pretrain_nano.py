@@ -16,6 +16,7 @@ STAGES = ("tower", "connector", "llm", "joint")
 
 EXAMPLES = """examples:
   python tools/pretrain_nano.py
+  python tools/pretrain_nano.py --max-iters 2 --out /tmp/trial
   python tools/pretrain_nano.py --seed 1 --out work_dirs/nano_seed1
 """
 
@@ -27,6 +28,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("work_dirs/nano"), help="folder of the stages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and runs [%(default)s]")
+    parser.add_argument("--max-iters", type=int, help="iterations of each stage, for a trial [those of its config]")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser.parse_args()
 
@@ -57,12 +59,13 @@ def run_stage(stage: str, options: argparse.Namespace, base: Path, last: Path | 
 
     config = ROOT / "configs" / "nano" / f"{stage}_nano_shapes.py"
     folder = options.out.resolve() / stage
-    done = folder / f"iter_{load_config(config, tool_root=ROOT)['train_cfg']['max_iters']}.pth"
+    length = options.max_iters or load_config(config, tool_root=ROOT)["train_cfg"]["max_iters"]
+    done = folder / f"iter_{length}.pth"
     if done.is_file():
         print(f"{stage}: done, {done}")
         return done
     start = [] if last is None else [f"load_from={last}"]
-    overrides = [f"model.lmm.name_or_path={base}", *start]
+    overrides = [f"model.lmm.name_or_path={base}", f"train_cfg.max_iters={length}", *start]
     call("train.py", config, "--work-dir", folder, "--seed", options.seed, "--resume", "--cfg-options", *overrides)
     return done
 
