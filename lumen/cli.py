@@ -12,7 +12,7 @@ import typer
 from lumen import __version__
 from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
-from lumen.inference.sources import BareLmm, Source, describe_source, find_model, open_model
+from lumen.inference.sources import MAX_NEW_TOKENS, MAX_PIXELS, BareLmm, Source, describe_source, find_model, open_model
 
 WRITTEN = "written_boxes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -129,8 +129,8 @@ def predict(
     checkpoint: CheckpointFile = None,
     lmm: LmmName = None,
     dialect: DialectName = None,
-    max_new_tokens: MaxNewTokens = 1024,
-    max_pixels: MaxPixels = 1024 * 1024,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
+    max_pixels: MaxPixels = MAX_PIXELS,
     threshold: Threshold = None,
     category: Category = None,
     keypoints: KeypointNames = None,

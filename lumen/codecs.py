@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lumen.errors import ConfigError
 from lumen.options import check_choice
@@ -187,29 +187,46 @@ def is_polygon(values: Sequence[float | int]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plain:
-    """Numbers with commas between them, places with semicolons between them; what the codecs below are made of."""
+class _PlainCodec:
+    """Numbers with commas between them, places with semicolons between them; the classes below say what a place is."""
 
-    numbers: Numbers
-    is_whole: Callable[[Sequence[float | int]], bool]
-    what: str
+    style: str = "decimals"
+    digits: int = 3
+    bins: int = 1000
 
-    def encode(self, values: Sequence[Sequence[float | int]], input_hw: Size) -> str:
+    what: ClassVar[str]
+    is_whole: ClassVar[Callable[[Sequence[float | int]], bool]]
+
+    def __post_init__(self) -> None:
+        _ = self.numbers  # which checks the values
+
+    @property
+    def numbers(self) -> Numbers:
+        """How a coordinate is written."""
+        return Numbers(self.style, self.digits, self.bins)
+
+    def encode(self, values: Sequence[Sequence[float | int]], input_hw: Size, name: str = "") -> str:
+        """Return the text of places; ``none`` for no place. The name is not written.
+
+        Raises:
+            ValueError: Something is not such a place.
+        """
         for place in values:
             if not self.is_whole(place):
                 raise ValueError(f"these are not the coordinates of a {self.what}: {list(place)}")
         return "; ".join(",".join(self.numbers.write_all(place, input_hw)) for place in values) or NOTHING
 
     def decode(self, text: str, input_hw: Size) -> Reading:
-        reading = Reading()
+        """Return the places that a text names."""
+        reading, numbers = Reading(), self.numbers
         for start, end in _groups(text):
             is_list = _NUMBERS.fullmatch(text, start, end) is not None
-            reading.add(self.numbers.place(text, (start, end), input_hw, self.is_whole) if is_list else None)
+            reading.add(numbers.place(text, (start, end), input_hw, self.is_whole) if is_list else None)
         return reading.finished(text)
 
 
 @dataclass(frozen=True, slots=True)
-class BoxCodec:
+class BoxCodec(_PlainCodec):
     """Boxes as ``0.010,0.200,0.051,0.400; ...``: x1, y1, x2, y2. Brackets around a box are read too.
 
     Args:
@@ -221,79 +238,24 @@ class BoxCodec:
         ConfigError: A value is not accepted.
     """
 
-    style: str = "decimals"
-    digits: int = 3
-    bins: int = 1000
-
-    def __post_init__(self) -> None:
-        Numbers(self.style, self.digits, self.bins)
-
-    @property
-    def numbers(self) -> Numbers:
-        """How a coordinate is written."""
-        return Numbers(self.style, self.digits, self.bins)
-
-    def encode(self, values: Sequence[Sequence[float | int]], input_hw: Size, name: str = "") -> str:
-        """Return the text of boxes; ``none`` for no box. The name is not written.
-
-        Raises:
-            ValueError: Something is not a box.
-        """
-        return _Plain(self.numbers, is_box, "box").encode(values, input_hw)
-
-    def decode(self, text: str, input_hw: Size) -> Reading:
-        """Return the boxes that a text names."""
-        return _Plain(self.numbers, is_box, "box").decode(text, input_hw)
+    what = "box"
+    is_whole = staticmethod(is_box)
 
 
 @dataclass(frozen=True, slots=True)
-class PointCodec:
+class PointCodec(_PlainCodec):
     """Points as ``0.010,0.200; ...``; see ``BoxCodec``."""
 
-    style: str = "decimals"
-    digits: int = 3
-    bins: int = 1000
-
-    def __post_init__(self) -> None:
-        Numbers(self.style, self.digits, self.bins)
-
-    @property
-    def numbers(self) -> Numbers:
-        """How a coordinate is written."""
-        return Numbers(self.style, self.digits, self.bins)
-
-    def encode(self, values: Sequence[Sequence[float | int]], input_hw: Size, name: str = "") -> str:
-        """Return the text of points; see ``BoxCodec.encode``."""
-        return _Plain(self.numbers, is_point, "point").encode(values, input_hw)
-
-    def decode(self, text: str, input_hw: Size) -> Reading:
-        """Return the points that a text names."""
-        return _Plain(self.numbers, is_point, "point").decode(text, input_hw)
+    what = "point"
+    is_whole = staticmethod(is_point)
 
 
 @dataclass(frozen=True, slots=True)
-class PolygonCodec:
+class PolygonCodec(_PlainCodec):
     """Polygons as ``0.010,0.200,0.051,0.400,0.030,0.500; ...``, three points or more each; see ``BoxCodec``."""
 
-    style: str = "decimals"
-    digits: int = 3
-    bins: int = 1000
-
-    def __post_init__(self) -> None:
-        Numbers(self.style, self.digits, self.bins)
-
-    @property
-    def numbers(self) -> Numbers:
-        """How a coordinate is written."""
-        return Numbers(self.style, self.digits, self.bins)
-
-    def encode(self, values: Sequence[Sequence[float | int]], input_hw: Size, name: str = "") -> str:
-        """Return the text of polygons; see ``BoxCodec.encode``."""
-        return _Plain(self.numbers, is_polygon, "polygon").encode(values, input_hw)
-
-    def decode(self, text: str, input_hw: Size) -> Reading:
-        """Return the polygons that a text names."""
-        return _Plain(self.numbers, is_polygon, "polygon").decode(text, input_hw)
+    what = "polygon"
+    is_whole = staticmethod(is_polygon)
 
 
 def build_codec(given: Codec | Mapping[str, Any]) -> Codec:

@@ -58,9 +58,8 @@ class CornerWords:
         for box in values:
             if not is_box(box):
                 raise ValueError(f"these are not the coordinates of a box: {list(box)}")
-        tables = self.tables
         texts = (
-            "".join(table[line] for table, line in zip(tables, self.lines(box, input_hw), strict=True))
+            "".join(f"<{role}_{line}>" for role, line in zip(ROLES, self.lines(box, input_hw), strict=True))
             for box in values
         )
         return ", ".join(texts) or NOTHING

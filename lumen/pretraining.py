@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from lumen.data.pipelines import ModelInputs
 from lumen.errors import ConfigError
+from lumen.lmm import object_heads
 from lumen.lmm.encoded import EncodedImages, show_tokens
 from lumen.lmm.object_heads import ObjectHeads, Objects, TowerMaps, objects_of
 from lumen.lmm.token_words import WordReader, Words, token_words, word_loss
 from lumen.registry import MODELS
 from lumen.structures import FeatureWidths, PerceptionSample
 
-LOSSES = ("loss_cells", "loss_objects", "loss_words", "loss_text")
+LOSSES = (*object_heads.LOSSES, "loss_words", "loss_text")
 
 
 @MODELS.register_module()
@@ -100,8 +101,8 @@ class LmmPretrainer(BaseModel):
         """Return the weighted losses of the stage."""
         objects = objects_of(samples)
         losses: dict[str, Tensor] = {}
-        if {"loss_cells", "loss_objects"} & set(self.loss_weights):
-            losses |= self.heads.loss(self.maps(encoded), objects)
+        if set(object_heads.LOSSES) & set(self.loss_weights):
+            losses |= self.heads.loss(self.maps(encoded), objects, self.loss_weights)
         if "loss_words" in self.loss_weights:
             rows = self.lmm.base_model.get_input_embeddings().weight[self.words.ids]
             logits = self.word_reader(torch.stack(list(encoded.states.pooler_output)), rows)

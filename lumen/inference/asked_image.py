@@ -14,7 +14,7 @@ from lumen.data.views import Views
 from lumen.errors import DataError, PromptError
 from lumen.inference.compute import SharedModel, require_batch
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
-from lumen.inference.questions import Question, question_about, require_task
+from lumen.inference.questions import Question, question_about, require_task, require_threshold
 from lumen.lmm.encoded import EncodedImages
 from lumen.ops.geometry import InputTransform, box_area
 from lumen.ops.masks import maps_to_original
@@ -185,7 +185,7 @@ class AskedImage:
         return maps if is_once else maps[question.unique_of]
 
     def _answer(self, question: Question, score_threshold: float | int | None) -> InstanceData:
-        question.check_threshold(score_threshold)
+        require_threshold(score_threshold)
         answers = self._shared.decode(self._encoded, [question.sample(self._frame)], question.task)
         return question.table(answers[0], score_threshold)
 

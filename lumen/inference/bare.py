@@ -10,13 +10,12 @@ from lumen.aligners.none import NoAligner
 from lumen.decoders.text_box import TextBoxDecoder
 from lumen.inference.compute import choose_device
 from lumen.inference.predictor import LumenPredictor
+from lumen.inference.sources import MAX_NEW_TOKENS, MAX_PIXELS
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.dialects import SCORES, choose_dialect, require_dialect
 from lumen.lmm.repository import read_config
 from lumen.model import Lumen
 from lumen.paths import find_path
-
-MAX_PIXELS = 1024 * 1024
 
 
 def bare_predictor(
@@ -24,7 +23,7 @@ def bare_predictor(
     *,
     dialect: str | Mapping[str, Any] | None = None,
     max_pixels: int = MAX_PIXELS,
-    max_new_tokens: int = 1024,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     base: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

@@ -20,7 +20,7 @@ from lumen.errors import ConfigError, DataError
 from lumen.inference.asked_image import AskedImage
 from lumen.inference.compute import DTYPES, SharedModel, choose_device, require_batch
 from lumen.inference.pretrained import from_pretrained, load_trained
-from lumen.inference.questions import question_about
+from lumen.inference.questions import question_about, require_threshold
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 
@@ -252,7 +252,7 @@ class LumenPredictor:
         if isinstance(images, str | PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable):
             raise DataError(f"images are a list of images, got a {type(images).__name__}; write [image]")
         question = question_about(self.model, phrases, task, self.classes)
-        question.check_threshold(score_threshold)
+        require_threshold(score_threshold)
         drawn = [self._draw(as_rgb(image)) for image in images]
         answers = []
         for start in range(0, len(drawn), batch_size):

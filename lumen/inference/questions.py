@@ -81,12 +81,6 @@ class Question:
             metainfo={"prompts": self.prompts, "frame": frame, "ori_shape": frame.ori_hw, "img_shape": frame.input_hw}
         )
 
-    def check_threshold(self, score_threshold: float | int | None) -> None:
-        """Raise ConfigError unless a threshold is a finite number, or None; NaN would leave out every row."""
-        is_number = isinstance(score_threshold, Real) and not isinstance(score_threshold, bool)
-        if score_threshold is not None and not (is_number and math.isfinite(score_threshold)):
-            raise ConfigError(f"score_threshold must be a finite number or None, got {score_threshold!r}")
-
     def table(self, answer: InstanceData, score_threshold: float | int | None) -> InstanceData:
         """Turn rows per wording into rows per phrase.
 
@@ -139,6 +133,13 @@ def require_task(model: Lumen, task: str) -> None:
     """Raise PromptError unless the model has a decoder for a task."""
     if not isinstance(task, str) or task not in model.decoders:
         raise PromptError(f"no decoder for task {task!r}; this model has {list(model.decoders)}")
+
+
+def require_threshold(score_threshold: float | int | None) -> None:
+    """Raise ConfigError unless a threshold is a finite number, or None; NaN would leave out every row."""
+    is_number = isinstance(score_threshold, Real) and not isinstance(score_threshold, bool)
+    if score_threshold is not None and not (is_number and math.isfinite(score_threshold)):
+        raise ConfigError(f"score_threshold must be a finite number or None, got {score_threshold!r}")
 
 
 def _require_text(phrase: object) -> None:

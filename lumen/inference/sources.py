@@ -11,6 +11,11 @@ from lumen.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
 
+MAX_NEW_TOKENS = 1024
+"""Bound on the tokens of a bare LMM's answer; a box takes 10 to 40."""
+MAX_PIXELS = 1024 * 1024
+"""Bound on the pixels of an image for a bare LMM that takes several sizes."""
+
 _BEST = "best.pth"
 _EXPORTED = "model.json"
 
@@ -44,8 +49,8 @@ class BareLmm:
 
     name_or_path: str
     dialect: str | None = None
-    max_new_tokens: int = 1024
-    max_pixels: int = 1024 * 1024
+    max_new_tokens: int = MAX_NEW_TOKENS
+    max_pixels: int = MAX_PIXELS
 
 
 Source = ModelFiles | ExportedModel | BareLmm

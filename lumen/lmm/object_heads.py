@@ -4,7 +4,7 @@ The targets are ``objects`` and ``cells`` of the samples, see ``lumen.data.cells
 row. Legend: I images, N objects of all images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from lumen.structures import FeatureWidths, PerceptionSample
 
+LOSSES = ("loss_cells", "loss_objects")
 BACKGROUND_WEIGHT = 0.5
 _BOX_BETA = 0.02
 _BOX_WEIGHT = 4.0
@@ -104,11 +105,15 @@ class ObjectHeads(nn.Module):
         self.box_head = nn.Linear(widths.grid, 4)
         nn.init.constant_(self.centre_head.bias, -3.0)  # an image has four objects in a hundred cells
 
-    def loss(self, maps: TowerMaps, objects: Objects) -> dict[str, Float[Tensor, ""]]:
-        """Return ``loss_cells``, a mean over cells, and ``loss_objects``, a mean over objects."""
-        logits = self.cell_logits(maps)
-        cells = sum(self._cell_loss(logits[name], objects, name) for name in self.cells)
-        return {"loss_cells": cells, "loss_objects": self._object_loss(maps, objects)}
+    def loss(self, maps: TowerMaps, objects: Objects, names: Collection[str] = LOSSES) -> dict[str, Float[Tensor, ""]]:
+        """Return those of ``loss_cells``, a mean over cells, and ``loss_objects``, a mean over objects, in ``names``."""
+        losses = {}
+        if "loss_cells" in names:
+            logits = self.cell_logits(maps)
+            losses["loss_cells"] = sum(self._cell_loss(logits[name], objects, name) for name in self.cells)
+        if "loss_objects" in names:
+            losses["loss_objects"] = self._object_loss(maps, objects)
+        return losses
 
     def cell_logits(self, maps: TowerMaps) -> dict[str, Float[Tensor, "images values rows columns"]]:
         """Return the logits of each attribute in each cell; the last value is the background."""

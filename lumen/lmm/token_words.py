@@ -42,11 +42,11 @@ class TokenWords:
         if self.bins:
             height, width = input_hw
             scale = self.bins / values.bboxes.new_tensor([width, height, width, height])
-            place = (values.bboxes * scale).round().long().clamp(0, self.bins)
+            # The words of a corner follow each other in the order of their lines, from ``low`` on.
             first = len(self.ids) - len(ROLES) * (self.bins + 1)
-            place = place + first + torch.arange(len(ROLES), device=place.device) * (self.bins + 1)
+            low = first + torch.arange(len(ROLES), device=targets.device) * (self.bins + 1)
+            place = low + (values.bboxes * scale).round().long().clamp(0, self.bins)
             targets.scatter_add_(1, place, torch.full_like(values.bboxes, 1 - 2 * NEIGHBOUR_SHARE))
-            low = first + torch.arange(len(ROLES), device=place.device) * (self.bins + 1)
             for beside in (place - 1, place + 1):
                 beside = beside.maximum(low).minimum(low + self.bins)
                 targets.scatter_add_(1, beside, torch.full_like(values.bboxes, NEIGHBOUR_SHARE))

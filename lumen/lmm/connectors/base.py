@@ -1,5 +1,6 @@
 """What a connector is: the part of an LMM that turns the states of its vision tower into image tokens."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -44,21 +45,23 @@ class Connector(nn.Module, ABC):
         """How many hidden states it reads."""
         return len(self.levels) or 1
 
-    @abstractmethod
     def token_hw(self, grid_hw: Size) -> Size | None:
-        """Return the grid of the image tokens, None where they stand for no places.
+        """Return the grid of the image tokens, that of the cells where a connector says nothing else.
+
+        None where they stand for no places; such a connector has a ``num_tokens`` of its own.
 
         Raises:
             ConfigError: It does not take such a grid.
         """
+        return grid_hw
 
-    @abstractmethod
     def num_tokens(self, grid_hw: Size) -> int:
         """Return the number of image tokens.
 
         Raises:
             ConfigError: It does not take such a grid.
         """
+        return math.prod(self.token_hw(grid_hw))
 
     @abstractmethod
     def forward(

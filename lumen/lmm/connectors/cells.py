@@ -32,14 +32,6 @@ class LinearConnector(Connector):
         super().__init__(vision_dim, dim, **options)
         self.linear = nn.Linear(vision_dim * self.num_levels, dim)
 
-    def token_hw(self, grid_hw: Size) -> Size:
-        """Return the grid itself."""
-        return grid_hw
-
-    def num_tokens(self, grid_hw: Size) -> int:
-        """Return the number of cells."""
-        return grid_hw[0] * grid_hw[1]
-
     def forward(
         self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
     ) -> Float[Tensor, "images tokens dim"]:
@@ -63,14 +55,6 @@ class MlpConnector(Connector):
     def __init__(self, vision_dim: int, dim: int, **options: Any) -> None:
         super().__init__(vision_dim, dim, **options)
         self.mlp = _mlp(vision_dim * self.num_levels, dim)
-
-    def token_hw(self, grid_hw: Size) -> Size:
-        """Return the grid itself."""
-        return grid_hw
-
-    def num_tokens(self, grid_hw: Size) -> int:
-        """Return the number of cells."""
-        return grid_hw[0] * grid_hw[1]
 
     def forward(
         self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
@@ -120,11 +104,6 @@ class PoolConnector(Connector):
                 "of the images or out_hw, or set mode='adaptive'"
             )
         return self.out_hw
-
-    def num_tokens(self, grid_hw: Size) -> int:
-        """Return the number of blocks; see ``token_hw``."""
-        height, width = self.token_hw(grid_hw)
-        return height * width
 
     def forward(
         self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
