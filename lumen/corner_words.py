@@ -10,7 +10,7 @@ from lumen.errors import ConfigError
 ROLES = ("x0", "y0", "x1", "y1")
 """The coordinates of a box, in the order in which they are written."""
 
-_WORD = re.compile(r"<(x0|y0|x1|y1)_(\d+)>")
+_WORD = re.compile(r"<(x0|y0|x1|y1)_(\d{1,9})>")
 _BOX = re.compile(r"(?:<[xy][01]_\d+>\s*)+")
 
 

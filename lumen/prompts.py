@@ -268,9 +268,14 @@ def check_text(text: str, what: str) -> str:
     return text.strip()
 
 
+def has_whole_characters(text: str) -> bool:
+    """Return whether a text holds no half of a surrogate pair, which json can hold and no tokenizer can read."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _check_characters(text: str, what: str) -> None:
-    """Refuse a half of a surrogate pair, which json can hold and no tokenizer can read."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    """Raise PromptError for half of a surrogate pair."""
+    if not has_whole_characters(text):
         raise PromptError(f"{what} must be a text of whole characters, got half of a surrogate pair in {text!r}")
 
 

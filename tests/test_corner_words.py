@@ -60,3 +60,8 @@ def test_all_words_differ_and_what_is_not_a_box_is_refused():
         CornerWords(0)
     with pytest.raises(ValueError, match="not the coordinates of a box"):
         CornerWords().encode([(5.0, 0.0, 1.0, 1.0)], (10, 10))
+
+
+def test_a_number_of_thousands_of_digits_is_counted():
+    reading = CornerWords().decode(f"<x0_{'9' * 5000}><y0_1><x1_2><y1_3>", (160, 160))
+    assert not reading.places and reading.unparsed == 1

@@ -39,11 +39,12 @@ def main(options: argparse.Namespace) -> None:
     """Build the runner, load the checkpoint and test."""
     config = load_tool_config(options, ROOT)
     from lumen.aligners.none import NoAligner
+    from lumen.engine.cost import is_a
     from lumen.errors import ConfigError
     from lumen.serialization.atomic import write_text
     from lumen.serialization.checkpoint import named_checkpoint
 
-    if options.checkpoint is None and config.model.get("aligner", {}).get("type") is not NoAligner:
+    if options.checkpoint is None and not is_a(config.model.get("aligner"), NoAligner):
         raise ConfigError("name a checkpoint: this config has parts that are trained")
     config.load_from = None if options.checkpoint is None else str(named_checkpoint(options.checkpoint))
     config.resume = False

@@ -22,6 +22,9 @@ class NoAligner(nn.Module):
     losses: ClassVar[Mapping[str, str]] = {}
     """None."""
 
+    has_heat: ClassVar[bool] = False
+    """As in ``DenseAligner``."""
+
     channels = 1
     """Width of what decoders would read."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lumen.data.annotations import load_json
+from lumen.data.annotations import is_id, load_json
 from lumen.data.coco import CocoDataset
 from lumen.errors import DataError
 from lumen.registry import DATASETS
@@ -33,7 +33,10 @@ class AttributesDataset(CocoDataset):
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; MMEngine calls this once."""
         records = super().load_data_list()
-        annotations = {entry["id"]: entry for entry in load_json(self.ann_file)["annotations"]}
+        annotations: dict[int, dict[str, Any]] = {}
+        for entry in load_json(self.ann_file)["annotations"]:
+            if isinstance(entry, dict) and is_id(entry.get("id")):
+                annotations.setdefault(entry["id"], entry)  # the first of equal ids, as for boxes
         for record in records:
             entries = [annotations[number] for number in record["instances"]["ann_ids"].tolist()]
             for name, words in self.attributes.items():

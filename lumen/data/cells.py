@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional
 
+from lumen.data.text import no_targets
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
 
@@ -30,10 +31,9 @@ class KeepObjects:
         fields = {name: torch.as_tensor(instances[name])[is_kept] for name in results.get("fields", {})}
         labels = torch.from_numpy(instances["labels"])[is_kept]
         results["objects"] = {"bboxes": instances["bboxes"][is_kept], "labels": labels, **fields}
-        nothing = {"bboxes": torch.zeros(0, 4), "labels": labels[:0], "prompt_index": labels[:0]}
         results.setdefault("prompts", ())
-        results.setdefault("gt_instances", dict(nothing))
-        results.setdefault("ignored_instances", dict(nothing))
+        results.setdefault("gt_instances", no_targets())
+        results.setdefault("ignored_instances", no_targets())
         return results
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lumen.ops.masks import segmentation_to_rle
+from lumen.ops.masks import full_mask
 
 NO_ANNOTATION = -1
 ABSENT = "neg_category_ids"
@@ -61,8 +61,7 @@ def verify(record: Mapping[str, Any], entry: Mapping[str, Any], label_of_id: Map
 
 
 def _whole_image_rows(labels: list[int], ori_hw: tuple[int, int]) -> dict[str, np.ndarray]:
-    # One code for all rows, as runs and not as pixels: the file may state a size far beyond memory.
-    codes = [segmentation_to_rle({"size": list(ori_hw), "counts": [0, ori_hw[0] * ori_hw[1]]}, ori_hw)]
+    codes = [full_mask(ori_hw)]  # one for all rows
     return {
         "bboxes": np.tile(np.array([0, 0, ori_hw[1], ori_hw[0]], dtype=np.float32), (len(labels), 1)),
         "labels": np.array(labels, dtype=np.int64),

@@ -106,17 +106,15 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
         return ReadImage(np.array(to_rgb(image)), missing, is_cut=True)
 
 
-def read_header(
-    path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
-) -> tuple[tuple[int, int], bool]:
+def read_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool]:
     """Return height and width of an image file, and whether it ends as a whole file of its format does.
 
     Nothing is decoded. Of JPEG and PNG the end is looked at; other formats count as whole.
 
     Raises:
-        DataError: The file is missing, outside ``root``, too large, or of another format.
+        DataError: The file is missing, too large, or of another format.
     """
-    with _reading(path, root), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
+    with _reading(path, None), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
         _check_size(path, image)
         # The end alone: a JPEG marker or the PNG trailer lies in the last bytes, perhaps before padding.
         file.seek(max(os.stat(path).st_size - 64, 0))

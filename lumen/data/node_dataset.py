@@ -55,13 +55,16 @@ class NodeDataset(BaseDataset):
 
     def _read_for_others(self, folder: Path) -> dict[str, Any] | str:
         """Read the file and return what the others need, or what is wrong with it."""
+        paths = {"bytes": os.fspath(folder / "bytes.npy"), "address": os.fspath(folder / "address.npy")}
+        # A fault is raised by every process of the node, so that none waits for another.
         try:
             super().full_init()
-        except LumenError as error:  # raised by every process of the node, so that none waits for another
+            np.save(paths["bytes"], self.data_bytes)
+            np.save(paths["address"], self.data_address)
+            # The reading process maps the file as well, so that the node holds the bytes once.
+            self.data_bytes = np.load(paths["bytes"], mmap_mode="r")
+        except LumenError as error:
             return str(error)
-        paths = {"bytes": os.fspath(folder / "bytes.npy"), "address": os.fspath(folder / "address.npy")}
-        np.save(paths["bytes"], self.data_bytes)
-        np.save(paths["address"], self.data_address)
-        # The reading process maps the file as well, so that the node holds the bytes once.
-        self.data_bytes = np.load(paths["bytes"], mmap_mode="r")
+        except (OSError, MemoryError) as error:  # a full disk, or too little memory
+            return f"{self.ann_file} cannot be shared by the processes of a node ({type(error).__name__}: {error})"
         return {**paths, "state": {name: value for name, value in vars(self).items() if name not in _OWN}}

@@ -229,8 +229,8 @@ class AskQuestions:
         # One entry per prompt, None for those of other transforms.
         results["questions"] = (*((None,) * len(earlier)), *asked) if earlier else asked
         results["prompts"] = (*earlier, *prompts)
-        results.setdefault("gt_instances", _no_targets())
-        results.setdefault("ignored_instances", _no_targets())
+        results.setdefault("gt_instances", no_targets())
+        results.setdefault("ignored_instances", no_targets())
         return results
 
     def _fitting(
@@ -297,6 +297,7 @@ def _no_instances() -> dict[str, np.ndarray]:
     }
 
 
-def _no_targets() -> dict[str, torch.Tensor]:
+def no_targets() -> dict[str, torch.Tensor]:
+    """Return a table of no objects, for samples of texts."""
     empty = torch.zeros(0, dtype=torch.long)
     return {"bboxes": torch.zeros(0, 4), "labels": empty, "prompt_index": empty.clone()}

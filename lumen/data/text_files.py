@@ -8,7 +8,7 @@ from typing import Any
 
 from lumen.data.annotations import check_images, is_id, is_printable
 from lumen.errors import DataError
-from lumen.prompts import MAX_TEXT_CHARACTERS
+from lumen.prompts import MAX_TEXT_CHARACTERS, has_whole_characters
 
 _IMAGE_MARK = "<image>"
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -158,5 +158,4 @@ def _is_about(entry: Mapping[str, Any], images: Mapping[int, Any]) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    # json can hold half of a surrogate pair, which no tokenizer can read.
-    return isinstance(value, str) and value.strip() != "" and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and value.strip() != "" and has_whole_characters(value)

@@ -121,9 +121,9 @@ def slot_vectors(shared: SharedRepresentation, slot: str) -> Float[Tensor, "pair
 
 def pair_sizes(samples: Sequence[PerceptionSample], shared: SharedRepresentation) -> Float[Tensor, "pairs 4"]:
     """Return width, height, width, height of each pair's input in pixels: the units of boxes that are shares of it."""
-    sizes = [samples[image].frame.input_hw for image in shared.image_index.tolist()]
-    rows = [(width, height, width, height) for height, width in sizes]
-    return torch.tensor(rows, dtype=torch.float32, device=shared.image_index.device).view(-1, 4)
+    sizes = [sample.frame.input_hw for sample in samples]
+    rows = torch.tensor([(width, height, width, height) for height, width in sizes], dtype=torch.float32)
+    return rows.to(shared.image_index.device).view(-1, 4)[shared.image_index]
 
 
 def slot_box_losses(

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from mmengine.structures import InstanceData
-from torch import Tensor
 
 from lumen.decoders.base import Decoder
+from lumen.decoders.text import no_loss
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec
@@ -45,9 +44,7 @@ class TextBoxDecoder(Decoder):
             raise ConfigError(f"max_per_image must be at least 1, got {max_per_image}")
         self.max_per_image = max_per_image
 
-    def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
-        """Return no losses."""
-        return {}
+    loss = no_loss
 
     def predict(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> list[InstanceData]:
         """Return boxes in input pixels, the best first.

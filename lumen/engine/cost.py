@@ -169,7 +169,7 @@ def outline_model(config: Config | Mapping[str, Any], model_config: Path | None 
     # The code that trains, with an LMM that has shapes and no numbers.
     model = Lumen(**{**settings, **parts})
     for hook in config.get("custom_hooks") or ():
-        if _is_a(hook, FreezeHook):
+        if is_a(hook, FreezeHook):
             freeze_parameters(model, hook["freeze"], hook.get("trainable", ()))
     return model.train(), laid_out, sam_parameters
 
@@ -303,7 +303,7 @@ def _memory(model: Lumen, laid_out: Outline, config: Config | Mapping[str, Any])
     weights = sum(
         p.numel() * (base if id(p) in in_lmm and not p.requires_grad else _MASTER_BYTES) for p in model.parameters()
     )
-    averaged = any(_is_a(hook, EmaHook) for hook in config.get("custom_hooks") or ())
+    averaged = any(is_a(hook, EmaHook) for hook in config.get("custom_hooks") or ())
     return {
         "weights": weights,
         "gradients": trained * _MASTER_BYTES,
@@ -334,7 +334,7 @@ def _without_sam(decoders: Sequence[Mapping[str, Any]]) -> tuple[list[dict], int
     for decoder in decoders:
         settings = dict(decoder)
         for key, value in decoder.items():
-            if isinstance(value, Mapping) and _is_a(value, SamMasks):
+            if isinstance(value, Mapping) and is_a(value, SamMasks):
                 name = str(value["name_or_path"]).rstrip("/").rpartition("/")[2]
                 parameters += _SAM_PARAMETERS.get(name, 0)
                 # A stand-in without weights; its parameters are counted from a table.
@@ -357,7 +357,8 @@ def _merged(loads: Sequence[Workload]) -> list[Workload]:
     return [Workload(share, *key) for key, share in shares.items()]
 
 
-def _is_a(node: Any, kind: type) -> bool:
+def is_a(node: Any, kind: type) -> bool:
+    """Return whether a part of a config is of a class, which it names itself or as text."""
     return isinstance(node, Mapping) and _class_name(node) == kind.__name__
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -56,3 +56,8 @@ def average_statistics(model: nn.Module) -> None:
         all_reduce(flat, "mean")
         for each, mean in zip(statistics, flat.split([each.numel() for each in statistics]), strict=True):
             each.copy_(mean.view_as(each))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return a model without the wrapper that distributes it over ranks, if it has one."""
+    return model.module if is_model_wrapper(model) else model

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from lumen.engine.ddp import unwrapped
 from lumen.metrics.protocol import ProtocolCard
 from lumen.model import Lumen
 from lumen.structures import PerceptionSample, SharedRepresentation
@@ -32,7 +32,7 @@ class EvaluationMeter:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model.module if is_model_wrapper(model) else model
+        self._model = unwrapped(model)
         self._device = next(self._model.parameters()).device
         self._num_samples = self._num_prompts = 0
         self._seconds = 0.0

@@ -60,8 +60,7 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
         if tensor.is_floating_point() and tensor.numel():
             groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
     for group in groups.values():
-        # Norms take few calls and an eighth of the time of `isfinite`; large values may overflow, so those are looked
-        # at again.
+        # Norms of all tensors take few calls; large values may overflow, so those are looked at again.
         norms = torch.stack(torch._foreach_norm(group))
         if not norms.isfinite().all() and not all(bool(tensor.isfinite().all()) for tensor in group):
             return False

@@ -1,16 +1,16 @@
 """False alarms: does a model find things whose names it never learned, where none of them is?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from lumen.data.vocabulary import FOREIGN_NAMES, without_words_of
+from lumen.engine.ddp import unwrapped
 from lumen.errors import ConfigError
 from lumen.model import Lumen
 from lumen.structures import PerceptionSample, Prompt
@@ -33,7 +33,7 @@ class ForeignNames:
 
     def __init__(self, model: nn.Module, *, number: int, classes: Sequence[str]) -> None:
         self._wrapped = model
-        self._model = model.module if is_model_wrapper(model) else model
+        self._model = unwrapped(model)
         if not isinstance(self._model, Lumen) or self._model.lmm.input_spec is None:
             raise ConfigError("foreign_names needs a Lumen that reads images; set test_cfg.foreign_names=0")
         if not 0 < number <= len(FOREIGN_NAMES):
@@ -45,12 +45,13 @@ class ForeignNames:
         self._images: list[tuple[float, float]] = []
 
     def ask(self, batch: Mapping[str, Any]) -> None:
-        """Ask for all names about each image of a batch; what it costs the LMM is not counted in its ``usage``.
+        """Ask for all names about each image of a batch; the LMM's ``usage`` and ``answer_report`` do not count it.
 
         Raises:
             ConfigError: The decoder that the samples ask gives no scores.
         """
-        usage = replace(self._model.lmm.usage)
+        counters = (self._model.lmm.usage, self._model.lmm.answer_report)
+        kept = [asdict(counter) for counter in counters]
         samples = [self._foreign(sample) for sample in batch["data_samples"]]
         # Through the wrapper: ranks that share an LLM call it together.
         for sample in self._wrapped.test_step({**batch, "data_samples": samples}):
@@ -58,8 +59,9 @@ class ForeignNames:
             # The best detection of each name; 0 where a name has none.
             best.scatter_reduce_(0, answer.prompt_index.cpu(), answer.scores.float().cpu(), "amax")
             self._images.append((float((best >= ALARM_SCORE).double().mean()), float(best.double().mean())))
-        for name, value in asdict(usage).items():  # the parts of the LMM share this one counter
-            setattr(self._model.lmm.usage, name, value)
+        for counter, values in zip(counters, kept, strict=True):  # in place: the parts of the LMM share them
+            for name, value in values.items():
+                setattr(counter, name, value)
 
     def figures(self, num_images: int) -> dict[str, float]:
         """Return, over all ranks, the share of names with a detection of at least 0.5, and their mean best score.

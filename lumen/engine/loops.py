@@ -2,25 +2,25 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lumen.engine.ddp import unwrapped
 from lumen.engine.evaluation_meter import EvaluationMeter
 from lumen.engine.foreign import ForeignNames
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, set_rng_state
 from lumen.engine.stopping import EXIT_AGAIN, StopRequested
 from lumen.engine.work_folder import note_evaluation, was_evaluated
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError
 from lumen.model import Lumen
 from lumen.registry import LOOPS
 from lumen.serialization.checkpoint import find_checkpoint
@@ -264,17 +264,20 @@ def hint_at_checkpoint(runner: Any) -> Iterator[None]:
     """Add to an error of an evaluation amid training where the trained weights are and how to go on."""
     try:
         yield
-    finally:
-        # The error itself is not caught: a note is added to it on its way.
-        error = sys.exception()
-        newest = None if error is None or not runner.iter else find_checkpoint(runner.work_dir)
-        if error is not None and newest is not None:
+    except StopRequested:
+        raise
+    except Exception as error:
+        newest = None
+        with suppress(CheckpointError):  # a pointer to a file that is gone must not hide the error
+            newest = find_checkpoint(runner.work_dir) if runner.iter else None
+        if newest is not None:
             config = runner.cfg.filename or "CONFIG"
             error.add_note(
                 f"The evaluation failed after {runner.iter} iterations; the weights are kept in {newest}. Once the "
                 f"cause is removed, continue with: python tools/train.py {config} --work-dir {runner.work_dir} "
                 f"--resume, or evaluate with: python tools/test.py {config} {newest}"
             )
+        raise
 
 
 def without_answers(samples: Sequence[Any]) -> Sequence[Any]:
@@ -301,7 +304,7 @@ def check_needs(evaluator: Evaluator, model: nn.Module) -> None:
     Raises:
         ConfigError: If a metric's ``needs`` holds a field that is in no decoder's ``spec.predictions``.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     if not isinstance(model, Lumen):
         return
     for metric in evaluator.metrics:

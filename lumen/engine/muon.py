@@ -52,7 +52,7 @@ class MuonAdamW(Optimizer):
         for group in params:
             if group.get("muon"):
                 # A factor of the constructor on AdamW's rate holds for Muon's rate in the same way.
-                factor = group.get("lr", lr) / lr
+                factor = group.get("lr", lr) / lr if lr else 1.0
                 group = {**group, "lr": muon_lr * factor, "weight_decay": muon_weight_decay}
             groups.append(group)
         defaults = {

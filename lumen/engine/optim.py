@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from lumen.engine.ddp import unwrapped
 from lumen.engine.finite import StepGuard
 from lumen.errors import ConfigError, LumenError
 from lumen.lmm.untrained import pretrained_names
@@ -214,9 +214,11 @@ class GroupedConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper."""
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         optimizer = dict(self._wrapper.pop("optimizer"))
-        _check_rate(optimizer.get("lr"), "optim_wrapper.optimizer.lr")
+        for name in ("lr", "muon_lr"):
+            if name == "lr" or name in optimizer:
+                _check_rate(optimizer.get(name), f"optim_wrapper.optimizer.{name}")
         for pattern, factor in self._lr_mult.items():
             _check_rate(factor, f"optim_wrapper.paramwise_cfg.lr_mult[{pattern!r}]")
         optimizer["params"] = self._groups(model, optimizer["lr"])

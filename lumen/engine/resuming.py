@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 
-from lumen.errors import CheckpointError, named_faults
+from lumen.errors import CheckpointError
 
 
 def require_resumable(checkpoint: dict[str, Any], filename: str | Path, *, seed: int) -> None:
@@ -19,15 +19,14 @@ def require_resumable(checkpoint: dict[str, Any], filename: str | Path, *, seed:
     lacking = {"optimizer", "rng", "hooks"} - checkpoint.keys()
     if lacking:
         raise CheckpointError(f"{filename} lacks {sorted(lacking)}: it holds weights only; use load_from")
-    with named_faults(f"{filename} cannot be resumed", CheckpointError, remedy="resume from another checkpoint"):
-        meta = checkpoint["meta"]
-        # The order of the data and its augmentation follow the seed: another one would be another run.
-        if meta["seed"] != seed:
-            raise CheckpointError(
-                f"{filename} was trained with seed {meta['seed']}, this run has {seed}; pass --seed {meta['seed']}"
-            )
-        if type(meta["iter"]) is not int or meta["iter"] < 0:
-            raise CheckpointError(f"{filename} is damaged: its iteration is {meta['iter']!r}")
+    meta = checkpoint["meta"]
+    # The order of the data and its augmentation follow the seed: another one would be another run.
+    if meta["seed"] != seed:
+        raise CheckpointError(
+            f"{filename} was trained with seed {meta['seed']}, this run has {seed}; pass --seed {meta['seed']}"
+        )
+    if type(meta["iter"]) is not int or meta["iter"] < 0:
+        raise CheckpointError(f"{filename} is damaged: its iteration is {meta['iter']!r}")
 
 
 def rng_of_rank(states: list[dict[str, Any]] | dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from lumen import __version__
 from lumen.data.check import class_difference
 from lumen.data.pipelines import fill_pipelines
-from lumen.engine.ddp import LumenDDP
+from lumen.engine.ddp import LumenDDP, unwrapped
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import CheckImagesHook, SafeCheckpointHook
 from lumen.engine.loops import LumenTestLoop, LumenTrainLoop, LumenValLoop
@@ -204,13 +203,12 @@ class LumenRunner(Runner):
 
     def _filled(self, dataloader: DataLoader | dict[str, Any], *, learns: bool = False) -> DataLoader | dict[str, Any]:
         """Return a loader whose transforms have the size and the task that the model needs."""
-        model = _unwrapped(self.model)
+        model = unwrapped(self.model)
         if not isinstance(dataloader, dict) or not isinstance(model, Lumen | LmmPretrainer):
             return dataloader
         inputs = model.inputs
-        if (
-            learns and isinstance(model, Lumen) and model.lmm.input_spec is not None
-        ):  # none for features from a cache, which hold no text
+        # Features from a cache hold no text, and have no `input_spec`.
+        if learns and isinstance(model, Lumen) and model.lmm.input_spec is not None:
             inputs = replace(inputs, fit_text=text_limits(model.lmm, inputs.input_hw))
         return fill_pipelines(dataloader, inputs)
 
@@ -220,7 +218,7 @@ class LumenRunner(Runner):
         Raises:
             ConfigError: They could not be computed as one batch.
         """
-        wrapper, loader, model = self.optim_wrapper, self._train_dataloader, _unwrapped(self.model)
+        wrapper, loader, model = self.optim_wrapper, self._train_dataloader, unwrapped(self.model)
         counts = (wrapper if isinstance(wrapper, dict) else vars(wrapper)).get("accumulative_counts", 1)
         if counts <= 1:  # below 1 is refused where the wrapper is built
             return
@@ -252,7 +250,7 @@ class LumenRunner(Runner):
         """
         if isinstance(self.optim_wrapper, LumenOptimWrapper):
             self.optim_wrapper.require_finite()
-        model = _unwrapped(self.model)
+        model = unwrapped(self.model)
         checkpoint = {
             "state_dict": trained_state(model, self._beyond_base),
             "optimizer": self.optim_wrapper.state_dict(),
@@ -310,8 +308,8 @@ class LumenRunner(Runner):
         self._resume_from(filename, load_checkpoint(find_path(filename)))
 
     def _resume_from(self, filename: str | Path, checkpoint: dict[str, Any]) -> None:
-        require_resumable(checkpoint, filename, seed=self.seed)
         with named_faults(f"{filename} cannot be resumed", CheckpointError, remedy="resume from another checkpoint"):
+            require_resumable(checkpoint, filename, seed=self.seed)
             meta = checkpoint["meta"]
             warn_about_config(meta["config"], self.cfg.pretty_text, self.logger.warning)
             self._load_weights(checkpoint, ())
@@ -327,7 +325,7 @@ class LumenRunner(Runner):
         self.logger.info(f"resumed from {filename}, iteration {meta['iter']}")
 
     def _load_weights(self, checkpoint: dict[str, Any], fresh: Collection[str]) -> None:
-        model = _unwrapped(self.model)
+        model = unwrapped(self.model)
         # Training continues with the raw weights; `state_dict` is their average where there is one.
         weights = checkpoint.get("raw_state_dict", checkpoint["state_dict"])
         # What an earlier stage trained is saved again, also where it is frozen now.
@@ -355,12 +353,8 @@ class LumenRunner(Runner):
             "seed": self.seed,
             "world_size": get_world_size(),
             "config": self.cfg.pretty_text,
-            "model": describe(_unwrapped(self.model)),
+            "model": describe(unwrapped(self.model)),
             "metrics": dict(metrics),
             "lumen_version": __version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

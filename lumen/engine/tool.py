@@ -51,7 +51,7 @@ def import_plugins(files: Sequence[Path]) -> None:
     """Import Python files, each with its folder on the import path.
 
     Raises:
-        ConfigError: A file is missing.
+        ConfigError: A file is missing, or has the name of another module.
     """
     from lumen.config import add_import_path
     from lumen.errors import ConfigError
@@ -60,7 +60,9 @@ def import_plugins(files: Sequence[Path]) -> None:
         if not file.is_file():
             raise ConfigError(f"there is no plug-in {file}; --plugins takes Python files")
         add_import_path(file.resolve().parent)
-        importlib.import_module(file.stem)
+        module = importlib.import_module(file.stem)
+        if Path(module.__file__ or "").resolve() != file.resolve():
+            raise ConfigError(f"the plug-in {file} has the name of another module, {module.__file__}: rename it")
 
 
 def load_tool_config(options: argparse.Namespace, tool_root: Path) -> Any:

@@ -1,6 +1,6 @@
 """Linear heads that teach a vision tower what its cells show: labels of a fine map, and objects at their tokens.
 
-The targets are ``objects`` and ``cells`` of the samples, see ``lumen.data.cells.LabelCells``. Cells are counted row by
+The targets are ``objects`` and ``cells`` of the samples, see ``lumen.data.cells``. Cells are counted row by
 row. Legend: I images, N objects of all images.
 """
 
@@ -106,7 +106,7 @@ class ObjectHeads(nn.Module):
         nn.init.constant_(self.centre_head.bias, -3.0)  # an image has four objects in a hundred cells
 
     def loss(self, maps: TowerMaps, objects: Objects, names: Collection[str] = LOSSES) -> dict[str, Float[Tensor, ""]]:
-        """Return those of ``loss_cells``, a mean over cells, and ``loss_objects``, a mean over objects, in ``names``."""
+        """Return those of ``loss_cells`` (a mean over cells) and ``loss_objects`` (over objects) that are named."""
         losses = {}
         if "loss_cells" in names:
             logits = self.cell_logits(maps)

@@ -288,7 +288,7 @@ def _word_f1(text: str, reference: str) -> float:
 
 
 def items_of(text: str) -> list[str]:
-    """Return the things that a text lists, without articles and without the words that open a description."""
+    """Return the things that a text lists, without "a" and "an" and without the words that open a description."""
     parts = re.split(r"[,.;]|\band\b", _OPENING.sub("", text.strip().lower()))
     return [item for item in (" ".join(re.sub(r"^\s*an?\b", "", part).split()) for part in parts) if item]
 

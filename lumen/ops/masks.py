@@ -34,6 +34,11 @@ def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
     return [{"size": list(map(int, code["size"])), "counts": code["counts"].decode("ascii")} for code in codes]
 
 
+def full_mask(size_hw: Sequence[int]) -> Rle:
+    """Return the RLE of a mask that covers an image, as runs: a file may state a size far beyond memory."""
+    return segmentation_to_rle({"size": list(size_hw), "counts": [0, size_hw[0] * size_hw[1]]}, size_hw)
+
+
 def decode_masks(codes: Sequence[Rle], size_hw: Sequence[int]) -> Bool[Tensor, "n height width"]:
     """Return the masks of some RLEs.
 

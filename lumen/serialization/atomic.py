@@ -31,11 +31,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Args:
         path: Where the file will be; its folder exists.
     """
-    path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
         with path.open("wb") as file:
             yield file
         return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(TEMPORARY + path.name)
     try:
         with temporary.open("wb") as file:

@@ -305,6 +305,7 @@ def _check_manifest(content: Any, path: Path) -> None:
     if found != FORMAT:
         raise DataError(f"{path} has format {found}, expected {FORMAT}; write it again")
     kinds = {"num_images": int, "images_per_shard": int, "files": dict, "notes": dict, "data": dict, "model": dict}
+    kinds["weights"] = str
     wrong = [key for key, kind in kinds.items() if type(content.get(key)) is not kind]
     if wrong or content["num_images"] < 0 or content["images_per_shard"] < 1:
         raise DataError(f"{path} is damaged: {wrong or ['num_images', 'images_per_shard']}; {_WRITE_AGAIN}")

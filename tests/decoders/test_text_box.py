@@ -6,6 +6,8 @@ from helpers import make_sample, make_shared
 from mmengine.structures import InstanceData
 
 from lumen.aligners.none import NoAligner
+from lumen.decoders.checks import check_heat
+from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.text_box import TextBoxDecoder
 from lumen.errors import ConfigError
 from lumen.structures import FeatureWidths, LocFeatures, Prompt
@@ -36,6 +38,11 @@ def test_prompts_that_were_not_answered_are_an_error_and_no_prompts_are_none():
     assert len(answer) == 0
     with pytest.raises(ConfigError, match="max_per_image must be at least 1"):
         TextBoxDecoder(channels=32, max_per_image=0)
+
+
+def test_a_decoder_that_reads_heatmaps_needs_an_aligner():
+    with pytest.raises(ConfigError, match="read a heatmap, NoAligner has none"):
+        check_heat(NoAligner(widths=FeatureWidths(32, 16)), [TextBoxDecoder(32), DetectionDecoder(32)])
 
 
 def test_without_an_aligner_nothing_is_located():

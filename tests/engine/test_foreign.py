@@ -21,13 +21,15 @@ def test_every_name_is_asked_of_every_image_and_the_batch_stays_as_it_is(tiny_lu
     foreign = ForeignNames(tiny_lumen, number=5, classes=("ant",))
     assert foreign.names == ("alligator", "ambulance", "apron", "aquarium")
     before = dataclasses.replace(tiny_lumen.lmm.usage)
+    tiny_lumen.lmm.answer_report.count(has_loc=False, is_named=True)
+    written = dataclasses.replace(tiny_lumen.lmm.answer_report)
     with torch.no_grad():
         foreign.ask(batch)
         foreign.ask(batch)
     figures = foreign.figures(num_images=4)
     assert figures["foreign/names"] == 4
     assert 0 <= figures["foreign/false_alarms"] <= 1 and 0 < figures["foreign/mean_score"] < 1
-    assert tiny_lumen.lmm.usage == before
+    assert tiny_lumen.lmm.usage == before and tiny_lumen.lmm.answer_report == written
     assert [len(sample.prompts) for sample in batch["data_samples"]] == [1, 1]
     assert "pred_instances" not in batch["data_samples"][0]
 

@@ -143,3 +143,9 @@ def test_a_pretrained_lmm_is_not_trained_by_muon_at_its_full_rate(tiny_lumen):
     note_untrained(tiny_lumen.lmm.config, ())
     with pytest.raises(ConfigError, match="16 matrices"):
         build(tiny_lumen, cfg, muon=True)
+
+
+def test_rates_are_checked_and_may_be_zero():
+    build(Net(), {"type": MuonAdamW, "lr": 0.0}, muon=True)
+    with pytest.raises(ConfigError, match=r"optimizer\.muon_lr must be a finite number"):
+        build(Net(), {"type": MuonAdamW, "lr": 1e-3, "muon_lr": float("nan")}, muon=True)

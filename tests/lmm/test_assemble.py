@@ -226,6 +226,9 @@ def test_tools_build_and_check_with_a_tower_of_a_plug_in(tmp_path, capsys, monke
     options = make_lmm.parse_options()
     with pytest.raises(ConfigError, match="there is no plug-in"):
         make_lmm.import_plugins([tmp_path / "gone.py"])
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ConfigError, match="has the name of another module"):
+        make_lmm.import_plugins([tmp_path / "json.py"])
     make_lmm.import_plugins(options.plugins)
     sys.modules["stripes"].save(tmp_path / "tower")
     CLIPImageProcessorPil().save_pretrained(tmp_path / "tower")

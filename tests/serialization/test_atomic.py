@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,12 @@ def test_leftover_files_are_removed_and_folders_are_not(tmp_path):
     (tmp_path / "a.pth").touch()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".tmp-cache", "a.pth"]
+
+
+def test_a_pipe_behind_a_link_is_written_to():
+    reading, writing = os.pipe()
+    with atomic_file(Path(f"/proc/self/fd/{writing}")) as file:
+        file.write(b"to a pipe")
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert pipe.read() == b"to a pipe"

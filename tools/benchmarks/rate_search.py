@@ -20,15 +20,14 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from _timing import print_table
-from difficulty import LR
+from difficulty import FIGURES, LR
 from seeds import run_seed, spread
 
 from lumen.config import read_config
 from lumen.serialization.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-AP = "coco/bbox_mAP"
-FIGURES = {"AP": AP, "AP50": "coco/bbox_mAP_50", "AP75": "coco/bbox_mAP_75"}
+AP = FIGURES["AP"]
 CALIBRATION = (50, 150)
 """Steps of two runs; their difference is the cost of a step without that of the start."""
 MAX_GROWTH = 4

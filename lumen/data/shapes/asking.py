@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from lumen.corner_words import CornerWords
+from lumen.data.shapes.language import anchors_of, listing, with_article
 from lumen.data.shapes.outlines import CATEGORIES
-from lumen.data.shapes.phrases import DIRECTIONS, Phrase, Query
+from lumen.data.shapes.phrases import DIRECTIONS, Query
 from lumen.data.shapes.scene import COLOURS, SIZES, TEXTURES, ShapeObject
 from lumen.registry import TRANSFORMS
 from lumen.structures import Prompt
@@ -22,7 +23,7 @@ _NO_POINTS = np.zeros((5, 3))
 class AskRelations:
     """Ask whether one shape lies left of, right of, above or below another; half of the answers are yes.
 
-    Reads ``objects`` with ``colour``, ``texture`` and ``size``, of ``LabelCells``; adds to ``prompts``. The questions
+    Reads ``objects`` with ``colour``, ``texture`` and ``size``, of ``KeepObjects``; adds to ``prompts``. The questions
     are worded as those of the files, and agree with the view: a mirrored one needs no other words.
 
     Args:
@@ -37,7 +38,7 @@ class AskRelations:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add prompts."""
         objects = shapes_of(results["objects"])
-        described = list(filter(None, (_describe(objects, number) for number in range(len(objects)))))
+        described = list(anchors_of(objects).values())
         pairs = list(permutations(described, 2))
         asked: dict[Prompt, None] = {}
         for place in np.random.permutation(len(pairs))[: self.num_prompts].tolist():
@@ -111,27 +112,6 @@ def shapes_of(objects: Mapping[str, Any]) -> list[ShapeObject]:
         )
         for label, colour, texture, size, (x0, y0, x1, y1) in zip(*columns, strict=True)
     ]
-
-
-def with_article(words: str) -> str:
-    """Return words with "a" or "an" before them."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def listing(parts: Sequence[str]) -> str:
-    """Return parts with commas between them, and "and" before the last."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-
-
-def _describe(objects: Sequence[ShapeObject], number: int) -> Phrase | None:
-    """Return the shortest description that fits this shape alone."""
-    item = objects[number]
-    phrases = (
-        Phrase(item.category),
-        Phrase(item.category, colour=item.colour),
-        Phrase(item.category, texture=item.texture),
-    )
-    return next((phrase for phrase in phrases if phrase.find(objects) == [number]), None)
 
 
 def _reading_order(item: ShapeObject) -> tuple[int, float]:

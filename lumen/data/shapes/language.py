@@ -103,13 +103,13 @@ def _related(objects: Sequence[ShapeObject], target: int) -> list[Query]:
         if phrase.size or len(fits) < 2:
             continue
         # "The heart above the yellow heart" needs no looking up where there are but two hearts.
-        anchors = [anchor for number, anchor in _anchors(objects).items() if len(fits) - (number in fits) > 1]
+        anchors = [anchor for number, anchor in anchors_of(objects).items() if len(fits) - (number in fits) > 1]
         queries += [Query(phrase, relation) for relation in (*SUPERLATIVES, *SIZE_SUPERLATIVES)]
         queries += [Query(phrase, relation, anchor) for relation, anchor in product(DIRECTIONS, anchors)]
     return queries
 
 
-def _anchors(objects: Sequence[ShapeObject]) -> dict[int, Phrase]:
+def anchors_of(objects: Sequence[ShapeObject]) -> dict[int, Phrase]:
     """Return the shortest description, by position, of each shape that has one without a relation."""
     anchors = {}
     for number, item in enumerate(objects):
@@ -146,7 +146,7 @@ def _absent(objects: Sequence[ShapeObject], rng: np.random.Generator) -> Query |
         queries = [Query(Phrase(item.category, **{attribute: value})) for value in _ATTRIBUTES[attribute]]
     else:
         phrase = _random_phrase(item, rng)
-        anchors = _anchors(objects).values()
+        anchors = anchors_of(objects).values()
         queries = [Query(phrase, relation, anchor) for relation, anchor in product(DIRECTIONS, anchors)]
         # A phrase that fits the anchor only would read "the star left of the star".
         queries = [query for query in queries if query.anchor and query.anchor.noun != item.category]
@@ -197,8 +197,8 @@ def _captions(objects: Sequence[ShapeObject]) -> list[str]:
     """Return two captions: one counts the shapes of each kind, one names their colours."""
     counts = Counter(item.category for item in objects)
     groups = [_noun_phrase(name, number) for name, number in counts.items()]
-    coloured = [_with_article(f"{item.colour} {item.category}") for item in objects]
-    return [f"A picture of {_listing(groups)}.", f"There is {_listing(coloured)}."]
+    coloured = [with_article(f"{item.colour} {item.category}") for item in objects]
+    return [f"A picture of {listing(groups)}.", f"There is {listing(coloured)}."]
 
 
 def _questions(objects: Sequence[ShapeObject], rng: np.random.Generator) -> list[Record]:
@@ -244,11 +244,11 @@ def _ask_existence(objects: Sequence[ShapeObject], rng: np.random.Generator) -> 
     if rng.random() < 0.5:
         nearly = [(item.category, colour) for colour in COLOURS] + [(name, item.colour) for name in CATEGORIES]
         pair, answer = _pick([pair for pair in nearly if pair not in present], rng), "no"
-    return "existence", f"is there {_with_article(f'{pair[1]} {pair[0]}')}?", answer
+    return "existence", f"is there {with_article(f'{pair[1]} {pair[0]}')}?", answer
 
 
 def _ask_relation(objects: Sequence[ShapeObject], rng: np.random.Generator) -> _Question | None:
-    anchors = list(_anchors(objects).values())
+    anchors = list(anchors_of(objects).values())
     if len(anchors) < 2:
         return None
     first, second = rng.permutation(len(anchors))[:2]
@@ -281,12 +281,14 @@ def plural(noun: str) -> str:
 
 
 def _noun_phrase(noun: str, number: int) -> str:
-    return _with_article(noun) if number == 1 else f"{_NUMBER_WORDS[number]} {plural(noun)}"
+    return with_article(noun) if number == 1 else f"{_NUMBER_WORDS[number]} {plural(noun)}"
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Return words with "a" or "an" before them."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _listing(parts: Sequence[str]) -> str:
+def listing(parts: Sequence[str]) -> str:
+    """Return parts with commas between them, and "and" before the last."""
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from lumen.engine.ddp import unwrapped
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
 from lumen.serialization.sharding import shard_like
@@ -105,7 +105,7 @@ class EmaHook(Hook):
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """Return trained parameters and floating buffers that checkpoints hold, by name; they share memory."""
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrapped(model)
     trained = {name for name, parameter in inner.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     living = trained | {name for name, _ in inner.named_buffers(remove_duplicate=False)}
     state = inner.state_dict()

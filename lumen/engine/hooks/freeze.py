@@ -5,10 +5,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lumen.engine.ddp import unwrapped
 from lumen.engine.optim import part_patterns
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
@@ -40,7 +40,7 @@ class FreezeHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Look up the normalisation layers; wrapping may have replaced them."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._norms = norms_with_fixed_statistics(model, self._statistics)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from lumen.engine.ddp import unwrapped
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
 
@@ -31,6 +31,6 @@ class FewTokensHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Set the number."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         done = runner.iter / runner.max_iters
         model.num_tokens = [number for share, number in self._stages if share <= done][-1]

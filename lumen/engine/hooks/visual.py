@@ -10,11 +10,11 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lumen.engine.ddp import unwrapped
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, seeded_cpu_rng
 from lumen.errors import ConfigError
@@ -100,7 +100,7 @@ class VisualHook(Hook):
     def _draw(self, runner: Any, num_iters: int) -> None:
         if not is_main_process():
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         with undisturbed(model), autocast(self._dtype, model):
             sheet = draw_samples(
                 model,
@@ -141,7 +141,7 @@ class ShowHook(Hook):
         outputs: Sequence[PerceptionSample] | None = None,
     ) -> None:
         """Draw a batch."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         dataset = runner.test_loop.dataloader.dataset
         for image, sample in zip(data_batch["inputs"], outputs or (), strict=True):
             number = self._num_drawn * get_world_size() + get_rank()

@@ -4,11 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from lumen.metrics.coco.backends import Predictions
 from lumen.metrics.coco.ground_truth import ABSENT, INCOMPLETE, GroundTruth
-from lumen.ops.masks import encode_masks
+from lumen.ops.masks import full_mask
 
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
 
@@ -21,7 +20,7 @@ def with_open_regions(truth: GroundTruth, *, with_masks: bool) -> GroundTruth:
     regions = []
     for image in truth["images"]:
         size_hw = (image["height"], image["width"]) if with_masks else None
-        mask = encode_masks(torch.ones(1, *size_hw, dtype=torch.bool))[0] if size_hw and image[INCOMPLETE] else None
+        mask = full_mask(size_hw) if size_hw and image[INCOMPLETE] else None
         for cat_id in image[INCOMPLETE]:
             region = {"image_id": image["id"], "category_id": cat_id, "bbox": list(_EVERYWHERE), "area": 4e12}
             region |= {"id": len(truth["annotations"]) + len(regions) + 1, "iscrowd": 1}
