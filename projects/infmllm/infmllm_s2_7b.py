@@ -3,7 +3,8 @@
 Tower, connector, and the query and value projections of the LLM learn. Marks as in ``_infmllm_7b.py``. Not measured.
 
     data/coco and data/refer as in configs/
-    data/infmllm/{vqa_v2,okvqa,gqa,textvqa,ocrvqa}_train.json, written by infmllm_layouts.py
+    data/infmllm/{vqa_v2,okvqa,gqa,textvqa,ocrvqa}_train.json, written by infmllm_layouts.py (vqa_v2 and okvqa with
+    --split train2014, ocrvqa with --split 1)
     torchrun --nproc-per-node 8 tools/train.py projects/infmllm/infmllm_s2_7b.py --launcher pytorch
 """
 

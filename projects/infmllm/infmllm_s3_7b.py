@@ -41,4 +41,4 @@ train_dataloader = dict(
         ],
     ),
 )
-train_cfg = dict(max_iters=5200, val_interval=None)  # OURS: one epoch on four such nodes
+train_cfg = dict(max_iters=5200, val_interval=None)  # OURS: two epochs on 8 GPUs, 256 samples a step

@@ -2,8 +2,8 @@
 
 P: rate 2e-5, 16 for each of 8 GPUs, 5 epochs, the sets below. Targets, P: RefCOCOg test 77.97 cIoU and 87.25 P@0.5,
 DUT-OMRON 74.19 cIoU.
-UNKNOWN: how many samples an epoch has and how the sets are mixed. OURS: by their images; 16,700 steps (427,000 images,
-five times, by 128).
+UNKNOWN: how many samples an epoch has and how the sets are mixed. OURS: by their images; 16,700 steps: five epochs
+of 427,000 images by 128, with sets that have no reader here; the 377,264 of the sets below would be 14,740.
 
     torchrun --nproc-per-node 8 tools/train.py projects/ullava/ullava_s2_7b.py --launcher pytorch
 """
