@@ -85,8 +85,9 @@ def misdeeds_of(source):
         if isinstance(node, ast.Assert):
             faults.append(f"line {node.lineno}: assert")
         is_blind = isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
-        # One that ends in `raise ... from error` gives the error another class, and hides nothing.
-        if is_blind and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].cause is not None):
+        # One that ends in `raise` or `raise ... from error` hides nothing.
+        last = node.body[-1] if is_blind else None
+        if is_blind and not (isinstance(last, ast.Raise) and (last.exc is None or last.cause is not None)):
             faults.append(f"line {node.lineno}: catches everything")
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             faults.append(f"line {node.lineno}: __future__")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import TINY, make_images, make_sample
 from mmengine.structures import InstanceData
+from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from lumen.engine.hooks import FewTokensHook
@@ -93,11 +94,11 @@ def test_wrong_options_are_refused(base, options, message):
 
 def test_the_number_of_tokens_follows_the_run():
     hook = FewTokensHook([(0.0, 8), (0.5, 32), (0.75, None)])
-    seen = []
+    seen, model = [], nn.Identity()
     for done in range(8):
-        runner = SimpleNamespace(model=SimpleNamespace(num_tokens=-1), iter=done, max_iters=8)
+        runner = SimpleNamespace(model=model, iter=done, max_iters=8)
         hook.before_train_iter(runner, done)
-        seen.append(runner.model.num_tokens)
+        seen.append(model.num_tokens)
     assert seen == [8, 8, 8, 8, 32, 32, None, None]
     with pytest.raises(ConfigError, match="in order and from 0"):
         FewTokensHook([(0.5, 8), (0.0, None)])

@@ -69,3 +69,10 @@ def fill_unanswered(answer: InstanceData, prompts: Sequence[Prompt], task: str) 
     rows["labels"] = answer.labels.new_tensor([prompts[place].label for place in missing])
     filled = InstanceData.cat([answer, InstanceData(**rows)])
     return filled[filled.prompt_index.argsort()]
+
+
+def no_loss(
+    decoder: Decoder, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
+) -> dict[str, Float[Tensor, ""]]:
+    """Return no losses: the LMM's ``loss_text`` trains text answers. The ``loss`` of such decoders."""
+    return {}

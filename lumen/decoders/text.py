@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from mmengine.structures import InstanceData
-from torch import Tensor
 
-from lumen.decoders.base import Decoder
+from lumen.decoders.base import Decoder, no_loss
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec
@@ -45,13 +43,6 @@ def hand_on_texts(shared: SharedRepresentation, samples: Sequence[PerceptionSamp
         )
         for image, places in enumerate(asked)
     ]
-
-
-def no_loss(
-    decoder: Decoder, shared: SharedRepresentation, samples: Sequence[PerceptionSample]
-) -> dict[str, Float[Tensor, ""]]:
-    """Return no losses: the LMM's ``loss_text`` trains text answers. The ``loss`` of such decoders."""
-    return {}
 
 
 def predict_texts(

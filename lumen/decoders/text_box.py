@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from mmengine.structures import InstanceData
 
-from lumen.decoders.base import Decoder
-from lumen.decoders.text import no_loss
+from lumen.decoders.base import Decoder, no_loss
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
 from lumen.structures import PerceptionSample, SharedRepresentation, TaskSpec
