@@ -1,7 +1,8 @@
 r"""The files of public benchmarks, written as a questions file that ``QuestionsDataset`` reads.
 
     python projects/infmllm/infmllm_layouts.py vqa data/vqa/v2_OpenEnded_mscoco_val2014_questions.json \
-        --answers data/vqa/v2_mscoco_val2014_annotations.json --images data/coco/val2014 --out data/infmllm/vqa_v2_val.json
+        --answers data/vqa/v2_mscoco_val2014_annotations.json --images data/coco/val2014 \
+        --out data/infmllm/vqa_v2_val.json
 
 The images stay where they are: the folder that is given as ``--images`` is ``data_prefix.img`` of the data set. Nothing
 is downloaded. What a file holds is what its makers publish; licences are theirs.
