@@ -12,7 +12,7 @@ _lmm = dict(
     type=HFAdapter,
     name_or_path="data/nano",
     template="compact",
-    base=dict(attention="eager"),  # at this size plain products beat the fused kernel on a CPU
+    base=dict(attention="plain"),  # at this size plain products beat the fused kernel on a CPU
     readout=dict(
         add_phrase_state=True,  # departs from the paper; from scratch, [LOC] alone learns the class word too late
         phrase_reconstruction=True,

@@ -21,7 +21,7 @@ with read_base():
 _lmm = dict(
     type=HFAdapter,
     name_or_path="work_dirs/nano/model",
-    base=dict(attention="eager"),
+    base=dict(attention="plain"),
     generation=dict(dialect="corner_words", max_new_tokens=8),
 )
 model = dict(

@@ -23,10 +23,10 @@ _bins = 40  # of boxes in words: four pixels each
 _lmm = dict(
     type=HFAdapter,
     name_or_path="data/nano_blank",
-    base=dict(attention="eager"),
+    base=dict(attention="plain"),
     readout=dict(box_bins=_bins),
     generation=dict(dialect="corner_words"),
-    packing=dict(max_suffix_tokens=160),  # plain attention forms the square of a row
+    packing=dict(max_suffix_tokens=320),  # attention forms the square of a row
 )
 _model = dict(
     type=LmmPretrainer,

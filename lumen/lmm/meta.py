@@ -22,6 +22,7 @@ from lumen.lmm.features import FeatureSource
 from lumen.lmm.loading import LoadedBase
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.options import BaseOptions, ReadoutOptions
+from lumen.lmm.packing.plain_attention import ADDS_MASK
 from lumen.lmm.pixels import ImageStatistics
 from lumen.lmm.readout import forced_pairs
 from lumen.lmm.repository import read_config
@@ -311,7 +312,7 @@ def outline(settings: Mapping[str, Any], config: PretrainedConfig, *, dtype: tor
     kept = ("new_tokens", "lora", "connector", "family")
     options["base"] = {name: getattr(base, name) for name in kept}
     adapter = HFAdapter(base_model=LoadedBase(model, tokenizer, _STATISTICS), **options)
-    if base.attention != "eager":  # kernels that keep no scores are counted by a stand-in that the device knows
+    if base.attention not in ADDS_MASK:  # kernels that keep no scores are counted by a stand-in that the device knows
         model.set_attn_implementation(_FUSED)
     return Outline(adapter, base, has_tokenizer)
 

@@ -25,7 +25,8 @@ class BaseOptions:
         dtype: ``float32``, ``bfloat16`` or ``float16``: the precision in which its weights are kept; that of the saved
             weights when left out. The features are float32 all the same, except under autocast.
         attention: transformers' attention implementation, such as ``eager``, ``sdpa`` or ``flash_attention_2``; its
-            choice when left out. Where a part of the model has no such one, ``eager`` is taken, with a warning. With
+            choice when left out; or ``plain``, which is faster for small LLMs on a CPU, in bfloat16 above all. Where a
+            part of the model has no such one, ``eager`` is taken, with a warning. With
             flash attention, packed prompts go through ``lumen.lmm.packing.prefix_attention`` all the same, and where
             the LLM cannot do that, each gets a pass of its own.
         quantization: Fields of ``BitsAndBytesConfig``, such as ``load_in_4bit``; the base is frozen then. A repository

@@ -13,8 +13,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.options import BaseOptions
+from lumen.lmm.packing.plain_attention import PLAIN
 
-KNOWN_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+KNOWN_ATTENTION = ("eager", PLAIN, "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 _LOGGER = logging.getLogger(__name__)
 

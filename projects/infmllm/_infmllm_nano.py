@@ -26,7 +26,7 @@ _codec = dict(type=CornerWords, bins=40)  # each coordinate is one token
 _lmm = dict(
     type=HFAdapter,
     name_or_path="work_dirs/nano/model",
-    base=dict(attention="eager", connector=dict(type=PoolConnector, out_hw=(10, 10))),
+    base=dict(attention="plain", connector=dict(type=PoolConnector, out_hw=(10, 10))),
     generation=dict(dialect=dict(question="<ref>{text}</ref>", codec=_codec, framing="stretch"), max_new_tokens=30),
 )
 _model = dict(

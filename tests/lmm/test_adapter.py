@@ -51,7 +51,7 @@ def leak(segments):
     return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segments), 1, -1, -1)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "plain", "sdpa"])
 @pytest.mark.parametrize("template", ["compact", "paper"])
 def test_packed_prompts_equal_separate_ones_and_a_plain_forward(make_adapter, attention, template):
     images = make_images(2)

@@ -17,6 +17,7 @@ from lumen.lmm.encoded import EncodedImages, PrefixStates
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import Size
 from lumen.lmm.options import LAST, PackingOptions
+from lumen.lmm.packing.plain_attention import ADDS_MASK
 from lumen.lmm.packing.prefix_attention import split_of
 from lumen.lmm.packing.rows import (
     PackedRows,
@@ -245,8 +246,8 @@ class Passes:
     def _square(self, segments: Int[Tensor, "rows length"], layout: PrefixLayout) -> Tensor:
         mask = block_mask(segments)
         mask = mask if layout.sees_future is None else open_prefix(mask, layout.sees_future)
-        is_eager = self.base_model.get_decoder().config._attn_implementation == "eager"
-        return additive_mask(mask, self.base_model.dtype) if is_eager else mask
+        adds = self.base_model.get_decoder().config._attn_implementation in ADDS_MASK
+        return additive_mask(mask, self.base_model.dtype) if adds else mask
 
     def _run(
         self, *, use_cache: bool = False, **inputs: object

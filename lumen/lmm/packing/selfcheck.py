@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import sees_no_future
 from lumen.lmm.packing.passes import expanded
+from lumen.lmm.packing.plain_attention import ADDS_MASK
 from lumen.lmm.packing.prefix_attention import SPLIT, Split, split_of
 from lumen.lmm.packing.rows import PackedRows, Suffix, additive_mask, block_mask, pack_rows
 
@@ -155,7 +156,7 @@ def _packed_inputs(rows: PackedRows, attention: str, start: int) -> dict[str, Te
         split = split_of(start, rows.segments[:, start:], rows.segments.device)
         return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool), "split": split}
     mask = block_mask(rows.segments)
-    return {"attention_mask": additive_mask(mask, torch.float32) if attention == "eager" else mask}
+    return {"attention_mask": additive_mask(mask, torch.float32) if attention in ADDS_MASK else mask}
 
 
 def _states(model: PreTrainedModel, ids: Tensor, **inputs: Tensor | Split) -> Tensor:
