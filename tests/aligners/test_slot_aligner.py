@@ -132,6 +132,5 @@ def test_a_box_is_learned_from_a_slot_and_answered_in_the_pixels_of_the_image(sl
 def test_every_parameter_has_a_gradient_in_a_batch_without_pairs(slotted):
     model = slotted(SlotBoxDecoder)
     sum(model(make_images(), [make_sample([])], mode="loss").values()).backward()
-    idle = {name for name, value in model.named_parameters() if value.grad is None}
-    assert not any(name.startswith(("aligner", "decoders", "lmm.base_model.model.language_model")) for name in idle)
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
     assert isinstance(model.aligner.projectors[0], nn.Sequential)

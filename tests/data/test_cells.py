@@ -21,7 +21,7 @@ ATTRIBUTES = {
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes") / "shapes"
-    make_shapes(root, num_train=4, num_val=2, seed=3, workers=1)
+    make_shapes(root, num_train=4, num_val=2, num_test=0, seed=3, workers=1)
     return str(root)
 
 

@@ -80,9 +80,20 @@ def test_training_stops_before_its_first_step_where_images_cannot_be_used(folder
     assert runner.iter == 0
 
 
-def test_files_are_checked_once_through_wrappers_and_by_their_bytes_when_asked(folder):
+def test_the_sets_of_images_are_found_within_others(folder):
     dataset = coco(folder)
     assert [*datasets_with_images(MixedDataset([ConcatDataset([dataset, dataset]), ToyData()]))] == [dataset] * 2
+
+
+def test_a_file_of_several_records_is_checked_once(folder, monkeypatch):
+    checked = []
+    monkeypatch.setattr("lumen.data.faults.image_problem", lambda path, *rest, **options: checked.append(path))
+    assert find_faults(coco(folder).get_subset([0, 1, 1, 0, 1])) == {}
+    assert sorted(checked) == [str(folder / "1.png"), str(folder / "2.png")]
+
+
+def test_files_are_checked_by_their_bytes_when_asked(folder):
+    dataset = coco(folder)
     assert find_faults(dataset) == {}
     broken = bytearray((folder / "3.png").read_bytes())
     broken[41:-12] = bytes(len(broken) - 53)
