@@ -45,6 +45,12 @@ def test_a_model_of_another_kind_is_refused_with_the_reason(kind, reason):
         family_of(CONFIG_MAPPING[kind]())
 
 
+def test_an_unknown_family_is_refused(monkeypatch):
+    monkeypatch.setattr(LlavaConfig, "model_type", "looks_like_llava")
+    with pytest.raises(ConfigError, match="no LMM family for 'looks_like_llava/clip_vision_model'; known are"):
+        family_of(LlavaConfig())
+
+
 def test_a_model_without_images_is_refused():
     with pytest.raises(ConfigError, match=r"model type 'llama' has no \['vision_config'"):
         family_of(LlamaConfig())
