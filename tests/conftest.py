@@ -1,12 +1,16 @@
 import gc
 import os
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read once, by torch and by processes of tests
+sys.path.insert(0, str(Path(__file__).parent / "lmm"))  # the package ``zoo`` of tiny models, for all tests
 
 import pytest
 import torch
+import zoo
 from helpers import TINY, adapter_options
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -18,7 +22,6 @@ from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.model import Lumen
 
-sys.path.insert(0, str(Path(__file__).parent / "lmm"))  # the package ``zoo`` of tiny models, for all tests
 torch.set_num_threads(1)  # a second thread of a tiny model only spins
 
 
@@ -42,6 +45,18 @@ def _end_runs():
 def tiny_nano(tmp_path_factory):
     """Return the folder of a two-layer nano model with random weights."""
     return make_nano(tmp_path_factory.mktemp("nano"), sizes=TINY, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_seeing(tmp_path_factory):
+    """Return the folder of a two-layer nano model with the fine level and the words of one that is pretrained."""
+    return make_nano(tmp_path_factory.mktemp("seeing"), sizes=replace(TINY, tied=True, seeing=True))
+
+
+@pytest.fixture(scope="session")
+def repositories(tmp_path_factory):
+    """Return a function that saves the tiny model of a family once and gives its folder."""
+    return cache(lambda family: zoo.save(family, tmp_path_factory.mktemp(family)))
 
 
 @pytest.fixture(scope="session")

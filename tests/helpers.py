@@ -1,10 +1,13 @@
-"""Samples, images and shared representations made by hand."""
+"""Samples, images and shared representations made by hand, and what tests of several parts share."""
 
+import os
+from contextlib import contextmanager
 from dataclasses import fields
 
 import torch
 from mmengine.structures import InstanceData
 
+from lumen.lmm.generation import Continuation
 from lumen.lmm.nano.model import NanoSizes
 from lumen.lmm.options import BaseOptions, GenerationOptions, PackingOptions, ReadoutOptions
 from lumen.ops.geometry import InputTransform, clip_boxes
@@ -88,3 +91,22 @@ def check_answers_equal(first, second, tolerance=1e-4):
 def relative_difference(actual, expected):
     """Return the largest difference as a share of the largest expected number."""
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def write_texts(adapter, texts):
+    """Make an adapter write these texts for the prompts of each image, whatever it is asked."""
+    written = [Continuation(ids, [1.0] * len(ids)) for ids in map(adapter.encoder.ids, texts)]
+    adapter.writer.go_on = lambda runner, encoded, start, asked, bound: [
+        [written[number] for number in range(len(of_image))] for of_image in asked
+    ]
+
+
+@contextmanager
+def joined(rank, folder):
+    """Join two processes on the CPU, which meet in a folder, as rank 0 or 1; both leave together."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    yield
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

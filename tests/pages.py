@@ -1,5 +1,6 @@
-"""What a page of the documentation shows: its blocks of code, in order, and the commands in them."""
+"""What a page of the documentation shows: its blocks of code, in order, and the commands in them; and the tools."""
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -61,3 +62,11 @@ def run(words, monkeypatch):
     except SystemExit as stop:
         return stop.code or 0
     return 0
+
+
+def load_tool(name):
+    """Return a file of ``tools/`` as a module, such as ``train`` or ``benchmarks/seeds``."""
+    spec = importlib.util.spec_from_file_location(Path(name).name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

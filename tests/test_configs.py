@@ -3,13 +3,11 @@
 import copy
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import zoo
-from helpers import TINY, make_images, make_instances, make_sample
+from helpers import make_images, make_instances, make_sample
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from real_layouts import make_all
@@ -20,7 +18,6 @@ from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, norms_with_fixed_statistics
 from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.cached import CachedAdapter
-from lumen.lmm.nano.model import make_nano
 from lumen.pretraining import LmmPretrainer
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from lumen.structures import Prompt
@@ -29,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(
     [
         *ROOT.glob("configs/[!_]*/*.py"),
-        *(path for path in ROOT.glob("projects/*/*.py") if "read_base" in path.read_text()),
+        *(path for path in ROOT.glob("projects/*/[!_]*.py") if "read_base" in path.read_text()),
     ]
 )
 PAPER = [path for path in LEAVES if path.parent.name == "lumen_paper"]
@@ -43,16 +40,6 @@ REAL = [
     or path.stem in ("detection_nano_coco", "detection_nano_lvis", "multitask_nano_coco")
 ]
 TEXT_TASKS = ("vqa", "caption", "chat")
-
-
-@pytest.fixture(scope="session")
-def tiny_llava(tmp_path_factory):
-    return zoo.save("llava", tmp_path_factory.mktemp("llava"))
-
-
-@pytest.fixture(scope="session")
-def tiny_seeing(tmp_path_factory):
-    return make_nano(tmp_path_factory.mktemp("seeing"), sizes=replace(TINY, tied=True, seeing=True))
 
 
 @pytest.fixture(scope="session")
@@ -160,11 +147,11 @@ def test_the_photo_recipe_keeps_early_stages_depthwise_kernels_and_statistics(ti
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_the_recipe_builds_on_a_tiny_llava_and_takes_a_step(path, tiny_llava):
+def test_the_recipe_builds_on_a_tiny_llava_and_takes_a_step(path, repositories):
     config = load(path)
     settings = config.model.to_dict()
     settings["lmm"].pop("base")  # its options are tested with the adapter
-    settings["lmm"]["name_or_path"] = tiny_llava
+    settings["lmm"]["name_or_path"] = repositories("llava")
     settings["lmm"]["readout"]["dense_hw"] = (32, 32)
     for decoder in settings["decoders"]:
         if "sam" in decoder:

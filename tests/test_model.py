@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import adapter_options, make_images, make_instances, make_sample, relative_difference
+from helpers import adapter_options, joined, make_images, make_instances, make_sample, relative_difference
 from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import nn
@@ -379,21 +379,18 @@ def rank_main(rank, folder, nano):
     """Train one step on a rank's share of the batch, as MMEngine's wrapper does it, and save what came out."""
     from mmengine.model import MMDistributedDataParallel
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = MMDistributedDataParallel(make_model(nano, lmm={"template": "paper"}, aligner={"fine_levels": 1}))
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
-    share = slice(0, 2) if rank == 0 else slice(2, 3)
-    for _ in range(2):
-        data = {"inputs": list(make_images(3)[share]), "data_samples": some_samples()[share]}
-        logged = model.train_step(data, optimizer)
-    # one rank without any prompt must not hang the other
-    data = {"inputs": list(make_images(3)[share]), "data_samples": [make_sample()] if rank else some_samples()[share]}
-    model.train_step(data, optimizer)
-    if rank == 0:
-        torch.save({"weights": model.module.state_dict(), "loss": logged["loss"]}, f"{folder}/out.pth")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        model = MMDistributedDataParallel(make_model(nano, lmm={"template": "paper"}, aligner={"fine_levels": 1}))
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
+        share = slice(0, 2) if rank == 0 else slice(2, 3)
+        for _ in range(2):
+            data = {"inputs": list(make_images(3)[share]), "data_samples": some_samples()[share]}
+            logged = model.train_step(data, optimizer)
+        # one rank without any prompt must not hang the other
+        samples = [make_sample()] if rank else some_samples()[share]
+        model.train_step({"inputs": list(make_images(3)[share]), "data_samples": samples}, optimizer)
+        if rank == 0:
+            torch.save({"weights": model.module.state_dict(), "loss": logged["loss"]}, f"{folder}/out.pth")
 
 
 @pytest.mark.slow

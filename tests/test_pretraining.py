@@ -1,9 +1,8 @@
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import TINY, make_images, make_sample
+from helpers import make_images, make_sample
 from mmengine.structures import InstanceData
 from torch import nn
 from transformers import LlavaForConditionalGeneration
@@ -12,16 +11,10 @@ from lumen.engine.hooks import FewTokensHook
 from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.export import export_nano
-from lumen.lmm.nano.model import make_nano
 from lumen.pretraining import LOSSES, LmmPretrainer
 from lumen.structures import Prompt
 
 WORDS = {"labels": [["star", "stars"], ["ring", "rings"]], "colour": [["red"], ["blue"]]}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_nano(tmp_path_factory.mktemp("seeing"), sizes=replace(TINY, tied=True, seeing=True))
 
 
 def pretrainer(base, **options):
@@ -46,11 +39,11 @@ def batch():
     return make_images(2, (32, 48)), samples
 
 
-def test_every_loss_of_a_stage_is_weighted_and_reaches_what_it_trains(base):
-    model = pretrainer(base)
+def test_every_loss_of_a_stage_is_weighted_and_reaches_what_it_trains(tiny_seeing):
+    model = pretrainer(tiny_seeing)
     losses = model(*batch())
     assert set(losses) == set(LOSSES) and all(value.isfinite() for value in losses.values())
-    half = pretrainer(base, loss_weights={"loss_text": 0.5})(*batch())
+    half = pretrainer(tiny_seeing, loss_weights={"loss_text": 0.5})(*batch())
     assert half["loss_text"].item() == pytest.approx(0.5 * losses["loss_text"].item(), rel=1e-5)
     assert set(half) == {"loss_text"}
     sum(losses.values()).backward()
@@ -58,8 +51,8 @@ def test_every_loss_of_a_stage_is_weighted_and_reaches_what_it_trains(base):
         assert all(each.grad is not None for each in model.get_submodule(part).parameters())
 
 
-def test_few_tokens_change_the_text_alone(base):
-    model = pretrainer(base).eval()
+def test_few_tokens_change_the_text_alone(tiny_seeing):
+    model = pretrainer(tiny_seeing).eval()
     with torch.no_grad():  # at the start the sublayers of the LLM add nothing
         for parameter in model.lmm.base_model.get_decoder().parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -70,8 +63,8 @@ def test_few_tokens_change_the_text_alone(base):
     assert all(few[name].item() == whole[name].item() for name in LOSSES if name != "loss_text")
 
 
-def test_heads_answer_every_object(base):
-    model = pretrainer(base).eval()
+def test_heads_answer_every_object(tiny_seeing):
+    model = pretrainer(tiny_seeing).eval()
     with torch.no_grad():
         found = model(*batch(), mode="predict")[1].pred_instances
     assert found.bboxes.shape == (1, 4) and found.labels.shape == (1,) and found.colour.shape == (1,)
@@ -87,9 +80,9 @@ def test_heads_answer_every_object(base):
         ({"words": {"labels": [["star"], ["star"]]}}, "twice"),
     ],
 )
-def test_wrong_options_are_refused(base, options, message):
+def test_wrong_options_are_refused(tiny_seeing, options, message):
     with pytest.raises(ConfigError, match=message):
-        pretrainer(base, **options)
+        pretrainer(tiny_seeing, **options)
 
 
 def test_the_number_of_tokens_follows_the_run():
@@ -104,14 +97,14 @@ def test_the_number_of_tokens_follows_the_run():
         FewTokensHook([(0.5, 8), (0.0, None)])
 
 
-def test_an_exported_model_is_the_trained_one_in_bfloat16(base, tmp_path):
-    model = pretrainer(base)
+def test_an_exported_model_is_the_trained_one_in_bfloat16(tiny_seeing, tmp_path):
+    model = pretrainer(tiny_seeing)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.25)
-    folder = export_nano(base, model.state_dict(), tmp_path / "model")
+    folder = export_nano(tiny_seeing, model.state_dict(), tmp_path / "model")
     exported = LlavaForConditionalGeneration.from_pretrained(folder)
-    known = LlavaForConditionalGeneration.from_pretrained(base).state_dict()
+    known = LlavaForConditionalGeneration.from_pretrained(tiny_seeing).state_dict()
     trained = model.lmm.base_model.state_dict()
     assert exported.config.untrained_parts == []
     for name, value in exported.state_dict().items():
@@ -121,7 +114,7 @@ def test_an_exported_model_is_the_trained_one_in_bfloat16(base, tmp_path):
     assert HFAdapter(str(folder), generation={"dialect": "corner_words"}).text.dialect is not None
 
 
-def test_a_checkpoint_of_something_else_is_not_exported(base, tmp_path):
+def test_a_checkpoint_of_something_else_is_not_exported(tiny_seeing, tmp_path):
     with pytest.raises(CheckpointError, match="are missing"):
-        export_nano(base, {"lmm.base_model.lm_head.weight": torch.zeros(2000, 32)}, tmp_path / "model")
+        export_nano(tiny_seeing, {"lmm.base_model.lm_head.weight": torch.zeros(2000, 32)}, tmp_path / "model")
     assert not (tmp_path / "model").exists()

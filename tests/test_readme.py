@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from pages import blocks, commands, snippet, snippets, written_file
+from pages import blocks, commands, load_tool, snippet, snippets, written_file
 from real_layouts import CLASSES, coco_file, picture, write
 
 from lumen.cli import app
@@ -176,10 +176,7 @@ def own_decoders():
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("list_decoders", ROOT / "tools" / "list_decoders.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("list_decoders")
 
 
 def test_the_table_of_decoders_is_current(tool):

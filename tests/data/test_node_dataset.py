@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import joined
 
 from lumen.data import coco
 from lumen.data.coco import CocoDataset
@@ -35,16 +36,15 @@ def records_of(dataset):
 
 def rank_main(rank, folder):
     """Rank 1 cannot read the file itself, so what it has comes from rank 0."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    if rank == 1:
-        coco.read_coco = None
-    dataset = make(folder, filter_empty=True)
-    assert isinstance(dataset.data_bytes, np.memmap)
-    with pytest.raises(DataError, match=r"classes must be different names.*'bird'"):
-        make(folder, classes=["bird"])
-    state = {"records": records_of(dataset), "metainfo": dataset.metainfo, "report": dataset.report}
-    torch.save(state, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        if rank == 1:
+            coco.read_coco = None
+        dataset = make(folder, filter_empty=True)
+        assert isinstance(dataset.data_bytes, np.memmap)
+        with pytest.raises(DataError, match=r"classes must be different names.*'bird'"):
+            make(folder, classes=["bird"])
+        state = {"records": records_of(dataset), "metainfo": dataset.metainfo, "report": dataset.report}
+        torch.save(state, f"{folder}/{rank}.pt")
 
 
 def test_two_processes_hold_what_one_has_read(tmp_path):

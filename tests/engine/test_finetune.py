@@ -1,15 +1,13 @@
 """The configs for pretrained LMMs, as they are, through ``tools/train.py`` on tiny models of the real families."""
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import zoo
 from own_data import make_mine
-from pages import snippet
+from pages import load_tool, snippet
 from real_layouts import make_all
 from test_sam import tiny_sam
 
@@ -22,26 +20,11 @@ FINETUNE = sorted(path for path in ROOT.glob("configs/finetune/*.py") if not pat
 SMALL = ("train_cfg.max_iters=2", "train_dataloader.batch_size=2")
 
 
-@pytest.fixture(scope="session")
-def repositories(tmp_path_factory):
-    """Return a function that gives the folder of a tiny model of a family."""
-    made = {}
-
-    def folder_of(family):
-        if family not in made:
-            made[family] = zoo.save(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder_of
-
-
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Return a function that runs ``tools/train.py`` here and returns the checkpoint that it wrote last."""
-    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
-    tool = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec.loader.exec_module(tool)
+    tool = load_tool("train")
 
     def run(config, *overrides, data, options=()):
         monkeypatch.setenv("LUMEN_DATA", str(data))

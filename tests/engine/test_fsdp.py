@@ -1,10 +1,8 @@
 """Two processes on the CPU, sharded (FSDP2) and replicated (DDP), train as one process does."""
 
-import os
-
 import pytest
 import torch
-from helpers import TINY, make_images, make_sample
+from helpers import TINY, joined, make_images, make_sample
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import nn
@@ -91,25 +89,21 @@ def toy_run(folder, max_iters, *, batch_size, **options):
 
 
 def rank_main(rank, folder):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    part, found = slice(rank, rank + 1), {}
-    found["ddp"] = curve(MMDistributedDataParallel(make_lumen(folder)), part)
-    sharded = FSDP2(make_lumen(folder, gradient_checkpointing=True))
-    pieces = [parameter for parameter in sharded.parameters() if isinstance(parameter, DTensor)]
-    found["all_in_pieces"] = torch.tensor(len(pieces) == len(list(sharded.parameters())))
-    found["fsdp"] = curve(sharded, part)
-    found["half"] = curve(FSDP2(make_lumen(folder), param_dtype="bfloat16"), part)
-    with torch.no_grad():
-        found["answers"] = torch.tensor(len(sharded.val_step(batch(part))))
-    options = {"batch_size": 2, "launcher": "pytorch", "cfg": {"model_wrapper_cfg": {"type": "FSDP2"}}}
-    toy_run(f"{folder}/whole", 4, **options)
-    toy_run(f"{folder}/part", 2, **options)
-    toy_run(f"{folder}/part", 4, **options, resume=True)
-    torch.save(found, f"{folder}/{rank}.pth")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        part, found = slice(rank, rank + 1), {}
+        found["ddp"] = curve(MMDistributedDataParallel(make_lumen(folder)), part)
+        sharded = FSDP2(make_lumen(folder, gradient_checkpointing=True))
+        pieces = [parameter for parameter in sharded.parameters() if isinstance(parameter, DTensor)]
+        found["all_in_pieces"] = torch.tensor(len(pieces) == len(list(sharded.parameters())))
+        found["fsdp"] = curve(sharded, part)
+        found["half"] = curve(FSDP2(make_lumen(folder), param_dtype="bfloat16"), part)
+        with torch.no_grad():
+            found["answers"] = torch.tensor(len(sharded.val_step(batch(part))))
+        options = {"batch_size": 2, "launcher": "pytorch", "cfg": {"model_wrapper_cfg": {"type": "FSDP2"}}}
+        toy_run(f"{folder}/whole", 4, **options)
+        toy_run(f"{folder}/part", 2, **options)
+        toy_run(f"{folder}/part", 4, **options, resume=True)
+        torch.save(found, f"{folder}/{rank}.pth")
 
 
 @pytest.fixture(scope="module")

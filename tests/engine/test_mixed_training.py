@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import TINY, make_images, make_sample
+from helpers import TINY, joined, make_images, make_sample
 from mmengine.optim import OptimWrapper
 from toy import ToyData, make_runner
 
@@ -45,30 +45,27 @@ def rank_main(rank, folder):
     """Train steps in which one rank has boxes only and the other samples without any location prompt."""
     from mmengine.model import MMDistributedDataParallel
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(rank)  # the wrapper must make the ranks equal
-    model = Lumen(
-        lmm={
-            "type": HFAdapter,
-            "name_or_path": f"{folder}/nano",
-            "base": {"attention": "eager"},
-            "readout": {"phrase_reconstruction": True},
-        },
-        aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
-        decoders=[{"type": DetectionDecoder}],
-    )
-    wrapped = MMDistributedDataParallel(model.train())
-    optimizer = OptimWrapper(torch.optim.SGD(wrapped.parameters(), lr=1e-2))
-    boxes = [make_sample(["cat", "dog"], [[4, 8, 40, 60]], [0]), make_sample(["cat"], [[0, 0, 9, 9]], [0])]
-    nothing = [make_sample(), make_sample()]
-    for step in range(2):  # the ranks change places
-        data = {"inputs": list(make_images(2, seed=rank)), "data_samples": boxes if rank == step else nothing}
-        logged = wrapped.train_step(data, optimizer)
-    # Parameters, not running statistics: rank 0 hands its own to the others before each step.
-    torch.save({"weights": dict(model.named_parameters()), "loss": logged["loss"]}, f"{folder}/{rank}.pth")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        torch.manual_seed(rank)  # the wrapper must make the ranks equal
+        model = Lumen(
+            lmm={
+                "type": HFAdapter,
+                "name_or_path": f"{folder}/nano",
+                "base": {"attention": "eager"},
+                "readout": {"phrase_reconstruction": True},
+            },
+            aligner={"type": DenseAligner, "channels": 32, "num_heads": 4, "mlp_channels": 64, "fine_levels": 1},
+            decoders=[{"type": DetectionDecoder}],
+        )
+        wrapped = MMDistributedDataParallel(model.train())
+        optimizer = OptimWrapper(torch.optim.SGD(wrapped.parameters(), lr=1e-2))
+        boxes = [make_sample(["cat", "dog"], [[4, 8, 40, 60]], [0]), make_sample(["cat"], [[0, 0, 9, 9]], [0])]
+        nothing = [make_sample(), make_sample()]
+        for step in range(2):  # the ranks change places
+            data = {"inputs": list(make_images(2, seed=rank)), "data_samples": boxes if rank == step else nothing}
+            logged = wrapped.train_step(data, optimizer)
+        # Parameters, not running statistics: rank 0 hands its own to the others before each step.
+        torch.save({"weights": dict(model.named_parameters()), "loss": logged["loss"]}, f"{folder}/{rank}.pth")
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
 """Two ranks on the CPU with unequal batches: calls of a sharded LLM agree, and accumulated pieces equal the whole."""
 
-import os
-
 import pytest
 import torch
-from helpers import TINY, adapter_options, make_images, make_sample
+from helpers import TINY, adapter_options, joined, make_images, make_sample
 from torch import nn
 
 from lumen.aligners.dense import DenseAligner
@@ -93,22 +91,18 @@ def answers(model, numbers):
 
 
 def rank_main(rank, folder):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    mine = range(4 * rank, 4 * rank + 4)
-    few = [[0, 1], [2, 3]][rank]
-    found = {
-        "unequal": train(FSDP2(make_lumen(folder, gradient_checkpointing=True)), few),
-        "fsdp": train(FSDP2(make_lumen(folder)), mine, pieces=2),
-        "ddp": train(LumenDDP(make_lumen(folder)), mine, pieces=2),
-    }
-    found["mixed"] = train(FSDP2(make_mixed(folder)), few, dtype="bfloat16")
-    sharded = FSDP2(make_lumen(folder, max_pass_tokens=1))  # a pass for each row
-    found["answers"] = answers(sharded, [[0, 2, 4, 5, 7], [1]][rank])
-    torch.save(found, f"{folder}/{rank}.pth")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        mine = range(4 * rank, 4 * rank + 4)
+        few = [[0, 1], [2, 3]][rank]
+        found = {
+            "unequal": train(FSDP2(make_lumen(folder, gradient_checkpointing=True)), few),
+            "fsdp": train(FSDP2(make_lumen(folder)), mine, pieces=2),
+            "ddp": train(LumenDDP(make_lumen(folder)), mine, pieces=2),
+        }
+        found["mixed"] = train(FSDP2(make_mixed(folder)), few, dtype="bfloat16")
+        sharded = FSDP2(make_lumen(folder, max_pass_tokens=1))  # a pass for each row
+        found["answers"] = answers(sharded, [[0, 2, 4, 5, 7], [1]][rank])
+        torch.save(found, f"{folder}/{rank}.pth")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """Two ranks on the CPU: they keep the same statistics, and a resume continues on both with the same random numbers."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import joined
 from mmengine.hooks import Hook
 from toy import make_runner
 
@@ -40,17 +40,13 @@ def train(folder, **changes):
 
 
 def rank_main(rank, folder):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    folder = Path(folder)
-    whole = train(folder / "whole")
-    train(folder / "part", max_iters=3)
-    torch.manual_seed(1234 + rank)  # the second part must not go on from the numbers of this process
-    part = train(folder / "part", resume=True)
-    torch.save({"whole": whole, "part": part}, folder / f"{rank}.pth")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(rank, folder):
+        folder = Path(folder)
+        whole = train(folder / "whole")
+        train(folder / "part", max_iters=3)
+        torch.manual_seed(1234 + rank)  # the second part must not go on from the numbers of this process
+        part = train(folder / "part", resume=True)
+        torch.save({"whole": whole, "part": part}, folder / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")

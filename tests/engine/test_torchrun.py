@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
 from real_layouts import coco_file, make_all, picture, write
 from torch.utils.data import TensorDataset
 from toy import make_runner
@@ -26,11 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 MIXTURE = ROOT / "configs/lumen_paper/alignment_vqa_llava7b_paper_10k.py"
 STEPS, PIECES = 4, 2
-
-
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory):
-    return zoo.save("llava", tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture
@@ -71,15 +65,15 @@ def text_alone(weights, text_source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["LumenDDP", "FSDP2"])
-def test_two_ranks_train_the_recipe_on_mixed_batches_and_resume_exactly(wrapper, run, llava, tmp_path):
+def test_two_ranks_train_the_recipe_on_mixed_batches_and_resume_exactly(wrapper, run, repositories, tmp_path):
     weights = load_config(MIXTURE, tool_root=ROOT).train_dataloader.dataset.weights
     alone = text_alone(weights, text_source=len(weights) - 1)
     assert (alone[:, 0] != alone[:, 1]).any()  # a rank has text alone where the other has locations
     make_all(tmp_path / "data")
-    options = [f"model.lmm.name_or_path={llava}", "model.lmm.readout.dense_hw=[32,32]", "load_from=none"]
+    options = [f"model.lmm.name_or_path={repositories('llava')}", "model.lmm.readout.dense_hw=[32,32]"]
     options += ["train_dataloader.batch_size=1", "train_dataloader.num_workers=2", f"train_cfg.max_iters={STEPS}"]
     options += ["default_hooks.checkpoint.interval=2", f"optim_wrapper.accumulative_counts={PIECES}"]
-    options += [f"model_wrapper_cfg={{'type':'{wrapper}'}}"]
+    options += ["load_from=none", f"model_wrapper_cfg={{'type':'{wrapper}'}}"]
     whole, part = tmp_path / "whole", tmp_path / "part"
     run("train.py", MIXTURE, "--work-dir", whole, options=options, ranks=2)
     part.mkdir()
@@ -99,13 +93,18 @@ def test_two_ranks_train_the_recipe_on_mixed_batches_and_resume_exactly(wrapper,
 
 
 @pytest.mark.slow
-def test_two_ranks_evaluate_as_one_process(run, llava, tmp_path):
+def test_two_ranks_evaluate_as_one_process(run, repositories, tmp_path):
     """Of five images the two ranks read three each: the repeated one counts once."""
     config = ROOT / "configs/finetune/detection.py"
     make_pictures(tmp_path / "data", number=5)
-    options = [f"model.lmm.name_or_path={llava}", "model.max_pixels=1024", "model.lmm.base.dtype=float32"]
+    options = [f"model.lmm.name_or_path={repositories('llava')}", "model.max_pixels=1024"]
     options += ["model.aligner.channels=32", "model.aligner.mlp_channels=64", "val_dataloader.num_workers=0"]
-    options += ["val_dataloader.batch_size=1", "val_cfg.dtype=float32", "test_cfg.dtype=float32"]
+    options += [
+        "model.lmm.base.dtype=float32",
+        "val_dataloader.batch_size=1",
+        "val_cfg.dtype=float32",
+        "test_cfg.dtype=float32",
+    ]
     fast = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False", "train_cfg.max_iters=20"]
     fast += ["param_scheduler=none", "optim_wrapper.optimizer.lr=0.01", "custom_hooks.1.decay=0.1"]
     run("train.py", config, "--work-dir", tmp_path / "run", options=[*options, *fast])

@@ -1,6 +1,5 @@
 """``lumen predict --lmm``: an LMM as it is, with random weights; and a tiny one that has learned to write a box."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zoo
 from mmengine.optim import OptimWrapper
+from pages import load_tool
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,19 +27,6 @@ from lumen.model import Lumen
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ["--max-new-tokens", "6", "--max-pixels", "1024"]
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """Return a function that gives the folder of a tiny model of a family."""
-    made = {}
-
-    def folder_of(family):
-        if family not in made:
-            made[family] = zoo.save(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder_of
 
 
 @pytest.fixture
@@ -75,8 +61,8 @@ def make_coco(folder):
         ("llava", ("--dialect", "decimals"), "of the tokens of the coordinates"),
     ],
 )
-def test_predict_asks_a_bare_lmm_and_says_what_it_could_not_read(photo, repository, family, options, score):
-    words = ["predict", "photo.png", "dog", "red cup", "--lmm", repository(family), *options, *FEW]
+def test_predict_asks_a_bare_lmm_and_says_what_it_could_not_read(photo, repositories, family, options, score):
+    words = ["predict", "photo.png", "dog", "red cup", "--lmm", repositories(family), *options, *FEW]
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "unparsed" in done.output
@@ -88,19 +74,17 @@ def test_predict_asks_a_bare_lmm_and_says_what_it_could_not_read(photo, reposito
     assert (photo / "out" / "photo.png").is_file()
 
 
-def test_an_lmm_without_a_dialect_is_refused_before_it_is_loaded(photo, repository, monkeypatch):
+def test_an_lmm_without_a_dialect_is_refused_before_it_is_loaded(photo, repositories, monkeypatch):
     monkeypatch.setattr(HFAdapter, "__init__", None)
     with pytest.raises(ConfigError, match=r"'llava' cannot be asked for boxes as it is: .*Train a decoder"):
-        bare_predictor(repository("llava"))
+        bare_predictor(repositories("llava"))
 
 
-def test_the_bare_lmm_is_judged_by_coco_ap(tmp_path, repository, monkeypatch):
-    spec = importlib.util.spec_from_file_location("test_tool", ROOT / "tools" / "test.py")
-    tool = importlib.util.module_from_spec(spec)
+def test_the_bare_lmm_is_judged_by_coco_ap(tmp_path, repositories, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec.loader.exec_module(tool)
+    tool = load_tool("test")
     settings = [
-        f"_lmm.name_or_path={repository('qwen2_5_vl')}",
+        f"_lmm.name_or_path={repositories('qwen2_5_vl')}",
         "_lmm.base.dtype=float32",
         "_lmm.generation.max_new_tokens=4",
         "model.max_pixels=1024",
@@ -123,10 +107,8 @@ def test_the_bare_lmm_is_judged_by_coco_ap(tmp_path, repository, monkeypatch):
 
 
 def test_only_a_config_without_trained_parts_needs_no_checkpoint(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("test_tool", ROOT / "tools" / "test.py")
-    tool = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec.loader.exec_module(tool)
+    tool = load_tool("test")
     config = str(ROOT / "configs" / "detection" / "detection_nano_shapes.py")
     monkeypatch.setattr(sys, "argv", ["test.py", config, "--work-dir", str(tmp_path)])
     with pytest.raises(ConfigError, match="name a checkpoint"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import make_images
+from pages import load_tool
 from transformers import (
     AutoProcessor,
     Blip2VisionConfig,
@@ -206,13 +207,6 @@ AutoModel.register(StripesConfig, Stripes, exist_ok=True)
 def save(folder):
     Stripes(StripesConfig()).save_pretrained(folder)
 """
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_tools_build_and_check_with_a_tower_of_a_plug_in(tmp_path, capsys, monkeypatch):

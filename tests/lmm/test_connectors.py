@@ -190,8 +190,10 @@ def test_tokens_around_the_image_are_added_and_learned(make_adapter):
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "llava_eva"])
-def test_towers_of_the_llava_line(folder, name):
-    adapter = HFAdapter(folder(name), base={"connector": {"type": PoolConnector, "out_hw": (2, 2), "levels": (-1, 1)}})
+def test_towers_of_the_llava_line(repositories, name):
+    adapter = HFAdapter(
+        repositories(name), base={"connector": {"type": PoolConnector, "out_hw": (2, 2), "levels": (-1, 1)}}
+    )
     with torch.no_grad():
         encoded = adapter.encode_images(make_images(2, (16, 16)))
         query = adapter.ask(encoded, [PHRASES, PHRASES]).query
@@ -206,8 +208,8 @@ def test_towers_of_the_llava_line(folder, name):
     torch.testing.assert_close(torch.stack(encoded.states.pooler_output), wanted)
 
 
-def test_evas_tower_takes_any_size_by_bicubic_positions(folder):
-    adapter = HFAdapter(folder("llava_eva"), base={"connector": {"type": PoolConnector, "out_hw": (4, 4)}})
+def test_evas_tower_takes_any_size_by_bicubic_positions(repositories):
+    adapter = HFAdapter(repositories("llava_eva"), base={"connector": {"type": PoolConnector, "out_hw": (4, 4)}})
     tower = adapter.base_model.model.vision_tower
     with torch.no_grad():
         resized = tower.embeddings.interpolate_pos_encoding(torch.zeros(1, 65, WIDTH), 32, 32)[:, 1:]
@@ -222,15 +224,15 @@ def test_evas_tower_takes_any_size_by_bicubic_positions(folder):
 
 
 @pytest.mark.parametrize("name", ["vipllava", "llava_next", "qwen3_vl", "pixtral", "idefics2"])
-def test_other_families_keep_their_own_connector(folder, name):
+def test_other_families_keep_their_own_connector(repositories, name):
     with pytest.raises(ConfigError, match=r"base.connector replaces the projector of a LLaVA"):
-        HFAdapter(folder(name), base={"connector": POOL})
+        HFAdapter(repositories(name), base={"connector": POOL})
 
 
-def test_the_only_size_of_a_tower_is_checked_before_the_weights_load(folder, monkeypatch):
+def test_the_only_size_of_a_tower_is_checked_before_the_weights_load(repositories, monkeypatch):
     monkeypatch.setattr("lumen.lmm.loading.load_base", None)
     with pytest.raises(ConfigError, match=r"got \(4, 4\)"):
-        HFAdapter(folder("llava"), base={"connector": {"type": PoolConnector, "out_hw": (3, 3)}})
+        HFAdapter(repositories("llava"), base={"connector": {"type": PoolConnector, "out_hw": (3, 3)}})
 
 
 def test_wrong_connectors_are_refused(make_adapter):

@@ -147,8 +147,8 @@ def test_a_corner_of_a_wide_image_lies_where_its_frame_says(name, make_frame, lo
 
 
 @pytest.mark.parametrize(("name", "mode"), [("gemma3", "separate"), ("cohere2_vision", "expanded")])
-def test_a_short_sliding_window_falls_back_to_one_row_per_prompt(name, mode, tmp_path, caplog, folder):
-    shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
+def test_a_short_sliding_window_falls_back_to_one_row_per_prompt(name, mode, tmp_path, caplog, repositories):
+    shutil.copytree(repositories(name), tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["sliding_window"] = 24
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -167,8 +167,8 @@ MIXING = [name for name in ZOO if not ZOO[name].packs]
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_an_llm_that_mixes_neighbours_runs_its_images_once_and_says_so(name, caplog, folder):
-    adapter = HFAdapter(folder(name)).eval()
+def test_an_llm_that_mixes_neighbours_runs_its_images_once_and_says_so(name, caplog, repositories):
+    adapter = HFAdapter(repositories(name)).eval()
     assert "each prompt goes behind a copy of the cache of its image" in caplog.text
     ask(adapter, make_images(2, ZOO[name].size_hw))
     suffixes = [adapter.encoder.suffix(phrase, "detection") for phrase in PHRASES]
@@ -277,17 +277,17 @@ def test_an_image_is_spelt_as_its_processor_does(name, text, load):
         ("qwen2_vl", {"dense_hw": (32, 32)}, "dense_hw needs .* got features='vision' and 'qwen2_vl'"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(name, options, message, folder):
+def test_options_that_do_not_fit_are_refused(name, options, message, repositories):
     with pytest.raises(ConfigError, match=message):
-        HFAdapter(folder(name), **adapter_options(**options))
+        HFAdapter(repositories(name), **adapter_options(**options))
 
 
-def test_a_checkpoint_must_agree_on_layers_and_features(folder):
-    plain = HFAdapter(folder("llava")).describe()
+def test_a_checkpoint_must_agree_on_layers_and_features(repositories):
+    plain = HFAdapter(repositories("llava")).describe()
     assert plain["position"] == "loc"
     assert "features" not in plain
     readout = {"query_layer": 1, "features": "both", "feature_layer": 0, "dense_hw": (32, 32)}
-    other = HFAdapter(folder("llava"), readout=readout).describe()
+    other = HFAdapter(repositories("llava"), readout=readout).describe()
     assert (other["position"], other["features"], other["dense_hw"]) == ("loc@1", "both@0", "(32, 32)")
 
 
@@ -307,13 +307,13 @@ def test_a_prefix_begins_once(name, load):
     assert adapter.prefix(size_hw).count(adapter.encoder.tokenizer.bos_token_id) <= 1
 
 
-def test_tokens_of_the_model_itself_are_refused_in_a_phrase(folder):
+def test_tokens_of_the_model_itself_are_refused_in_a_phrase(repositories):
     with pytest.raises(PromptError, match="special tokens"):
-        ask(HFAdapter(folder("qwen3_vl")), make_images(1, (16, 32)), ["a <|image_pad|>"])
+        ask(HFAdapter(repositories("qwen3_vl")), make_images(1, (16, 32)), ["a <|image_pad|>"])
 
 
-def test_settings_without_a_mean_are_refused(tmp_path, folder):
-    shutil.copytree(folder("llava"), tmp_path, dirs_exist_ok=True)
+def test_settings_without_a_mean_are_refused(tmp_path, repositories):
+    shutil.copytree(repositories("llava"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_std": [1, 1, 1]}))
     with pytest.raises(ConfigError, match=r"lacks \['image_mean'\]"):
         HFAdapter(str(tmp_path))

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from helpers import make_images, relative_difference
+from helpers import make_images, relative_difference, write_texts
 
 from lumen.errors import ConfigError, PromptError
-from lumen.lmm.generation import AnswerReport, Continuation, names_task, written_suffix
+from lumen.lmm.generation import AnswerReport, names_task, written_suffix
 from lumen.lmm.nano.tokenizer import IMAGE_TOKEN
 from lumen.lmm.tokens.phrases import PromptEncoder
 from lumen.lmm.tokens.questions import TextEncoder
@@ -219,14 +219,6 @@ def test_a_trained_answer_is_given_again(make_adapter):
 # --- location answers in the LMM's own words --------------------------------------------------------------------------
 
 
-def answers_of(adapter, texts):
-    """Make the adapter write these texts, whatever it is asked."""
-    ids = [adapter.encoder.ids(text) for text in texts]
-    adapter.writer.go_on = lambda runner, encoded, start, asked, bound: [
-        [Continuation(ids[place], [1.0] * len(ids[place])) for place, _ in enumerate(of_image)] for of_image in asked
-    ]
-
-
 RIGHT = " Sure, the location is [LOC]. The task output is [DET]."
 
 
@@ -237,7 +229,7 @@ def test_a_written_answer_that_equals_the_forced_one_has_its_state(make_adapter)
         with torch.no_grad():
             wanted = make_adapter(**options)(images, prompts).query
             adapter = make_adapter(**options, answer_mode="generated")
-            answers_of(adapter, [RIGHT, RIGHT])
+            write_texts(adapter, [RIGHT, RIGHT])
             assert relative_difference(adapter(images, prompts, predicting=True).query, wanted) <= 1e-5
             assert adapter.answer_report == AnswerReport(asked=2)
 
@@ -245,7 +237,7 @@ def test_a_written_answer_that_equals_the_forced_one_has_its_state(make_adapter)
 def test_an_answer_without_loc_gives_no_pair_and_is_counted(make_adapter):
     adapter = make_adapter(template="paper", answer_mode="generated")
     prompts = [[Prompt("cat"), QUESTIONS[0], Prompt("dog"), Prompt("star")], [Prompt("ring")]]
-    answers_of(adapter, ["It is [LOC] [SEG]", "There is none.", RIGHT])
+    write_texts(adapter, ["It is [LOC] [SEG]", "There is none.", RIGHT])
     with torch.no_grad():
         features = adapter(make_images(2), prompts, predicting=True)
     assert features.image_index.tolist() == [0, 0, 1]

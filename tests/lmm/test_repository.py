@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from zoo import save
 
 import lumen
 from lumen.errors import CheckpointError, ConfigError
@@ -19,15 +18,10 @@ from lumen.lmm.repository import load_model, read_config
 from lumen.model import Lumen
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return Path(save("llava", tmp_path_factory.mktemp("llava")))
-
-
 @pytest.fixture
-def folder(saved, tmp_path):
+def folder(repositories, tmp_path):
     """Return a copy of a tiny LLaVA that a test may spoil."""
-    return Path(shutil.copytree(saved, tmp_path / "copy"))
+    return Path(shutil.copytree(repositories("llava"), tmp_path / "copy"))
 
 
 def load(folder, attention=None, **options):
@@ -134,8 +128,8 @@ def test_a_quantized_repository_is_not_quantized_again(folder):
         load(folder, quantization={"load_in_4bit": True})
 
 
-def test_a_model_without_sdpa_is_read_with_eager_attention(tmp_path, caplog):
-    path = save("paligemma2", tmp_path)
+def test_a_model_without_sdpa_is_read_with_eager_attention(repositories, caplog):
+    path = repositories("paligemma2")
     assert load(path).get_decoder().config._attn_implementation == "eager"
     assert "eager" not in caplog.text
     model = load(path, "sdpa")
@@ -143,14 +137,14 @@ def test_a_model_without_sdpa_is_read_with_eager_attention(tmp_path, caplog):
     assert "does not support" in caplog.text and "attention='eager' is used" in caplog.text
 
 
-def test_an_unknown_attention_is_refused(saved):
+def test_an_unknown_attention_is_refused(repositories):
     with pytest.raises(ConfigError, match=r"attention must be one of .* got 'fast'"):
-        read_config(str(saved), "fast")
+        read_config(repositories("llava"), "fast")
 
 
-def test_flash_attention_needs_its_library_or_narrow_weights(saved):
+def test_flash_attention_needs_its_library_or_narrow_weights(repositories):
     with pytest.raises(ConfigError, match="flash_attention_2"):
-        load(saved, "flash_attention_2")
+        load(repositories("llava"), "flash_attention_2")
 
 
 def test_no_folder_is_refused(tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import make_images, relative_difference
+from helpers import make_images, relative_difference, write_texts
 
 from lumen.errors import ConfigError, PromptError
-from lumen.lmm.generation import AnswerReport, Continuation
+from lumen.lmm.generation import AnswerReport
 from lumen.prompts import TEMPLATES, Template, read_template
 from lumen.structures import Prompt
 
@@ -23,14 +23,6 @@ PLAIN = [Prompt(prompt.text) for prompt in NAMED]
 
 def text_of(adapter, ids):
     return adapter.encoder.tokenizer.decode(ids)
-
-
-def write(adapter, texts):
-    """Make the adapter write these texts, whatever it is asked."""
-    written = [Continuation(ids, [1.0] * len(ids)) for ids in map(adapter.encoder.ids, texts)]
-    adapter.writer.go_on = lambda runner, encoded, start, asked, bound: [
-        [written[number] for number, _ in enumerate(of_image)] for of_image in asked
-    ]
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------
@@ -156,7 +148,7 @@ def test_a_written_answer_that_equals_the_forced_one_has_its_states(make_adapter
     with torch.no_grad():
         wanted = make_adapter(**options)(images, [PLAIN]).slots
         adapter = make_adapter(**options, answer_mode="generated")
-        write(adapter, [RIGHT, RIGHT])
+        write_texts(adapter, [RIGHT, RIGHT])
         found = adapter(images, [PLAIN], predicting=True).slots
     for token in adapter.slots:
         assert relative_difference(found[token], wanted[token]) <= 1e-5
@@ -165,7 +157,7 @@ def test_a_written_answer_that_equals_the_forced_one_has_its_states(make_adapter
 
 def test_an_answer_without_one_of_the_slots_gives_no_pair_and_is_counted(make_adapter):
     adapter = make_adapter(template=TWO, answer_mode="generated")
-    write(adapter, ["Mask: [SEG].", "Location: [LOC] and [LOC], [SEG]"])
+    write_texts(adapter, ["Mask: [SEG].", "Location: [LOC] and [LOC], [SEG]"])
     with torch.no_grad():
         features = adapter(make_images(), [PLAIN], predicting=True)
     assert features.prompt_index.tolist() == [1]
@@ -175,7 +167,7 @@ def test_an_answer_without_one_of_the_slots_gives_no_pair_and_is_counted(make_ad
 def test_words_are_what_is_written_behind_the_last_slot(make_adapter):
     adapter = make_adapter(template=TWO)
     question = Prompt("is there a cat?", "vqa")
-    write(adapter, ["; [tag]cat[/tag].", " so[DET]me [tag]"])
+    write_texts(adapter, ["; [tag]cat[/tag].", " so[DET]me [tag]"])
     with torch.no_grad():
         features = adapter(make_images(), [[PLAIN[0], question, PLAIN[1]]], extras={"words"}, predicting=True)
     assert features.extras["words"] == [["[tag]cat[/tag].", None, "some [tag]"]]

@@ -18,12 +18,12 @@ def test_a_family_can_be_named(spoiled):
         HFAdapter(adapter.name_or_path, base={"family": "my_family"})
 
 
-def test_a_registered_family_is_found_and_stays(folder, monkeypatch):
+def test_a_registered_family_is_found_and_stays(repositories, monkeypatch):
     monkeypatch.setattr("lumen.lmm.families.FAMILIES", dict(FAMILIES))
     family = replace(FAMILIES["llava"], splits=False)
     register_family("llava/clip_vision_model", family)
     register_family("llava/clip_vision_model", family)
-    adapter = HFAdapter(folder("llava"))
+    adapter = HFAdapter(repositories("llava"))
     assert adapter.family is family
     assert not adapter.splits
     with pytest.raises(ConfigError, match="the family 'llava' is known already"):

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zoo
-from helpers import TINY, make_images, make_sample, make_shared
+from helpers import make_images, make_sample, make_shared
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -25,7 +24,6 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import freeze_parameters
 from lumen.errors import ConfigError, DataError
-from lumen.lmm.nano.model import make_nano
 from lumen.lmm.sam_prompted import SamPrompted
 from lumen.ops.masks import decode_masks
 from lumen.registry import DATASETS, MODELS
@@ -417,9 +415,9 @@ def test_each_stage_of_nano_trains_its_parts_and_no_other(tiny_nano):
     assert not any("iou_prediction_head" in part or "vision_tower" in part for part in parts)
 
 
-def test_a_nano_that_sees_may_be_the_base(tmp_path):
+def test_a_nano_that_sees_may_be_the_base(tiny_seeing):
     config = load_config(FOLDER / "ullava_s2_nano.py", tool_root=ROOT)
-    config.model.lmm.name_or_path = str(make_nano(tmp_path, sizes=dataclasses.replace(TINY, tied=True, seeing=True)))
+    config.model.lmm.name_or_path = str(tiny_seeing)
     shared = built(config)(
         make_images(1, (160, 160)), [make_sample([Prompt("Find the star.", "ullava")])], mode="tensor"
     )
@@ -427,9 +425,8 @@ def test_a_nano_that_sees_may_be_the_base(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def full_size(tmp_path_factory):
+def full_size(repositories, tmp_path_factory):
     """Return a function that builds a config of full size on a tiny LLaVA and a tiny SAM."""
-    llava = zoo.save("llava", tmp_path_factory.mktemp("llava"))
     torch.manual_seed(0)
     sam = tmp_path_factory.mktemp("sam")
     tiny_sam().save_pretrained(sam)
@@ -438,7 +435,7 @@ def full_size(tmp_path_factory):
         config = load_config(FOLDER / f"{name}.py", tool_root=ROOT)
         settings = config.model.to_dict()
         connector = settings["lmm"]["base"]["connector"]
-        settings["lmm"] |= {"name_or_path": llava, "base": {"connector": connector}}
+        settings["lmm"] |= {"name_or_path": repositories("llava"), "base": {"connector": connector}}
         settings["lmm"]["readout"].update({"dense_hw": (32, 32)} if "dense_hw" in settings["lmm"]["readout"] else {})
         settings["aligner"]["channels"] = 16
         for decoder in settings["decoders"]:

@@ -1,12 +1,12 @@
 import csv
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_images, make_sample, make_shared
+from pages import load_tool
 from torch import nn
 
 from lumen.decoders.counting import CountingDecoder
@@ -20,10 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("inspect_misses", ROOT / "tools" / "inspect_misses.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("inspect_misses")
 
 
 def noisy(shared):

@@ -1,5 +1,4 @@
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from pages import load_tool
 from transformers import PreTrainedTokenizerFast
 
 from lumen.data.mixture import MixedDataset
@@ -27,13 +27,6 @@ TOOLS = (
 )
 
 
-def _load(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "tools" / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _run(name, *words, cwd):
     # Without PYTHONPATH: a tool must find the package from any folder.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
@@ -49,7 +42,7 @@ def test_help_shows_examples_from_any_folder(name, tmp_path):
 
 
 def test_the_table_of_decoders_names_each():
-    list_decoders = _load("list_decoders.py")
+    list_decoders = load_tool("list_decoders")
     rows = list_decoders.decoder_rows()
     assert ("detection", "DetectionDecoder") in [row[:2] for row in rows]
     table = list_decoders.markdown(rows).splitlines()
@@ -79,7 +72,7 @@ def _packed(num_objects):
 @pytest.mark.parametrize("num_objects", [0, 2])
 @pytest.mark.parametrize("target", ["centernet", "ttfnet"])
 def test_a_sample_is_drawn_with_its_target(num_objects, target):
-    browse = _load("browse_dataset.py")
+    browse = load_tool("browse_dataset")
     packed = _packed(num_objects)
     heat = browse.target_heat(packed["data_samples"], target, 8)
     assert heat.shape == (64, 64)
@@ -89,7 +82,7 @@ def test_a_sample_is_drawn_with_its_target(num_objects, target):
 
 
 def test_samples_are_spread_over_the_data_set():
-    browse = _load("browse_dataset.py")
+    browse = load_tool("browse_dataset")
     assert browse.chosen_indices(100, 3, None) == [0, 49, 99]
     assert browse.chosen_indices(2, 12, None) == [0, 1]
     assert browse.chosen_indices(100, 3, [5, 4]) == [5, 4]
@@ -113,14 +106,14 @@ class _Numbers(torch.utils.data.Dataset):
 
 
 def test_a_mixture_is_shown_set_by_set():
-    browse = _load("browse_dataset.py")
+    browse = load_tool("browse_dataset")
     mixture = MixedDataset([_Numbers(100), _Numbers(3)])
     assert browse.spread_indices(mixture, 4) == [0, 99, 100, 102]
     assert browse.spread_indices(_Numbers(9), 2) == [0, 8]
 
 
 def test_masks_points_and_answers_of_a_sample_are_drawn():
-    browse = _load("browse_dataset.py")
+    browse = load_tool("browse_dataset")
     packed = _packed(2)
     plain = browse.draw_sample(packed, "ttfnet", 8)
     targets = packed["data_samples"].gt_instances
@@ -137,7 +130,7 @@ def test_masks_points_and_answers_of_a_sample_are_drawn():
 
 
 def test_a_failing_command_stops_the_benchmark():
-    startup = _load("benchmarks/predict_startup.py")
+    startup = load_tool("benchmarks/predict_startup")
     wall, cpu = startup.seconds_of([sys.executable, "-c", "pass"])
     assert wall > 0 and cpu >= -1e-9  # sums of clock ticks, rounded
     with pytest.raises(SystemExit, match="failed"):
@@ -151,7 +144,7 @@ def _nano_options(out):
 
 
 def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monkeypatch):
-    make_nano = _load("make_nano.py")
+    make_nano = load_tool("make_nano")
     options = _nano_options(tmp_path / "data" / "nano")
     make_nano.main(options)
     names = {path.name for path in options.out.iterdir()}
@@ -176,5 +169,5 @@ def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monk
 def test_a_folder_with_other_files_is_not_replaced_by_a_nano_model(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SystemExit, match=r"holds \['thesis.txt'\]"):
-        _load("make_nano.py").main(_nano_options(tmp_path))
+        load_tool("make_nano").main(_nano_options(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -105,10 +103,9 @@ def test_common_words_are_one_token():
     assert [len(tokenizer(f" {word}")["input_ids"]) for word in ("circle", "red", "person", "left")] == [1, 1, 1, 1]
 
 
-def test_a_seeing_nano_has_a_fine_level_and_words_for_boxes(tmp_path):
-    folder = make_nano(tmp_path / "seeing", sizes=replace(TINY, tied=True, seeing=True))
-    model = LlavaForConditionalGeneration.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_a_seeing_nano_has_a_fine_level_and_words_for_boxes(tiny_seeing):
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_seeing)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_seeing)
     words = CornerWords()
     ids = tokenizer(f" {words.encode([(0.0, 8.0, 16.0, 160.0)], (160, 160))}", add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["<x0_0>", "<y0_2>", "<x1_4>", "<y1_40>"]

@@ -20,8 +20,8 @@ def ask(adapter, images, phrases):
 
 @pytest.mark.parametrize("new_tokens", ["resize", "learn"])
 @pytest.mark.parametrize("name", ["qwen2_vl", "llava"])
-def test_new_tokens_start_apart_even_in_a_table_with_spare_rows(name, new_tokens, folder):
-    adapter = HFAdapter(folder(name), base={"new_tokens": new_tokens}, template="paper")
+def test_new_tokens_start_apart_even_in_a_table_with_spare_rows(name, new_tokens, repositories):
+    adapter = HFAdapter(repositories(name), base={"new_tokens": new_tokens}, template="paper")
     encoder, base = adapter.encoder, adapter.base_model
     ids = torch.tensor(encoder.added_ids)
     assert int(ids.max()) < build(name)[0].text_config.vocab_size  # the table was long enough before
@@ -33,14 +33,14 @@ def test_new_tokens_start_apart_even_in_a_table_with_spare_rows(name, new_tokens
     assert 0.3 < float(rows.std() / base.get_input_embeddings().weight.data[: encoder.num_known].std()) < 3
 
 
-def test_tokens_that_the_model_had_before_stay_as_they_are(folder, tmp_path):
-    trained = HFAdapter(folder("qwen2_vl"))
+def test_tokens_that_the_model_had_before_stay_as_they_are(repositories, tmp_path):
+    trained = HFAdapter(repositories("qwen2_vl"))
     loc = trained.encoder.slot_ids[0]
     with torch.no_grad():
         trained.base_model.get_input_embeddings().weight[loc] = 7
     trained.base_model.save_pretrained(tmp_path)
     trained.encoder.tokenizer.save_pretrained(tmp_path)
-    shutil.copy(f"{folder('qwen2_vl')}/preprocessor_config.json", tmp_path)
+    shutil.copy(f"{repositories('qwen2_vl')}/preprocessor_config.json", tmp_path)
     again = HFAdapter(str(tmp_path))
     assert again.encoder.added_ids == []
     assert bool((again.base_model.get_input_embeddings().weight[loc] == 7).all())
@@ -65,8 +65,8 @@ def test_every_end_token_of_the_model_ends_an_answer(spoiled):
     assert long.startswith(short) and len(short) < len(long)
 
 
-def test_a_long_prompt_does_not_end_packing(folder, tmp_path):
-    shutil.copytree(folder("gemma3"), tmp_path, dirs_exist_ok=True)
+def test_a_long_prompt_does_not_end_packing(repositories, tmp_path):
+    shutil.copytree(repositories("gemma3"), tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["sliding_window"] = 48
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
-from zoo import USER, chat, save
+from zoo import USER, chat
 
 from lumen.errors import ConfigError
 from lumen.lmm.tokens.templates import MARK, find_template, image_and, render
@@ -18,14 +18,9 @@ PRINTS_PARTS = "{% for message in messages %}{{ message['content'] }}{% endfor %
 REFUSES = "{{ raise_exception('no images here') }}"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return Path(save("llava", tmp_path_factory.mktemp("llava")))
-
-
 @pytest.fixture
-def folder(saved, tmp_path):
-    copy = Path(shutil.copytree(saved, tmp_path / "copy"))
+def folder(repositories, tmp_path):
+    copy = Path(shutil.copytree(repositories("llava"), tmp_path / "copy"))
     (copy / "chat_template.jinja").unlink()
     return copy
 
