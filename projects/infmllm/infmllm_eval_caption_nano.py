@@ -11,7 +11,6 @@ from lumen.data.transforms import BlackenImage
 from lumen.metrics.text import CaptionMetric
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_nano import *
 
 model = dict(_model, input_hw=(320, 320))

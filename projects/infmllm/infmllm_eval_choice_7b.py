@@ -14,7 +14,6 @@ from mmengine.config import read_base
 from lumen.data.text import QuestionsDataset
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 model = dict(_model, input_hw=(448, 448))

@@ -13,7 +13,6 @@ from lumen.data.refer import AskSentences, ReferDataset
 from lumen.metrics.refer import GroundingMetric
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 model = dict(_model, input_hw=(448, 448))

@@ -12,7 +12,6 @@ from lumen.data.refer import AskSentences
 from lumen.metrics.refer import GroundingMetric
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_nano import *
 
 model = dict(_model, input_hw=(320, 320))

@@ -14,7 +14,6 @@ from lumen.data.text import QuestionsDataset
 from lumen.metrics.text import VqaMetric
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 model = dict(_model, input_hw=(448, 448))

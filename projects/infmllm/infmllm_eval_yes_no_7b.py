@@ -11,24 +11,8 @@ Targets of the paper, of the chat model: MME 1490 (perception), POPE 86.5. Marks
 from infmllm_metrics import MmeMetric
 from mmengine.config import read_base
 
-from lumen.data.text import QuestionsDataset
-
 with read_base():
-    from ...configs._base_.runtime import *
-    from ._infmllm_7b import *
+    from .infmllm_eval_choice_7b import *
 
-model = dict(_model, input_hw=(448, 448))
-_resize["mode"] = "letterbox"  # P, as in stage 3
-_data = dict(
-    type=QuestionsDataset,
-    data_root="data",
-    ann_file="infmllm/mme.json",
-    data_prefix=dict(img="mme"),
-    test_mode=True,
-    pipeline=[_load, _resize, dict(type=AskQuestions, shuffle=False, task="chat"), _pack],
-)
-test_dataloader = dict(_test_loader, dataset=_data)
+_data.update(ann_file="infmllm/mme.json", data_prefix=dict(img="mme"))
 test_evaluator = dict(type=MmeMetric)
-test_cfg = dict(dtype="bfloat16")
-optim_wrapper = None
-param_scheduler = None

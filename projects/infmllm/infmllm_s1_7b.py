@@ -14,7 +14,6 @@ from lumen.data.text import QuestionsDataset
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 model = dict(_model, input_hw=(224, 224))  # INFERRED: 16 x 16 cells, so that the pool changes nothing

@@ -11,7 +11,6 @@ from mmengine.config import read_base
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_nano import *
 
 model = dict(_model, input_hw=(160, 160))

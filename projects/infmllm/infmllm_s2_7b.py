@@ -18,7 +18,6 @@ from lumen.data.written import WriteAnswers
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 load_from = "work_dirs/infmllm_s1_7b/iter_10000.pth"

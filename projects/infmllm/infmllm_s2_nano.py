@@ -14,7 +14,6 @@ from lumen.data.written import WriteAnswers
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_nano import *
 
 load_from = "work_dirs/infmllm_s1_nano/iter_400.pth"

@@ -14,7 +14,6 @@ from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_7b import *
 
 load_from = "work_dirs/infmllm_s2_7b/iter_10000.pth"

@@ -11,7 +11,6 @@ from mmengine.config import read_base
 from lumen.engine.hooks import FreezeHook
 
 with read_base():
-    from ...configs._base_.runtime import *
     from ._infmllm_nano import *
 
 load_from = "work_dirs/infmllm_s2_nano/iter_1500.pth"
