@@ -20,6 +20,8 @@ with read_base():
     from .runtime import *
 
 _bins = 40  # of boxes in words: four pixels each
+_colours = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]
+_textures = ["plain", "striped", "dotted"]
 _lmm = dict(
     type=HFAdapter,
     name_or_path="data/nano_blank",
@@ -46,8 +48,8 @@ _model = dict(
             ["heart", "hearts"],
             ["arrow", "arrows"],
         ],
-        colour=[["red"], ["orange"], ["yellow"], ["green"], ["cyan"], ["blue"], ["purple"], ["pink"]],
-        texture=[["plain"], ["striped"], ["dotted"]],
+        colour=[[colour] for colour in _colours],
+        texture=[[texture] for texture in _textures],
     ),
     input_hw=(160, 160),
 )
@@ -56,11 +58,7 @@ _images = dict(
     _files,
     type=AttributesDataset,
     ann_file="annotations/instances_train.json",
-    attributes=dict(
-        colour=["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"],
-        texture=["plain", "striped", "dotted"],
-        size=["small", "medium", "large"],
-    ),
+    attributes=dict(colour=_colours, texture=_textures, size=["small", "medium", "large"]),
     with_masks=True,
 )
 _load = dict(type=LoadImage, cache_mb=600)

@@ -9,13 +9,7 @@ Answers are forced, one expression per conversation; in the LMM's own words by -
 from mmengine.config import read_base
 
 with read_base():
-    from .ullava_s2_nano import *
+    from .ullava_eval_referring_nano import *
 
-load_from = None
-optim_wrapper = None
-param_scheduler = None
-train_dataloader = None
-train_cfg = None
-custom_hooks = []
-test_dataloader = dict(_test_loader, dataset=_salient_test)
+test_dataloader["dataset"] = _salient_test
 test_evaluator = _evaluator
