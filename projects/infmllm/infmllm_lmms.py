@@ -90,9 +90,12 @@ class LumenForLmmsEval(lmms):
 
     def _answer(self, question: str, options: Mapping[str, Any]) -> str:
         adapter = self.predictor.model.lmm
-        if "max_new_tokens" in options:
-            adapter.generation = replace(adapter.generation, max_new_tokens=int(options["max_new_tokens"]))
-        text = self.predictor.chat((), question.replace("<image>", "").strip())
+        kept = adapter.generation
+        adapter.generation = replace(kept, max_new_tokens=int(options.get("max_new_tokens", kept.max_new_tokens)))
+        try:
+            text = self.predictor.chat((), question.replace("<image>", "").strip())
+        finally:
+            adapter.generation = kept
         ends = options.get("until", ())
         for end in [ends] if isinstance(ends, str) else ends:
             text = text.partition(end)[0] if end else text

@@ -1,6 +1,7 @@
 """A model in lmms-eval, with that package's own classes; skipped where it is not installed."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,22 @@ def model(make_adapter):
 
 
 def test_answers_are_those_of_the_predictor(model):
+    generation = model.predictor.model.lmm.generation
     requests = [request(0, 0, max_new_tokens=5), request(1, 0, "<image>\nis it red?", max_new_tokens=5), request(2, 1)]
     with torch.no_grad():
         answers = model.generate_until(requests)
         model.predictor.set_image(np.asarray(picture(0)))
+        model.predictor.model.lmm.generation = replace(generation, max_new_tokens=5)
         assert answers[:2] == [model.predictor.chat((), "what is it?"), model.predictor.chat((), "is it red?")]
     assert len(answers) == 3 and answers[0]
-    assert model.predictor.model.lmm.generation.max_new_tokens == 5
+
+
+def test_a_limit_holds_for_its_own_request(model):
+    generation = model.predictor.model.lmm.generation
+    with torch.no_grad():
+        free, _, after = model.generate_until([request(0, 0), request(1, 0, max_new_tokens=1), request(2, 0)])
+    assert after == free
+    assert model.predictor.model.lmm.generation == generation
 
 
 def test_an_answer_ends_before_until(model):
