@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
+from transformers import PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
 
 from lumen.errors import ConfigError
 from lumen.lmm.repository import without_code
@@ -41,13 +41,14 @@ class SamMasks(nn.Module):
     def __init__(self, name_or_path: str, *, objects_at_once: int = 64) -> None:
         super().__init__()
         path = find_path(name_or_path)
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        if config.model_type not in _FAMILIES:
-            raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamMasks takes {sorted(_FAMILIES)}")
-        kind, is_stretched = _FAMILIES[config.model_type]
+        fields, _ = PretrainedConfig.get_config_dict(path)
+        family = fields.get("model_type")
+        if family not in _FAMILIES:
+            raise ConfigError(f"{name_or_path} is a {family!r} model; SamMasks takes {sorted(_FAMILIES)}")
+        kind, is_stretched = _FAMILIES[family]
         self.objects_at_once = objects_at_once
         # In a tuple, so that it is not a submodule.
-        config = without_code(kind.config_class.from_pretrained(path))
+        config = without_code(kind.config_class.from_dict(fields))
         self._sam = (kind.from_pretrained(path, config=config).requires_grad_(False).eval(),)
         self.view = SamView(self._sam[0].config.prompt_encoder_config.image_size, is_stretched)
         self._images: Tensor | None = None

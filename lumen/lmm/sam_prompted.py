@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import AutoConfig, SamConfig, SamMaskDecoderConfig, SamModel
+from transformers import AutoConfig, SamMaskDecoderConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from lumen.errors import ConfigError
@@ -163,4 +163,4 @@ def _load(name_or_path: str, channels: int, sizes: Mapping[str, Any] | None) -> 
             f"the mask decoder of {name_or_path} is {width} wide, the vectors {channels}, and sizes are {sizes}: set "
             f"channels={width} in the aligner, and give no sizes"
         )
-    return SamModel.from_pretrained(path, config=without_code(SamConfig.from_pretrained(path)))
+    return SamModel.from_pretrained(path, config=without_code(config))

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from helpers import make_images
@@ -179,6 +181,17 @@ def test_it_has_nothing_to_train_and_nothing_to_save(sam):
     assert not sam._sam[0].training
     assert not any(parameter.requires_grad for parameter in sam._sam[0].parameters())
     assert sam.double()._sam[0].dtype == torch.float64, "it moves along with its decoder"
+
+
+def test_a_checkpoint_of_sam_2_for_videos_gives_its_image_part(tmp_path):
+    torch.manual_seed(0)
+    model = tiny_sam2()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "sam2_video"}))
+    (found,) = SamMasks(str(tmp_path))._sam
+    assert type(found) is Sam2Model
+    assert all(torch.equal(found.state_dict()[name], value) for name, value in model.state_dict().items())
 
 
 def test_another_model_is_refused(tiny_nano):

