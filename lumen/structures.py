@@ -40,6 +40,10 @@ STANDARD_KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Kind of each field that Lumen knows by name. Plug-ins declare all others as ``Field``."""
+LVIS_ABSENT = "neg_category_ids"
+"""In an image of an LVIS file: the classes that are verified absent."""
+LVIS_INCOMPLETE = "not_exhaustive_category_ids"
+"""In an image of an LVIS file: the classes of which only some objects are annotated."""
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 _PAIR_KINDS = frozenset({"points", "directions"})
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lumen.data.annotations import as_coco, category_problem, find_segmentation, load_json, parse_coco
-from lumen.data.federated import ABSENT
 from lumen.data.image import check_inside, read_header, read_image_file
 from lumen.errors import DataError, PromptError
 from lumen.prompts import Wordings, check_phrase
+from lumen.structures import LVIS_ABSENT
 
 Report = dict[str, list[Any]]
 _NUM_NAMES = 10
@@ -48,7 +48,7 @@ def check_coco(
     if not categories:
         raise DataError(f"{ann_file}: no usable category\n{dict(report)}")
     # LVIS-like files are known by their lists of absent classes.
-    federated = any(isinstance(entry, dict) and ABSENT in entry for entry in content["images"])
+    federated = any(isinstance(entry, dict) and LVIS_ABSENT in entry for entry in content["images"])
     options = {"image_root": str(image_root or ""), "classes": None, "with_masks": False, "federated": federated}
     # The reader of training itself, with a budget without end: what it skips is what is reported.
     parsed = parse_coco({**content, "categories": categories}, ann_file, skip_budget=float("inf"), **options)

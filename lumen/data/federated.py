@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from lumen.ops.masks import full_mask
+from lumen.structures import LVIS_ABSENT, LVIS_INCOMPLETE
 
 NO_ANNOTATION = -1
-ABSENT = "neg_category_ids"
-INCOMPLETE = "not_exhaustive_category_ids"
 
 
 def file_name_of(entry: Mapping[str, Any]) -> Any:
@@ -29,7 +28,7 @@ def file_name_of(entry: Mapping[str, Any]) -> Any:
 
 def federated_problem(entry: Mapping[str, Any], cat_ids: Collection[int]) -> str | None:
     """Return what is wrong with the two lists of an image entry, None if nothing is."""
-    for key in (ABSENT, INCOMPLETE):
+    for key in (LVIS_ABSENT, LVIS_INCOMPLETE):
         listed = entry.get(key)
         if not isinstance(listed, list) or not all(type(cat_id) is int and cat_id in cat_ids for cat_id in listed):
             return f"{key} is missing or not a list of known category ids"
@@ -50,8 +49,8 @@ def verify(record: Mapping[str, Any], entry: Mapping[str, Any], label_of_id: Map
         that are not annotated are not trained as background.
     """
     # Classes that were not chosen have no label and are not asked.
-    absent = sorted({label_of_id[cat_id] for cat_id in entry[ABSENT] if cat_id in label_of_id})
-    incomplete = sorted({label_of_id[cat_id] for cat_id in entry[INCOMPLETE] if cat_id in label_of_id})
+    absent = sorted({label_of_id[cat_id] for cat_id in entry[LVIS_ABSENT] if cat_id in label_of_id})
+    incomplete = sorted({label_of_id[cat_id] for cat_id in entry[LVIS_INCOMPLETE] if cat_id in label_of_id})
     instances = record["instances"]
     # Annotated objects of such a class still count; beside them nothing is background.
     if incomplete:

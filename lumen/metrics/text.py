@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
@@ -123,15 +124,10 @@ class VqaMetric(BaseMetric):
     def compute_metrics(self, results: list[list[tuple[str, float]]]) -> dict[str, float]:
         """Return ``accuracy``, and ``accuracy_FORM`` for each form."""
         rows = list(itertools.chain.from_iterable(results))
-        if not rows:
-            raise DataError("no question was answered; evaluate a data set with questions")
-        credits: defaultdict[str, list[float]] = defaultdict(list)
-        for form, credit in rows:
-            credits[form].append(credit)
+        figures = accuracy_by_form(rows)
         self.protocol = {"questions": len(rows), "matching": "VQA v2 normalisation, free greedy answers"}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
-        by_form = {f"accuracy_{form}": _mean(values) for form, values in sorted(credits.items()) if form}
-        return {"accuracy": _mean([credit for _, credit in rows]), **by_form}
+        return figures
 
 
 @METRICS.register_module()
@@ -249,9 +245,9 @@ class CaptionMetric(BaseMetric):
         self.protocol |= {"cider": self._why_not} if self._why_not else {}
         print_log(f"{self.prefix}: {self.protocol}", logger="current")
         figures = {
-            "exact": _mean([float(text in references) for text, references in rows]),
-            "word_f1": _mean([max(_word_f1(text, reference) for reference in references) for text, references in rows]),
-            "item_f1": _mean([score for _, _, score in entries]),
+            "exact": fmean([float(text in references) for text, references in rows]),
+            "word_f1": fmean([max(_word_f1(text, reference) for reference in references) for text, references in rows]),
+            "item_f1": fmean([score for _, _, score in entries]),
         }
         return figures | ({"CIDEr": _cider(rows)} if self.with_cider else {})
 
@@ -272,6 +268,24 @@ def answered(sample: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
             f"{len(rows)} of {len(questions)} questions were answered, those with ids {lacking[:5]} have no reference"
         )
     return rows
+
+
+def accuracy_by_form(rows: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Return ``accuracy``, the mean credit of questions, and ``accuracy_FORM`` for each form.
+
+    Args:
+        rows: Form and credit, in [0, 1], of each question; one of form "" counts in ``accuracy`` only.
+
+    Raises:
+        DataError: There is no question.
+    """
+    if not rows:
+        raise DataError("no question was answered; evaluate a data set with questions")
+    credits: defaultdict[str, list[float]] = defaultdict(list)
+    for form, credit in rows:
+        credits[form].append(credit)
+    by_form = {f"accuracy_{form}": fmean(values) for form, values in sorted(credits.items()) if form}
+    return {"accuracy": fmean(credit for _, credit in rows), **by_form}
 
 
 def _cider(rows: Sequence[tuple[str, list[str]]]) -> float:
@@ -302,7 +316,3 @@ def _f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
 
 def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

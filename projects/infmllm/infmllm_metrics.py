@@ -4,12 +4,13 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import DataError
-from lumen.metrics.text import answered
+from lumen.metrics.text import accuracy_by_form, answered
 from lumen.registry import METRICS
 
 PERCEPTION = frozenset(
@@ -80,18 +81,9 @@ class ChoiceMetric(BaseMetric):
     def compute_metrics(self, results: list[list[tuple[str, str | None, str]]]) -> dict[str, float]:
         """Return ``accuracy``, ``unparsed``, and ``accuracy_FORM`` for each form."""
         rows = list(itertools.chain.from_iterable(results))
-        if not rows:
-            raise DataError("no question was answered; evaluate a data set with questions")
+        figures = accuracy_by_form([(form, float(letter == wanted)) for form, letter, wanted in rows])
         self.protocol = {"questions": len(rows), "matching": "letter or words of the option, free greedy answers"}
-        right: defaultdict[str, list[bool]] = defaultdict(list)
-        for form, letter, wanted in rows:
-            right[form].append(letter == wanted)
-        by_form = {f"accuracy_{form}": _mean(values) for form, values in sorted(right.items()) if form}
-        return {
-            "accuracy": _mean([letter == wanted for _, letter, wanted in rows]),
-            "unparsed": _mean([letter is None for _, letter, _ in rows]),
-            **by_form,
-        }
+        return {**figures, "unparsed": fmean(letter is None for _, letter, _ in rows)}
 
 
 @METRICS.register_module()
@@ -160,12 +152,8 @@ def _first_word(text: str) -> str:
 
 
 def _questions_right(images: Sequence[Sequence[bool]]) -> float:
-    return _mean(list(itertools.chain.from_iterable(images)))
+    return fmean(itertools.chain.from_iterable(images))
 
 
 def _images_right(images: Sequence[Sequence[bool]]) -> float:
-    return _mean([all(right) for right in images])
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)
+    return fmean(all(right) for right in images)

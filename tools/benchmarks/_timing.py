@@ -1,21 +1,9 @@
-"""What the benchmarks share: the CPU clock, timing in turns, a difference of tensors, a printed table."""
+"""What the benchmarks share: timing in turns, a difference of tensors, a printed table."""
 
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
-
-CORES = 2
-
-
-def cpu_clock() -> float:
-    """Return user and system CPU seconds of this process and its ended children, over two cores.
-
-    On an idle machine with two busy cores it runs like a wall clock; the load of the machine hardly changes it.
-    """
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages) / CORES
 
 
 def time_in_turns(

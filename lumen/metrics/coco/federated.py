@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from lumen.metrics.coco.backends import Predictions
-from lumen.metrics.coco.ground_truth import ABSENT, INCOMPLETE, GroundTruth
+from lumen.metrics.coco.ground_truth import GroundTruth
 from lumen.ops.masks import full_mask
+from lumen.structures import LVIS_ABSENT, LVIS_INCOMPLETE
 
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
 
@@ -20,8 +21,8 @@ def with_open_regions(truth: GroundTruth, *, with_masks: bool) -> GroundTruth:
     regions = []
     for image in truth["images"]:
         size_hw = (image["height"], image["width"]) if with_masks else None
-        mask = full_mask(size_hw) if size_hw and image[INCOMPLETE] else None
-        for cat_id in image[INCOMPLETE]:
+        mask = full_mask(size_hw) if size_hw and image[LVIS_INCOMPLETE] else None
+        for cat_id in image[LVIS_INCOMPLETE]:
             region = {"image_id": image["id"], "category_id": cat_id, "bbox": list(_EVERYWHERE), "area": 4e12}
             region |= {"id": len(truth["annotations"]) + len(regions) + 1, "iscrowd": 1}
             regions.append(region if mask is None else {**region, "segmentation": mask})
@@ -34,7 +35,7 @@ def verified_answers(predictions: Predictions, truth: GroundTruth, *, max_dets: 
     A class is verified in an image that shows it, and in one that lists it as absent.
     """
     verified = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
-    verified |= {(image["id"], cat_id) for image in truth["images"] for cat_id in image[ABSENT]}
+    verified |= {(image["id"], cat_id) for image in truth["images"] for cat_id in image[LVIS_ABSENT]}
     # The place of each answer among those of its image, best first; of equal scores the first.
     order = np.lexsort((-predictions.scores, predictions.img_ids))
     _, first = np.unique(predictions.img_ids[order], return_index=True)

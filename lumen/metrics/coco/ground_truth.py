@@ -12,11 +12,10 @@ from pycocotools import mask as codec
 from lumen.errors import DataError
 from lumen.metrics.coco.matching import Objects
 from lumen.ops.masks import segmentation_to_rle
+from lumen.structures import LVIS_ABSENT, LVIS_INCOMPLETE
 
 GroundTruth = dict[str, list[dict]]
 FREQUENCIES = ("r", "c", "f")
-ABSENT = "neg_category_ids"
-INCOMPLETE = "not_exhaustive_category_ids"
 
 _AREAS_AT_ONCE = 255  # pycocotools counts the masks of a call in a byte
 
@@ -67,7 +66,7 @@ def add_verified(truth: GroundTruth, content: Mapping[str, Any], ann_file: str |
     Raises:
         DataError: An image lacks a list, or a category its frequency.
     """
-    for table, keys in (("images", (ABSENT, INCOMPLETE)), ("categories", ("frequency",))):
+    for table, keys in (("images", (LVIS_ABSENT, LVIS_INCOMPLETE)), ("categories", ("frequency",))):
         for entry, source in zip(truth[table], content[table], strict=True):
             lacking = [key for key in keys if key not in source]
             if lacking:

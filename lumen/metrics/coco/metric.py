@@ -144,7 +144,10 @@ class CocoMetric(BaseMetric):
     def _figures(
         self, iou_type: str, results: Sequence[Mapping[str, Any]], img_ids: list[int], cat_ids: Sequence[int]
     ) -> dict[str, float]:
-        predictions, ap = self._curves(_predictions(results, cat_ids, "scores", iou_type), img_ids, cat_ids)
+        counted = self.ground_truth
+        if self.federated:
+            counted = with_open_regions(counted, with_masks=iou_type == "segm")
+        predictions, ap = self._curves(_predictions(results, cat_ids, "scores", iou_type), counted, img_ids, cat_ids)
         figures = {f"{iou_type}_mAP{name}": mean_of_measured(ap[:, :, :, area]) for name, area in _AREAS.items()}
         figures |= {
             f"{iou_type}_mAP_50": mean_of_measured(ap[0, :, :, 0]),
@@ -161,20 +164,18 @@ class CocoMetric(BaseMetric):
                 f"{iou_type}_AP_{n}": mean_of_measured(ap[:, :, c, 0]) for n, c in zip(names, columns, strict=True)
             }
         if len(predictions.scores) and all("peak_scores" in result for result in results):
-            _, ap = self._curves(_predictions(results, cat_ids, "peak_scores", iou_type), img_ids, cat_ids)
+            _, ap = self._curves(_predictions(results, cat_ids, "peak_scores", iou_type), counted, img_ids, cat_ids)
             figures[f"{iou_type}_mAP_peak_only"] = mean_of_measured(ap[:, :, :, 0])
         return figures
 
     def _curves(
-        self, predictions: Predictions, img_ids: list[int], cat_ids: Sequence[int]
+        self, predictions: Predictions, counted: GroundTruth, img_ids: list[int], cat_ids: Sequence[int]
     ) -> tuple[Predictions, np.ndarray]:
-        """Return the predictions that count, and the interpolated precision."""
-        truth = self.ground_truth
+        """Return the predictions that count, and the interpolated precision; ``counted`` has the open regions, too."""
         if self.federated:
-            predictions = verified_answers(predictions, truth, max_dets=self.max_dets)
-            truth = with_open_regions(truth, with_masks=predictions.masks is not None)
+            predictions = verified_answers(predictions, self.ground_truth, max_dets=self.max_dets)
         settings = {"img_ids": img_ids, "cat_ids": cat_ids, "max_dets": self.max_dets}
-        return predictions, evaluate(self.backend, truth, predictions, **settings)
+        return predictions, evaluate(self.backend, counted, predictions, **settings)
 
     def _read(self) -> GroundTruth:
         return read_ground_truth(self.ann_file, with_masks="segm" in self.iou_types, federated=self.federated)
