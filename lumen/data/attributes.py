@@ -1,4 +1,4 @@
-"""COCO files whose annotations name attributes of their objects, such as a colour, in words."""
+"""COCO files whose annotations name attributes of their objects, such as a colour, in words or numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,15 +17,15 @@ class AttributesDataset(CocoDataset):
     """A ``CocoDataset`` whose objects have attributes; each becomes a field of kind ``classes``.
 
     Args:
-        attributes: For each attribute, a key of the annotations, the words that it may have; an object has the place
-            of its word in them.
+        attributes: For each attribute, a key of the annotations, the words or numbers that it may have; an object has
+            the place of its own in them.
         **options: Those of ``CocoDataset``.
 
     Raises:
         DataError: An annotation has another word for an attribute, or none.
     """
 
-    def __init__(self, *, attributes: Mapping[str, Sequence[str]], **options: Any) -> None:
+    def __init__(self, *, attributes: Mapping[str, Sequence[str | int]], **options: Any) -> None:
         self.attributes = {name: tuple(words) for name, words in attributes.items()}
         self.fields = {name: Field("classes") for name in self.attributes}
         super().__init__(**options)
@@ -44,7 +44,7 @@ class AttributesDataset(CocoDataset):
                 record["instances"][name] = np.array(places, dtype=np.int64)
         return records
 
-    def _place(self, entry: Mapping[str, Any], name: str, words: Sequence[str]) -> int:
+    def _place(self, entry: Mapping[str, Any], name: str, words: Sequence[str | int]) -> int:
         word = entry.get(name)
         if word not in words:
             raise DataError(
