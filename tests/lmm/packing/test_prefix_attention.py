@@ -1,5 +1,6 @@
 import pytest
 import torch
+from adapter_cases import PHRASES
 from helpers import make_images, relative_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from lumen.lmm.packing.prefix_attention import find_blocks, split_attention, spl
 from lumen.lmm.packing.rows import block_mask
 from lumen.structures import Prompt
 
-PHRASES = ("red circle", "cat", "a large striped star left of the blue cross", "zebra")
 PREFIX, SCALE = 5, 0.3
 CPU = torch.device("cpu")
 
