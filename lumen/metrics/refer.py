@@ -211,7 +211,7 @@ class ReferringMaskMetric(BaseMetric):
 
 def _compare_boxes(sample: Mapping[str, Any], score_threshold: float) -> dict[str, Any]:
     """Return, per prompt, the best box's score and IoU, the number of targets, and whether all is answered exactly."""
-    predictions, scores, index = _predictions(sample, "bboxes")
+    predictions, scores, index = read_predictions(sample, "bboxes")
     truth, num_prompts = sample["gt_instances"], len(sample["prompts"])
     target_index = to_array(truth["prompt_index"]).astype(np.int64)
     boxes = torch.as_tensor(predictions["bboxes"]).cpu().float().reshape(-1, 4)
@@ -219,7 +219,7 @@ def _compare_boxes(sample: Mapping[str, Any], score_threshold: float) -> dict[st
         raise DataError(f"image {sample['img_id']}: predicted boxes are not finite")
     overlaps = box_iou(boxes, sample["frame"].boxes_to_original(truth["bboxes"].cpu().float()))
     overlaps = np.where(index[:, None] == target_index, overlaps.numpy(), 0.0)
-    answered, best = _best_rows(scores, index)
+    answered, best = best_rows(scores, index)
     iou, score = np.zeros(num_prompts), np.full(num_prompts, -np.inf)
     iou[answered] = overlaps[best].max(1, initial=0.0)
     score[answered] = scores[best]
@@ -239,14 +239,14 @@ def _compare_boxes(sample: Mapping[str, Any], score_threshold: float) -> dict[st
 
 def _compare_masks(sample: Mapping[str, Any], score_threshold: float | None) -> dict[str, Any]:
     """Return, per prompt, intersection and union in pixels, and whether there are targets and answers."""
-    predictions, scores, index = _predictions(sample, "masks")
+    predictions, scores, index = read_predictions(sample, "masks")
     targets = sample.get("target_rles")
     if targets is None or len(targets) != len(sample["prompts"]):
         raise DataError(
             f"image {sample['img_id']}: expected one of target_rles per prompt; build ReferDataset with "
             "with_masks=True and ask with AskSentences"
         )
-    rows = _best_rows(scores, index)[1] if score_threshold is None else np.flatnonzero(scores >= score_threshold)
+    rows = best_rows(scores, index)[1] if score_threshold is None else np.flatnonzero(scores >= score_threshold)
     answers: list[list[Rle]] = [[] for _ in targets]
     for row in rows.tolist():
         answers[index[row]].append(predictions["masks"][row])
@@ -275,7 +275,7 @@ def _overlap(answer: Sequence[Rle], target: Rle | None, sample: Mapping[str, Any
     return both, area + wanted - both, area
 
 
-def _predictions(sample: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], np.ndarray, np.ndarray]:
+def read_predictions(sample: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], np.ndarray, np.ndarray]:
     """Return the predictions, their scores and the prompts that they answer, checked."""
     predictions = require_fields(sample, "pred_instances", (name, "scores", "prompt_index"))
     num_prompts = len(sample["prompts"])
@@ -288,7 +288,7 @@ def _predictions(sample: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any
     return predictions, scores, index
 
 
-def _best_rows(scores: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_rows(scores: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the prompts that have predictions, and the best row of each; of equal ones the first."""
     order = np.lexsort((-scores, index))
     answered, first = np.unique(index[order], return_index=True)

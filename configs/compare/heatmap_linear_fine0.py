@@ -1,0 +1,15 @@
+"""A heatmap from the slot on the grid of the image tokens alone, as in the paper. A cell of docs/comparison.md.
+
+It tells what the dense features bring from what their finer grid brings: nothing else differs from ``heatmap_linear``.
+
+    python tools/compare.py run --cell heatmap_linear_fine0 --seed 0
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.compare_heatmap import *
+
+_aligner["fine_levels"] = 0
+optim_wrapper["paramwise_cfg"]["adamw"] = [name for name in _tokens if "fine" not in name]
+optim_wrapper["paramwise_cfg"]["lr_mult"].pop("aligner.fine_heat_kernel*")

@@ -1,0 +1,11 @@
+"""The box as text, from 25 image tokens that read the tower by queries. A cell of docs/comparison.md.
+
+python tools/compare.py run --cell text_query --seed 0
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.compare_text import *
+
+_lmm["base"]["connector"] = _query
