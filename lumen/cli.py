@@ -159,6 +159,52 @@ def predict(
 
 
 @app.command(
+    epilog="\n\n".join(
+        (
+            "Examples:",
+            "lumen chat photo.jpg --model work_dirs/chat_nano_llava",
+            "lumen chat photo.jpg --model exported/ --masks masks/",
+            "lumen chat photo.jpg --route '[SEG]=referring_segmentation' --masks masks/",
+            "echo 'Where is the red star?' | lumen chat photo.jpg --model exported/",
+        )
+    )
+)
+def chat(
+    image: Annotated[Path, typer.Argument(help="The image to talk about.", show_default=False)],
+    model: ModelFolder = None,
+    base_model: BaseModel = None,
+    config: ConfigFile = None,
+    checkpoint: CheckpointFile = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for masks: NAME_TURN_NUMBER.png, grey, 255 on the object, as image editors take them."
+        ),
+    ] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(help="TOKEN=TASK: the decoder for what the answer points at by this token; once per token."),
+    ] = None,
+    threshold: Threshold = None,
+    device: Device = None,
+) -> None:
+    """Talk about an image: a line in, an answer out, and the objects that the answer points at.
+
+    Ends with the input (Ctrl-D) or by Ctrl-C.
+    """
+    from lumen.inference.chat import chat_about, read_routes, typed_lines
+
+    warn_about_namesake()
+    routes = read_routes(route or ())
+    if not image.is_file():
+        raise DataError(f"there is no image {str(image)!r}")
+    source = find_model(model, config, checkpoint, base_model)
+    print(f"model: {describe_source(source)}")
+    options = {"masks": masks, "slot_routes": routes or None, "score_threshold": threshold}
+    chat_about(open_model(source, device), image, typed_lines(), **options)
+
+
+@app.command(
     "check-data",
     epilog="Examples: lumen check-data annotations/instances_val2017.json --images val2017 --decode | "
     "lumen check-data annotations/captions_val2017.json --show 100 | "

@@ -1,6 +1,6 @@
 """An image that is encoded once and asked as often as you like, by any number of threads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from lumen.data.keypoints import Skeleton
 from lumen.data.views import Views
 from lumen.errors import DataError, PromptError
 from lumen.inference.compute import SharedModel, require_batch
+from lumen.inference.conversation import Reply, repeated, routes_of
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.questions import Question, question_about, require_task, require_threshold
 from lumen.lmm.encoded import EncodedImages
@@ -153,6 +154,44 @@ class AskedImage:
             question: The next one.
         """
         return self._say(Question.turn(history, question))
+
+    def converse(
+        self,
+        text: str,
+        history: Sequence[Sequence[str]] = (),
+        *,
+        slot_routes: Mapping[str, str] | None = None,
+        score_threshold: float | int | None = None,
+    ) -> Reply:
+        """Answer a turn of a conversation freely; where the answer points at objects, decoders find them.
+
+        Unlike ``chat`` it needs no decoder of texts, and unlike ``predict`` the LMM itself decides what it points at.
+
+        Args:
+            text: What the user says.
+            history: ``Reply.history`` of the turn before.
+            slot_routes: Task whose decoder answers, by the token with which the LMM points, such as
+                ``{"[SEG]": "segmentation"}``. When left out, the tokens of the tasks that the model has; where tasks
+                share one, the first of them.
+            score_threshold: See ``predict``.
+
+        Raises:
+            PromptError: The text or the history is not acceptable, or the model has no decoder for a task.
+            ConfigError: ``slot_routes`` names a token that does not point, or a task that does not answer places; or
+                the threshold is not a finite number.
+        """
+        routes = routes_of(self._shared.model, slot_routes)
+        require_threshold(score_threshold)
+        prompt = Question.turn(history, text).prompts[0]
+        turn, tables = self._shared.write_turn(self._encoded, prompt), {}
+        for task in dict.fromkeys(routes.values()):
+            pairs = turn.for_task(task, routes)
+            if pairs.flat:
+                question = repeated(text, task, len(pairs.flat))
+                answers = self._shared.decode(self._encoded, [question.sample(self._frame)], task, pairs=pairs)
+                tables[task] = question.table(answers[0], score_threshold)
+        said = ((text, turn.text),) if turn.text else ()
+        return Reply(turn.text, tables, (*prompt.history, *said), turn.num_unpaired)
 
     def heatmaps(
         self, phrases: Sequence[str] | None = None, *, task: str = "detection"

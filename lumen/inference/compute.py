@@ -10,9 +10,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from lumen.errors import ConfigError
+from lumen.lmm.conversation import Turn
 from lumen.lmm.encoded import EncodedImages
+from lumen.lmm.readout import Pairs
 from lumen.model import Lumen
-from lumen.structures import PerceptionSample, SharedRepresentation
+from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -60,11 +62,23 @@ class SharedModel:
         with self._lock, inference_context(self.device, self.dtype):
             return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
 
-    def decode(self, encoded: EncodedImages, samples: Sequence[PerceptionSample], task: str) -> list[InstanceData]:
-        """Return what the task's decoder answers to each sample, on the CPU."""
+    def decode(
+        self,
+        encoded: EncodedImages,
+        samples: Sequence[PerceptionSample],
+        task: str,
+        *,
+        pairs: Pairs | None = None,
+    ) -> list[InstanceData]:
+        """Return what the task's decoder answers to each sample, on the CPU; ``pairs`` as in ``HFAdapter.ask``."""
         with self._lock, inference_context(self.device, self.dtype):
-            samples = self.model.predict(self.share(encoded, samples), samples, task=task)
+            samples = self.model.predict(self.share(encoded, samples, pairs), samples, task=task)
             return [sample.pred_instances.cpu() for sample in samples]
+
+    def write_turn(self, encoded: EncodedImages, prompt: Prompt) -> Turn:
+        """Answer a turn of a conversation; see ``HFAdapter.write_turn``."""
+        with self._lock, inference_context(self.device, self.dtype):
+            return self.model.lmm.write_turn(encoded, prompt)
 
     def heat(self, encoded: EncodedImages, sample: PerceptionSample) -> Float[Tensor, "pairs 1 height width"]:
         """Return heatmaps times presence on the grid of the model, on the CPU."""
@@ -73,8 +87,10 @@ class SharedModel:
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
             return heat.cpu()
 
-    def share(self, encoded: EncodedImages, samples: Sequence[PerceptionSample]) -> SharedRepresentation:
+    def share(
+        self, encoded: EncodedImages, samples: Sequence[PerceptionSample], pairs: Pairs | None = None
+    ) -> SharedRepresentation:
         """Return the shared representation of all prompts of the samples; called with the lock held."""
         prompts = [sample.prompts for sample in samples]
-        features = self.model.lmm.ask(encoded, prompts, extras=self.model.extras, predicting=True)
+        features = self.model.lmm.ask(encoded, prompts, extras=self.model.extras, predicting=True, pairs=pairs)
         return self.model.align(self.model.add_images(features, encoded.images, samples))

@@ -19,6 +19,7 @@ from lumen.data.views import Views
 from lumen.errors import ConfigError, DataError
 from lumen.inference.asked_image import AskedImage
 from lumen.inference.compute import DTYPES, SharedModel, choose_device, require_batch
+from lumen.inference.conversation import Reply
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import question_about, require_threshold
 from lumen.model import Lumen
@@ -220,6 +221,18 @@ class LumenPredictor:
     def chat(self, history: Sequence[Sequence[str]], question: str) -> str:
         """Answer the next question of a conversation about the image that was set; see ``AskedImage.chat``."""
         return self._current().chat(history, question)
+
+    def converse(
+        self,
+        text: str,
+        history: Sequence[Sequence[str]] = (),
+        *,
+        slot_routes: Mapping[str, str] | None = None,
+        score_threshold: float | int | None = None,
+    ) -> Reply:
+        """Go on with a conversation about the image that was set; see ``AskedImage.converse``."""
+        options = {"slot_routes": slot_routes, "score_threshold": score_threshold}
+        return self._current().converse(text, history, **options)
 
     def heatmaps(
         self, phrases: Sequence[str] | None = None, *, task: str = "detection"

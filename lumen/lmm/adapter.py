@@ -1,9 +1,7 @@
 """One adapter over Hugging Face image-text-to-text models: images and prompts in, ``LocFeatures`` out."""
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lumen.errors import ConfigError
 from lumen.lmm import loading
 from lumen.lmm.connectors.replace import describe_connector, fit_connector
+from lumen.lmm.conversation import Turn, write_turn
 from lumen.lmm.encoded import EncodedImages, PrefixCache
 from lumen.lmm.families import InputSpec, family_of
 from lumen.lmm.features import FeatureSource
@@ -34,7 +33,7 @@ from lumen.lmm.options import (
 from lumen.lmm.packing.passes import LayoutKey, Passes, PassMode, PrefixLayout, pack_pass
 from lumen.lmm.packing.reader import RowRunner, add_up
 from lumen.lmm.packing.rows import Suffix, longest_suffix
-from lumen.lmm.packing.selfcheck import INSTEAD, mode_that_fits, mode_that_works, takes_masks, use_split
+from lumen.lmm.packing.selfcheck import mode_that_fits, mode_that_works, packing_in, takes_masks, use_split
 from lumen.lmm.readout import Pairs, Readout, forced_pairs
 from lumen.lmm.repository import read_config
 from lumen.lmm.text_losses import LOSSES, answer_loss, naming_loss
@@ -48,8 +47,6 @@ from lumen.paths import find_path
 from lumen.prompts import TaskWording, Template, read_template
 from lumen.registry import MODELS
 from lumen.structures import LocFeatures, PerceptionSample, Prompt
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @MODELS.register_module()
@@ -103,14 +100,16 @@ class HFAdapter(nn.Module):
         self.family, connector = fit_connector(family_of(config, self.base.family), config, self.base.connector, place)
         check_layers(self.readout.layers, config.text_config.num_hidden_layers)
         self.features = FeatureSource(self.family, config, *self.readout.source)
-        self.packing = self._packing_in(mode_that_works(config, self.family, self.packing.mode), "by the self-check")
+        mode = mode_that_works(config, self.family, self.packing.mode)
+        self.packing = packing_in(mode, self.packing, self.name_or_path, "by the self-check")
         loaded = base_model or loading.load_base(path, config, self.family, self.base)
         self.base_model: PreTrainedModel = loaded.model
         self.statistics = loaded.statistics
         self.is_narrow = self.base.is_narrow or (base_model is not None and loaded.model.dtype != torch.float32)
         self.splits = self.packing.is_packed and use_split(self.base_model, self.family)
         if self.packing.is_packed and not self.splits and not takes_masks(self.base_model):
-            self.packing = self._packing_in(mode_that_works(config, self.family, "expanded"), "with flash attention")
+            mode = mode_that_works(config, self.family, "expanded")
+            self.packing = packing_in(mode, self.packing, self.name_or_path, "with flash attention")
         wordings = {"template": template, "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
         self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config.model_type))
@@ -299,31 +298,31 @@ class HFAdapter(nn.Module):
         *,
         extras: Set[str] = frozenset(),
         predicting: bool = False,
+        pairs: Pairs | None = None,
     ) -> LocFeatures:
-        """Ask encoded images; see ``forward`` for the arguments."""
+        """Ask encoded images; see ``forward``. ``pairs`` are those of a turn, where the LMM has written one already."""
         template = checked_words(self.encoder.template, extras)
         # Locate: which prompts become pairs. Their answers are forced, or what the LMM writes.
-        pairs = self._locate(encoded, prompts, predicting)
+        pairs = self._locate(encoded, prompts, predicting) if pairs is None else pairs
         questions = [] if predicting else self.text.suffixes(prompts)
         # Pack: the suffixes of an image share rows behind one prefix; questions have a prefix of their own wording.
-        prefix, text_prefix = self.encoder.prefix(encoded.image_text), self.text.prefix(encoded.image_text)
+        text_prefix = self.text.prefix(encoded.image_text)
+        prefix = text_prefix if pairs.in_turn else self.encoder.prefix(encoded.image_text)
         packing = self._packing_for((prefix, pairs.suffixes), (text_prefix, questions))
         limits = {"packing": packing, "config": self.config, "pad_id": self.encoder.tokenizer.pad_token_id or 0}
         pair_rows = pack_pass(prefix, pairs.suffixes, **limits, every_image=self.readout.reads_llm)
         text_rows = pack_pass(text_prefix, questions, **limits)
         runner, head = self._runner_with(packing), self.base_model.get_output_embeddings()
         readout = Readout(runner, self.readout, head, len(self.slots), template.has_answer, self.neighbours)
-        # Run text rows: first, so that a batch without pairs can connect its empty queries to their states.
+        # Run text rows first, so that a batch without pairs can connect its empty queries to them, then pair rows.
         losses, text_states = readout.read_texts(*text_rows, encoded)
-        # Run pair rows, and read queries and losses chunk by chunk.
         states = readout.read_pairs(*pair_rows, encoded, pairs, fallback_states=text_states, predicting=predicting)
         losses += states.losses
         # Read what is not a state of a pair: the dense grid, free answers and words, names.
         grid = self.features.grid(encoded, states.image_states, pair_rows[1].prefix)
-        further = {}
-        if predicting:
-            further = write_extras(self.writer, runner, encoded, prompts, pairs, extras, self.generation)
-        elif "texts" in extras and text_states is None:
+        writing = (self.writer, runner, encoded, prompts, pairs, extras, self.generation)
+        further = write_extras(*writing) if predicting else {}
+        if not predicting and "texts" in extras and text_states is None:
             # Each batch has a loss_text, connected to every parameter, so that all ranks take the same steps.
             losses.append({"loss_text": answer_loss(head, text_rows[0], states.layers[0][:0])})
         # All ranks call the LLM equally often; the results of surplus calls join the graph as zero pairs.
@@ -360,6 +359,14 @@ class HFAdapter(nn.Module):
         packing = self._packing_for((self.text.prefix(encoded.image_text), ()))
         return self.writer.answer(self._runner_with(packing), encoded, questions, bound)
 
+    def write_turn(self, encoded: EncodedImages, prompt: Prompt) -> Turn:
+        """Answer a question about one encoded image freely, also by pointing at objects; raises as ``generate``.
+
+        Earlier answers in the history of ``prompt`` may hold the tokens with which the LMM points.
+        """
+        runner = self._runner_with(self._packing_for((self.text.prefix(encoded.image_text), ())))
+        return write_turn(self.writer, runner, encoded, prompt, self.generation.max_new_tokens)
+
     def _runner_with(self, packing: PackingOptions) -> RowRunner:
         is_packed = packing.is_packed
         # Layers that are computed again keep no cache: they would fill it twice.
@@ -385,9 +392,4 @@ class HFAdapter(nn.Module):
         """Return how these prefixes and suffixes are packed; in the next mode where they leave the LLM's window."""
         longest = max(len(prefix) + longest_suffix(suffixes) for prefix, suffixes in asked)
         mode = mode_that_fits(self.config, self.family, self.packing.mode, longest)
-        return self._packing_in(mode, f"{longest} tokens do not fit its window")
-
-    def _packing_in(self, mode: str, reason: str) -> PackingOptions:
-        if mode != self.packing.mode:
-            _LOGGER.warning("%s cannot pack prompts (%s): %s", self.name_or_path, reason, INSTEAD[mode])
-        return replace(self.packing, mode=mode)
+        return packing_in(mode, self.packing, self.name_or_path, f"{longest} tokens do not fit its window")

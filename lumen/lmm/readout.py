@@ -32,10 +32,14 @@ class Pairs:
     Args:
         numbers: Number of each pair's prompt among those of its image.
         suffixes: Its tokens behind the prefix.
+        in_turn: Whether the suffixes are turns of a conversation, which stand behind the prefix of questions.
+        words: What follows the last slot of each pair, where it is written already.
     """
 
     numbers: list[list[int]]
     suffixes: list[list[Suffix]]
+    in_turn: bool = False
+    words: list[list[str]] | None = None
 
     @property
     def flat(self) -> list[Suffix]:

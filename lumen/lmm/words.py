@@ -29,7 +29,9 @@ def write_extras(
         list per image with None at each prompt without a pair.
     """
     written = answer_prompts(writer, runner, encoded, prompts, options) if "texts" in wanted else {}
-    if "words" in wanted:
+    if "words" in wanted and pairs.words is not None:
+        written["words"] = pairs.words
+    elif "words" in wanted:
         written["words"] = write_words(writer, runner, encoded, prompts, pairs, options.max_new_tokens)
     return written
 
@@ -52,12 +54,18 @@ def write_words(
     words: list[list[str | None]] = [[None] * len(of_image) for of_image in prompts]
     for of_image, numbers, answers in zip(words, pairs.numbers, written, strict=True):
         for number, answer in zip(numbers, answers, strict=True):
-            of_image[number] = _spell(writer.encoder, answer.ids)
+            of_image[number] = words_behind(writer.encoder, answer.ids)
     return words
 
 
-def _spell(encoder: PromptEncoder, ids: Sequence[int]) -> str:
-    template, tokenizer = encoder.template, encoder.tokenizer
-    dropped = set(tokenizer.all_special_ids) - set(tokenizer.convert_tokens_to_ids(list(template.tokens)))
-    text = tokenizer.decode([token for token in ids if token not in dropped]).strip()
-    return text.removeprefix(template.joint.strip()).strip()
+def words_behind(encoder: PromptEncoder, ids: Sequence[int]) -> str:
+    """Return what stands behind the last slot as text, without what the template puts between."""
+    text = spell(encoder, ids, keep=encoder.template.tokens)
+    return text.removeprefix(encoder.template.joint.strip()).strip()
+
+
+def spell(encoder: PromptEncoder, ids: Sequence[int], *, keep: Sequence[str]) -> str:
+    """Return tokens as text, without special tokens other than ``keep``."""
+    tokenizer = encoder.tokenizer
+    dropped = set(tokenizer.all_special_ids) - set(tokenizer.convert_tokens_to_ids(list(keep)))
+    return tokenizer.decode([token for token in ids if token not in dropped]).strip()

@@ -100,7 +100,7 @@ def test_points_are_placed_in_the_original_image(predictor, monkeypatch):
     # Cell (row 1, col 2) has its middle at (40, 24) of them, so at (5 + 40 * 50 / 64, 15 + 24 * 50 / 64).
     share = predictor._shared.share
 
-    def planted(encoded, samples):
+    def planted(encoded, samples, pairs=None):
         shared = share(encoded, samples)
         shared.heat_logits.fill_(-20.0)[:, 0, 1, 2] = math.log(0.8 / 0.2)
         return shared

@@ -100,7 +100,12 @@ def test_a_template_is_named_or_given_in_parts():
 
 def states_alone(adapter, image, suffix):
     """Return the last states of one suffix, by a pass of transformers' own."""
-    ids = torch.tensor([[*adapter.prefix(image.shape[-2:]), *suffix.ids]])
+    return states_behind(adapter, image, adapter.prefix(image.shape[-2:]), suffix)
+
+
+def states_behind(adapter, image, prefix, suffix):
+    """Return the last states of a suffix behind a prefix, by a pass of transformers' own."""
+    ids = torch.tensor([[*prefix, *suffix.ids]])
     pixels = adapter.statistics.normalise(image[None])
     output = adapter.base_model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
     return output.last_hidden_state[0, -len(suffix.ids) :]

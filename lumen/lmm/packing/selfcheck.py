@@ -2,8 +2,10 @@
 
 import functools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,10 +14,13 @@ from transformers.utils import ModelOutput
 
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import sees_no_future
+from lumen.lmm.options import PackingOptions
 from lumen.lmm.packing.passes import expanded
 from lumen.lmm.packing.plain_attention import ADDS_MASK
 from lumen.lmm.packing.prefix_attention import SPLIT, Split, split_of
 from lumen.lmm.packing.rows import PackedRows, Suffix, additive_mask, block_mask, pack_rows
+
+_LOGGER = logging.getLogger(__name__)
 
 INSTEAD = {
     "expanded": "each prompt goes behind a copy of the cache of its image",
@@ -58,6 +63,13 @@ def mode_that_fits(config: PretrainedConfig, family: Family, mode: str, length: 
     if mode != "packed" or fits_window(config, length):
         return mode
     return mode_that_works(config, family, "expanded")
+
+
+def packing_in(mode: str, packing: PackingOptions, name: str, reason: str) -> PackingOptions:
+    """Return the options in a mode; a warning names the model and the reason where it is another one."""
+    if mode != packing.mode:
+        _LOGGER.warning("%s cannot pack prompts (%s): %s", name, reason, INSTEAD[mode])
+    return replace(packing, mode=mode)
 
 
 def packing_works(config: PretrainedConfig) -> bool:

@@ -49,6 +49,7 @@ class PromptEncoder:
         # `[LOC]` and the routing tokens come first, so that they have the same ids with every template.
         tokens = [*wordings.special_tokens, *edge_tokens, *template.slots, *template.tokens]
         self.special_tokens = list(dict.fromkeys(tokens))
+        self.spoken_tokens = [token for token in self.special_tokens if token not in edge_tokens]
         tokenizer.add_special_tokens(
             {"additional_special_tokens": self.special_tokens}, replace_extra_special_tokens=False
         )

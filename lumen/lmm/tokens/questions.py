@@ -49,13 +49,34 @@ class TextEncoder:
         if self.has_places(prompt):
             # The words of a dialect may hold special tokens; the phrase may not.
             return self.require_dialect().ask(self._check(prompt.text, "a phrase")) + self._render(())[1]
+        turns = self._turns(prompt)
+        return turns[0] + self._render(turns[1:])[1]
+
+    def turn(self, prompt: Prompt) -> Suffix:
+        """Return the ids of ``question``, of which ``phrase`` is the last question; nothing is answered yet.
+
+        Earlier answers may hold the tokens with which the LMM points.
+
+        Raises:
+            PromptError: See ``question``.
+        """
+        *earlier, asked = self._turns(prompt, besides=self.encoder.spoken_tokens)
+        if earlier:
+            before, _, after = (earlier[0] + self._render([*earlier[1:], MARK])[1]).partition(MARK)
+            ids, (start, end, _) = self._start.split((before, asked, after))
+        else:
+            ids, (end, _) = self._start.split((asked, self._render(())[1]))
+            start = 0
+        return Suffix(tuple(ids), (start, max(start + 1, end)), (), len(ids))
+
+    def _turns(self, prompt: Prompt, *, besides: Sequence[str] = ()) -> list[str]:
+        """Return the texts of a conversation up to its last question; answers may hold the tokens ``besides``."""
         asked = prompt.text if prompt.text.strip() else self.encoder.wordings[prompt.task].instruction
         history = [
-            (self._check(question, "a question"), self._check(answer, "an answer"))
+            (self._check(question, "a question"), self._check(answer, "an answer", besides=besides))
             for question, answer in prompt.history
         ]
-        turns = [part for turn in history for part in turn] + [self._check(asked, "a question")]
-        return turns[0] + self._render(turns[1:])[1]
+        return [part for turn in history for part in turn] + [self._check(asked, "a question")]
 
     def suffix(self, prompt: Prompt) -> Suffix:
         """Return the tokens of one question and its answer; remembered.
@@ -103,9 +124,9 @@ class TextEncoder:
             )
         return self.dialect
 
-    def _check(self, text: str, what: str) -> str:
+    def _check(self, text: str, what: str, *, besides: Sequence[str] = ()) -> str:
         text = check_text(text, what)
-        self.encoder.refuse_special(text)
+        self.encoder.refuse_special(text, besides=besides)
         return text
 
     def _render(self, later: Sequence[str]) -> tuple[str, str]:
