@@ -12,7 +12,7 @@ import typer
 from lumen import __version__
 from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
-from lumen.inference.sources import MAX_NEW_TOKENS, MAX_PIXELS, BareLmm, Source, describe_source, find_model, open_model
+from lumen.inference.sources import MAX_NEW_TOKENS, BareLmm, Source, describe_source, find_model, open_model
 
 WRITTEN = "written_boxes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -74,7 +74,7 @@ DialectName = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")]
 MaxPixels = Annotated[
-    int, typer.Option(min=1, help="--lmm: bound on the pixels of an image, where the LMM takes several sizes.")
+    int | None, typer.Option(min=1, help="--lmm: bound on the pixels of an image, where the LMM takes several sizes.")
 ]
 Threshold = Annotated[
     float | None,
@@ -130,7 +130,7 @@ def predict(
     lmm: LmmName = None,
     dialect: DialectName = None,
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
-    max_pixels: MaxPixels = MAX_PIXELS,
+    max_pixels: MaxPixels = None,
     threshold: Threshold = None,
     category: Category = None,
     keypoints: KeypointNames = None,

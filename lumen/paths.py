@@ -1,21 +1,25 @@
-"""Where relative paths lead: the current folder, the folder that ``LUMEN_DATA`` names, or the checkout."""
+"""Where relative paths lead: the current folder, the folder that ``LUMEN_DATA`` names, the checkout, or the package."""
 
 import os
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGED = {"nano": Path(__file__).resolve().parent / "lmm" / "nano" / "weights"}
+"""Models that are part of this package, by name."""
 
 
 def find_path(path: str | Path) -> str:
     """Return the first place that holds ``path``, so that tools run from any folder.
 
     Tried in turn: the path itself, ``$LUMEN_DATA`` in place of a leading ``data``, below the checkout that this package
-    lies in. A path that exists nowhere is returned unchanged: it may be a model id, and the code that opens it
-    reports what is missing.
+    lies in, the models that are part of the package (``nano``). A path that exists nowhere is returned unchanged: it
+    may be a model id, and the code that opens it reports what is missing.
     """
     path = Path(path)
     tried = [path, CHECKOUT / path]
     if os.environ.get("LUMEN_DATA"):
         below = path.relative_to("data") if path.parts[:1] == ("data",) else path
         tried.insert(1, Path(os.environ["LUMEN_DATA"]) / below)
+    if str(path) in PACKAGED:
+        tried.append(PACKAGED[str(path)])
     return next((str(place) for place in tried if place.exists()), str(path))

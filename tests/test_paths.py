@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen.paths import CHECKOUT, find_path
+from lumen.paths import CHECKOUT, PACKAGED, find_path
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +41,9 @@ def test_the_data_root_stands_for_a_leading_data_folder(tmp_path, monkeypatch):
     (tmp_path / "root" / "shapes").mkdir(parents=True)
     assert Path(find_path("data/shapes")) == tmp_path / "root" / "shapes"
     assert find_path("data/nowhere") == "data/nowhere"
+
+
+def test_a_packaged_model_is_found_by_its_name_unless_there_is_such_a_folder(tmp_path):
+    assert Path(find_path("nano")) == PACKAGED["nano"] and (PACKAGED["nano"] / "config.json").is_file()
+    (tmp_path / "nano").mkdir()
+    assert Path(find_path("nano")).resolve() == tmp_path / "nano"

@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(last)
     out = options.out.resolve() / "model"
     with temporary_folder(out) as folder:
-        export_nano(base, checkpoint["state_dict"], folder)
+        export_nano(base, checkpoint["state_dict"], folder, dialect="corner_words")
         publish_folder(folder, out, replace=True)
     print(f"wrote {options.out / 'model'}")
 

@@ -37,7 +37,7 @@ _query = dict(type=QueryConnector, num_queries=25, width=96, num_layers=4, num_h
 _bins = 40  # of boxes in words, as in the seeing nano
 _lmm = dict(
     type=HFAdapter,
-    name_or_path="work_dirs/nano/model",
+    name_or_path="nano",
     template=dict(name="where_is", before="where is", after="?", answer="[LOC]"),
     base=dict(attention="eager", connector=_linear),
     readout=dict(box_bins=_bins),

@@ -1,4 +1,4 @@
-"""A nano of four layers, ``make_nano.py --out data/nano4 --llm-layers 4 --tied``, with a decoder for every task."""
+"""The packaged nano, which sees already, with a decoder for every task."""
 
 from mmengine.config import read_base
 
@@ -13,7 +13,7 @@ from lumen.decoders.text import CaptionDecoder, VqaDecoder
 with read_base():
     from .nano import _aligner, _lmm, _model
 
-_lmm["name_or_path"] = "data/nano4"
+_lmm["name_or_path"] = "nano"
 _lmm["readout"]["name_tokens"] = 3
 _aligner["heat"]["point_sigma"] = 1.0
 

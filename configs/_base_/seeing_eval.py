@@ -1,6 +1,6 @@
 """What the evaluations of the seeing nano share: the model as it is, and images of shapes that it did not learn from.
 
-The model is what ``tools/pretrain_nano.py`` wrote; another one:
+The model is the one of the package; another one, as ``tools/pretrain_nano.py`` writes it:
 
     ... --cfg-options _lmm.name_or_path=work_dirs/nano_seed1/model
 """
@@ -20,9 +20,9 @@ with read_base():
 
 _lmm = dict(
     type=HFAdapter,
-    name_or_path="work_dirs/nano/model",
+    name_or_path="nano",
     base=dict(attention="plain"),
-    generation=dict(dialect="corner_words", max_new_tokens=8),
+    generation=dict(max_new_tokens=8),
 )
 model = dict(
     type=Lumen,

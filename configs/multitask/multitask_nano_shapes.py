@@ -1,9 +1,8 @@
-"""One nano, trained once from scratch on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
+"""One nano, trained once on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
 
 Four fifths of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption. The rest
 are crops of one shape, asked for its keypoints.
 
-    python tools/make_nano.py --out data/nano4 --llm-layers 4 --tied
     python tools/make_shapes.py
     python tools/train.py configs/multitask/multitask_nano_shapes.py
     python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes
@@ -88,7 +87,9 @@ train_dataloader = dict(
         weights=[0.4, 0.4, 0.2],
     ),
 )
-train_cfg = dict(max_iters=3500)
+# The LMM goes on from what it knows.
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 0.33, **dict.fromkeys(_tokens, 0.1)}
+train_cfg = dict(max_iters=2400)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

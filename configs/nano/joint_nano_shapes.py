@@ -26,6 +26,6 @@ optim_wrapper["optimizer"]["lr"] = 2e-3
 optim_wrapper["optimizer"]["muon_lr"] = 0.015
 _tower = ["lmm.base_model.model.vision_tower.*", "heads.*"]
 optim_wrapper["paramwise_cfg"]["lr_mult"] = dict.fromkeys(_tower, 0.33)
-train_cfg = dict(max_iters=600)
+train_cfg = dict(max_iters=1600)
 custom_hooks = [dict(type=FewTokensHook, stages=[(0.0, 16), (0.35, None)])]
 load_from = "work_dirs/llm_nano_shapes/iter_1200.pth"

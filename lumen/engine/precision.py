@@ -15,14 +15,17 @@ def widen_trained(model: nn.Module) -> list[str]:
     """Cast trained parameters of 16 bits to float32 in place, and return their names.
 
     A step of AdamW changes a weight by about its learning rate, which bfloat16 mostly rounds away: it has 8 bits of
-    precision. Frozen parameters keep their precision.
+    precision. Frozen parameters keep their precision. Buffers beside a trained parameter are cast with it: batch
+    normalisation takes no running statistics of another precision than its weights.
     """
-    names = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype in NARROW:
-            # The same Parameter, so that ties and hooks on it stay; the optimizer is built afterwards.
-            parameter.data = parameter.data.float()
-            names.append(name)
+    names = [name for name, each in model.named_parameters() if each.requires_grad and each.dtype in NARROW]
+    trained = {id(model.get_parameter(name)) for name in names}
+    for module in model.modules():
+        chosen = [each for each in module.parameters(recurse=False) if id(each) in trained]
+        for tensor in (*chosen, *(module.buffers(recurse=False) if chosen else ())):
+            if tensor.dtype in NARROW:
+                # The same Parameter, so that ties and hooks on it stay; the optimizer is built afterwards.
+                tensor.data = tensor.data.float()
     return names
 
 

@@ -12,7 +12,9 @@ from lumen.inference.compute import choose_device
 from lumen.inference.predictor import LumenPredictor
 from lumen.inference.sources import MAX_NEW_TOKENS, MAX_PIXELS
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.dialects import SCORES, choose_dialect, require_dialect
+from lumen.lmm.dialects import SCORES, require_dialect
+from lumen.lmm.nano.vision import trained_pixels
+from lumen.lmm.options import GenerationOptions
 from lumen.lmm.repository import read_config
 from lumen.model import Lumen
 from lumen.paths import find_path
@@ -22,7 +24,7 @@ def bare_predictor(
     name_or_path: str | PathLike[str],
     *,
     dialect: str | Mapping[str, Any] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     base: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -33,8 +35,9 @@ def bare_predictor(
     Args:
         name_or_path: Folder or model id.
         dialect: How it is asked and how it writes: a name of ``lumen.lmm.dialects.DIALECTS``, or a dict of the fields
-            of ``Dialect``; that of its model type when left out.
-        max_pixels: Bound on the pixels of an image, for an LMM that takes several sizes.
+            of ``Dialect``; that of its config or model type when left out.
+        max_pixels: Bound on the pixels of an image, for an LMM that takes several sizes; when left out ``MAX_PIXELS``,
+            and for a nano the size that its config names.
         max_new_tokens: Bound on the tokens of an answer; a box takes 10 to 40.
         base: Fields of ``lumen.lmm.options.BaseOptions``, such as ``quantization``.
         device: The first GPU where there is one, else the CPU, when left out.
@@ -45,16 +48,18 @@ def bare_predictor(
         CheckpointError: There is no model of that name.
     """
     # What can be refused is refused before weights are downloaded.
-    model_type = read_config(find_path(name_or_path), None).model_type
-    chosen = require_dialect(choose_dialect(dialect, model_type), model_type)
+    config = read_config(find_path(name_or_path), None)
+    generation = GenerationOptions(dialect=dialect, max_new_tokens=max_new_tokens)
+    chosen = require_dialect(generation.dialect_of(config), config.model_type)
     device, dtype = choose_device(device, dtype)
     precision = {"dtype": "bfloat16"} if device.type == "cuda" else {}
     adapter = HFAdapter(
         str(name_or_path),
         base={"new_tokens": "learn", **precision, **(base or {})},
-        generation={"dialect": dialect, "max_new_tokens": max_new_tokens},
+        generation=generation,
     )
-    model = Lumen(adapter, {"type": NoAligner}, [{"type": TextBoxDecoder}], max_pixels=max_pixels)
+    bound = max_pixels or trained_pixels(config) or MAX_PIXELS
+    model = Lumen(adapter, {"type": NoAligner}, [{"type": TextBoxDecoder}], max_pixels=bound)
     return LumenPredictor(
         model,
         mode=chosen.framing,

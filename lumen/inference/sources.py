@@ -44,13 +44,13 @@ class BareLmm:
         name_or_path: Folder or model id; an id is downloaded.
         dialect: How it writes boxes; see ``lumen.inference.bare.bare_predictor``.
         max_new_tokens: Bound on the tokens of an answer.
-        max_pixels: Bound on the pixels of an image.
+        max_pixels: Bound on the pixels of an image; None for the usual one, see ``bare_predictor``.
     """
 
     name_or_path: str
     dialect: str | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int | None = None
 
 
 Source = ModelFiles | ExportedModel | BareLmm

@@ -112,7 +112,7 @@ class HFAdapter(nn.Module):
             self.packing = packing_in(mode, self.packing, self.name_or_path, "with flash attention")
         wordings = {"template": template, "wordings": wordings_with(tasks)}
         self.encoder = encoder_for(loaded.tokenizer, config, self.family, **wordings)
-        self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config.model_type))
+        self.text = TextEncoder(self.encoder, dialect=self.generation.dialect_of(config))
         self.register_buffer("neighbours", box_neighbours(self.encoder, self.readout.box_bins), persistent=False)
         self.new_tokens = add_tokens(self.base_model, self.encoder, self.base.new_tokens)
         self.lora = dict(self.base.lora) if self.base.lora else None

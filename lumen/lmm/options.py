@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from lumen.errors import ConfigError
 from lumen.lmm.dialects import Dialect, choose_dialect
 from lumen.lmm.features import SOURCES
@@ -178,8 +180,8 @@ class GenerationOptions:
             teacher-forced, or ``generated``, the LMM writes it, and what it wrote is counted in ``answer_report``.
         max_new_tokens: Bound on the tokens of a free answer.
         dialect: In which words the LMM is asked for boxes and how it writes them: a name of
-            ``lumen.lmm.dialects.DIALECTS``, or a dict of the fields of ``Dialect``; that of the model type when left
-            out.
+            ``lumen.lmm.dialects.DIALECTS``, or a dict of the fields of ``Dialect``; when left out, the one that the
+            model's ``config.json`` names as ``dialect``, else that of the model type.
         max_joined: How many phrases a question for boxes holds at most, where the dialect takes several.
 
     Raises:
@@ -196,9 +198,9 @@ class GenerationOptions:
             raise ConfigError(f"generation.max_joined must be at least 1, got {self.max_joined}")
         check_choice("generation.answer_mode", self.answer_mode, ("forced", "generated"))
 
-    def dialect_of(self, model_type: str) -> Dialect | None:
+    def dialect_of(self, config: PretrainedConfig) -> Dialect | None:
         """Return the dialect of a model; None where it has no known one. Raises ConfigError for a wrong choice."""
-        return choose_dialect(self.dialect, model_type)
+        return choose_dialect(self.dialect, config.model_type, getattr(config, "dialect", None))
 
 
 _GROUPS = {"base": BaseOptions, "readout": ReadoutOptions, "packing": PackingOptions, "generation": GenerationOptions}

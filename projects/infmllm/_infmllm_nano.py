@@ -19,7 +19,7 @@ with read_base():
 _codec = dict(type=CornerWords, bins=40)  # each coordinate is one token
 _dialect["codec"] = _codec
 _lmm.update(
-    name_or_path="work_dirs/nano/model",
+    name_or_path="nano",
     base=dict(attention="plain", connector=dict(type=PoolConnector, out_hw=(10, 10))),
 )
 

@@ -74,3 +74,12 @@ def test_only_what_is_trained_is_widened():
     assert [layer.weight.dtype for layer in model] == [torch.bfloat16, torch.float32, torch.float32]
     assert is_mixed(model) and not is_mixed(model[1:])
     assert widen_trained(model) == []
+
+
+def test_running_statistics_follow_their_weights():
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2).requires_grad_(False)).bfloat16()
+    widen_trained(model)
+    assert [layer.running_var.dtype for layer in model] == [torch.float32, torch.bfloat16]
+    assert model[0].num_batches_tracked.dtype == torch.int64
+    with torch.autocast("cpu", torch.bfloat16):
+        model[0](torch.randn(2, 2, 3, 3).bfloat16()).sum().backward()

@@ -52,6 +52,7 @@ ROWS = (
 )
 EXAMPLES = """examples:
   python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes
+  python tools/benchmarks/multitask.py work_dirs/multitask_scratch_shapes --lmm data/nano4
   python tools/benchmarks/multitask.py work_dirs/multitask_nano_shapes/iter_2000.pth --only grounding vqa --split val
 """
 
@@ -89,6 +90,7 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or the work dir of the run")
+    parser.add_argument("--lmm", help="base model of the checkpoint (default: that of the configs)")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all)")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="images to judge on (default: test)")
     parser.add_argument(
@@ -105,7 +107,8 @@ def evaluate(task: str, options: argparse.Namespace, *overrides: str) -> dict[st
     config = CONFIGS / f"eval_{task}.py"
     command = [sys.executable, str(ROOT / "tools" / "test.py"), str(config)]
     command += [str(options.checkpoint), "--work-dir", str(folder), "--out", str(out)]
-    command += ["--cfg-options", *split_options(config, options.split), *overrides]
+    base = [f"model.lmm.name_or_path={options.lmm}"] if options.lmm else []
+    command += ["--cfg-options", *split_options(config, options.split), *base, *overrides]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(out.read_text(encoding="utf-8"))
 

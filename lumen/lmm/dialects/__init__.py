@@ -52,12 +52,15 @@ UNREADABLE = {
 """Model types that write places which Lumen does not read, with the reason."""
 
 
-def choose_dialect(given: str | Mapping[str, Any] | Dialect | None, model_type: str) -> Dialect | None:
+def choose_dialect(
+    given: str | Mapping[str, Any] | Dialect | None, model_type: str, declared: str | None = None
+) -> Dialect | None:
     """Return the dialect of a model.
 
     Args:
         given: A name of ``DIALECTS``, a dict of the fields of ``Dialect``, a dialect, or None for that of the model.
         model_type: As in the model's config.
+        declared: A name of ``DIALECTS`` in the model's config, as ``dialect``; it counts before the model type.
 
     Returns:
         None where the model has no known one and none is given.
@@ -65,6 +68,7 @@ def choose_dialect(given: str | Mapping[str, Any] | Dialect | None, model_type: 
     Raises:
         ConfigError: There is no dialect of that name, or a field of it is not accepted.
     """
+    given = declared if given is None else given
     if given is None:
         return _BY_MODEL_TYPE.get(model_type)
     if isinstance(given, Mapping):

@@ -14,7 +14,9 @@ _ADAPTER = "lmm.base_model."
 _TABLES = ("embed_tokens.weight", "lm_head.weight")
 
 
-def export_nano(base: str | Path, state: Mapping[str, Tensor], folder: str | Path) -> Path:
+def export_nano(
+    base: str | Path, state: Mapping[str, Tensor], folder: str | Path, *, dialect: str | None = None
+) -> Path:
     """Write a nano with the weights of a checkpoint, in bfloat16, with tokenizer, chat template and image processor.
 
     Rows that an adapter has added to the tables of words, those of ``[LOC]`` and the like, are left out.
@@ -23,6 +25,7 @@ def export_nano(base: str | Path, state: Mapping[str, Tensor], folder: str | Pat
         base: Folder of the model that training started from.
         state: ``state_dict`` of the checkpoint of a model whose adapter is ``lmm``.
         folder: Where to write; made if missing.
+        dialect: In which words it writes boxes, a name of ``lumen.lmm.dialects.DIALECTS``; stands in its config.
 
     Raises:
         CheckpointError: The weights are not those of such a model.
@@ -42,6 +45,8 @@ def export_nano(base: str | Path, state: Mapping[str, Tensor], folder: str | Pat
         )
     model.load_state_dict(trained)
     note_untrained(model.config, ())
+    if dialect is not None:
+        model.config.dialect = dialect
     model.to(torch.bfloat16).save_pretrained(folder)
     LlavaProcessor.from_pretrained(base).save_pretrained(folder)
     return Path(folder)

@@ -199,5 +199,11 @@ class NanoVisionModel(GridTower):
         return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(maps[:-1]))
 
 
+def trained_pixels(config: PretrainedConfig) -> int | None:
+    """Return how many pixels the images of a pretrained nano had, which takes others too; None for other models."""
+    vision = config.vision_config
+    return vision.image_size**2 if vision.model_type == NanoVisionConfig.model_type else None
+
+
 AutoConfig.register(NanoVisionConfig.model_type, NanoVisionConfig, exist_ok=True)
 AutoModel.register(NanoVisionConfig, NanoVisionModel, exist_ok=True)
