@@ -51,7 +51,7 @@ _flip = dict(type=ResizeToInput, flip_probability=0.5)
 _resize = dict(type=ResizeToInput)
 _ask = dict(type=AskSentences, num_prompts=8, no_target=False, max_targets=1, exchange_sides=True)
 _ask_all = dict(type=AskSentences, num_prompts=None, no_target=False, max_targets=1, shuffle=False)
-_write = dict(type=WriteAnswers, codec=dict(type=CornerWords, bins=_bins))  # for the readout that is text
+_write = dict(type=WriteAnswers, codec=dict(type=CornerWords, bins=_bins), task="written_boxes")  # where it is text
 _keep = dict(type=KeepObjects)  # for the readout that chooses among them
 _pack = dict(type=PackSample)
 _sentences = dict(type=ReferDataset, layout="shapes", split="groups", data_root="data/shapes")

@@ -12,6 +12,4 @@ from lumen.decoders.text_box import TextBoxDecoder
 with read_base():
     from .compare_nano import *
 
-_ask["task"] = "written_boxes"
-_ask_all["task"] = "written_boxes"
 model = dict(_model, aligner=dict(type=NoAligner), decoders=[dict(type=TextBoxDecoder)])

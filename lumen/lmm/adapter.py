@@ -312,7 +312,7 @@ class HFAdapter(nn.Module):
         limits = {"packing": packing, "config": self.config, "pad_id": self.encoder.tokenizer.pad_token_id or 0}
         pair_rows = pack_pass(prefix, pairs.suffixes, **limits, every_image=self.readout.reads_llm)
         text_rows = pack_pass(text_prefix, questions, **limits)
-        runner, head = self._runner_with(packing), self.base_model.get_output_embeddings()
+        runner, head = self.runner_with(packing), self.base_model.get_output_embeddings()
         readout = Readout(runner, self.readout, head, len(self.slots), template.has_answer, self.neighbours)
         # Run text rows first, so that a batch without pairs can connect its empty queries to them, then pair rows.
         losses, text_states = readout.read_texts(*text_rows, encoded)
@@ -357,17 +357,18 @@ class HFAdapter(nn.Module):
         """
         bound = self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens
         packing = self._packing_for((self.text.prefix(encoded.image_text), ()))
-        return self.writer.answer(self._runner_with(packing), encoded, questions, bound)
+        return self.writer.answer(self.runner_with(packing), encoded, questions, bound)
 
     def write_turn(self, encoded: EncodedImages, prompt: Prompt) -> Turn:
         """Answer a question about one encoded image freely, also by pointing at objects; raises as ``generate``.
 
         Earlier answers in the history of ``prompt`` may hold the tokens with which the LMM points.
         """
-        runner = self._runner_with(self._packing_for((self.text.prefix(encoded.image_text), ())))
+        runner = self.runner_with(self._packing_for((self.text.prefix(encoded.image_text), ())))
         return write_turn(self.writer, runner, encoded, prompt, self.generation.max_new_tokens)
 
-    def _runner_with(self, packing: PackingOptions) -> RowRunner:
+    def runner_with(self, packing: PackingOptions) -> RowRunner:
+        """Return what runs rows through the LLM that are packed in this way."""
         is_packed = packing.is_packed
         # Layers that are computed again keep no cache: they would fill it twice.
         recomputes = self.base.gradient_checkpointing and torch.is_grad_enabled()
@@ -385,7 +386,7 @@ class HFAdapter(nn.Module):
         forced = forced_pairs(self.encoder, prompts, with_words=not predicting)
         if not predicting or self.generation.answer_mode == "forced":
             return forced
-        runner = self._runner_with(self._packing_for((self.encoder.prefix(encoded.image_text), forced.suffixes)))
+        runner = self.runner_with(self._packing_for((self.encoder.prefix(encoded.image_text), forced.suffixes)))
         return forced.written(self.writer.locate(runner, encoded, forced.choose(prompts), forced.suffixes))
 
     def _packing_for(self, *asked: tuple[Sequence[int], Sequence[Sequence[Suffix]]]) -> PackingOptions:

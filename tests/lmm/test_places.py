@@ -177,7 +177,7 @@ def test_probabilities_are_those_of_the_tokens_that_were_written(make_adapter):
     encoded = adapter.encode_images(image)
     prefix = adapter.text.prefix(encoded.image_text)
     row = [*prefix, *adapter.text.question(ask(["dog"])[0])]
-    runner = adapter._runner_with(adapter._packing_for((prefix, ())))
+    runner = adapter.runner_with(adapter._packing_for((prefix, ())))
     with torch.no_grad():
         (((written),),) = adapter.writer.go_on(runner, encoded, len(prefix), [[row]], 5)
         ids = torch.tensor([[*row, *written.ids]])

@@ -1,0 +1,1 @@
+"""The comparison of readouts and connectors: what ``tools/compare.py`` is made of."""
