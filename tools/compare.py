@@ -41,7 +41,7 @@ def parse_options() -> argparse.Namespace:
     rates.add_argument("--readout", nargs="+", choices=READOUTS, default=list(READOUTS), help="readouts [all]")
     for command in (run, rates):
         command.add_argument(
-            "--base", type=Path, default=Path("work_dirs/nano/model"), help="model to start from [%(default)s]"
+            "--base", type=Path, default=Path("nano"), help="model to start from [%(default)s]"
         )
         command.add_argument(
             "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of every config"

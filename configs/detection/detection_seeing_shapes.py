@@ -1,6 +1,6 @@
 """Detection on the packaged nano, which sees already: aligner and decoder learn, as the paper's do on LLaVA.
 
-The demo of ``make demo``. The vision tower is frozen; the LLM goes on at a small rate, since its ``[LOC]`` is new.
+The training of ``make demo``. The vision tower is frozen; the LLM goes on at a small rate, since ``[LOC]`` is new to it.
 
     python tools/make_shapes.py
     python tools/train.py configs/detection/detection_seeing_shapes.py
@@ -9,19 +9,24 @@ The demo of ``make demo``. The vision tower is frozen; the LLM goes on at a smal
 
 from mmengine.config import read_base
 
-from lumen.engine.hooks import EmaHook, FreezeHook
+from lumen.decoders.detection import DetectionDecoder
+from lumen.engine.hooks import EmaHook
 
 with read_base():
-    from .detection_nano_shapes import *
+    from .._base_.detection_coco import *
+    from .._base_.nano import _lmm, _model
+    from .._base_.runtime import *
+    from .._base_.schedule_nano import *
 
 _lmm["name_or_path"] = "nano"
+_lmm["base"]["new_tokens"] = "learn"
 _lmm["readout"]["phrase_reconstruction"] = False
-model["loss_weights"] = {"aligner/loss_presence": 0.5, "detection/loss_box": 2.0}
-optim_wrapper["paramwise_cfg"]["lr_mult"] = {**dict.fromkeys(_tokens, 0.1), "lmm*": 0.1}
+model = dict(
+    _model,
+    input_hw=(160, 160),
+    decoders=[dict(type=DetectionDecoder)],
+    loss_weights={"aligner/loss_presence": 0.5, "detection/loss_box": 2.0},
+)
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 0.5, "lmm.*new_tokens*": 1.0, **dict.fromkeys(_tokens, 0.1)}
 train_cfg = dict(max_iters=1000)
-custom_hooks = [
-    dict(type=EmaHook, decay=0.998),
-    dict(
-        type=FreezeHook, freeze=["lmm.base_model.model.vision_tower.*", "lmm.base_model.model.multi_modal_projector.*"]
-    ),
-]
+custom_hooks = [dict(type=EmaHook, decay=0.998)]

@@ -53,11 +53,8 @@ def bare_predictor(
     chosen = require_dialect(generation.dialect_of(config), config.model_type)
     device, dtype = choose_device(device, dtype)
     precision = {"dtype": "bfloat16"} if device.type == "cuda" else {}
-    adapter = HFAdapter(
-        str(name_or_path),
-        base={"new_tokens": "learn", **precision, **(base or {})},
-        generation=generation,
-    )
+    options = {"new_tokens": "learn", **precision, **(base or {})}
+    adapter = HFAdapter(str(name_or_path), base=options, generation=generation)
     bound = max_pixels or trained_pixels(config) or MAX_PIXELS
     model = Lumen(adapter, {"type": NoAligner}, [{"type": TextBoxDecoder}], max_pixels=bound)
     return LumenPredictor(
