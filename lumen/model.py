@@ -163,8 +163,8 @@ class Lumen(BaseModel):
         """MMEngine's entry point.
 
         Args:
-            inputs: One uint8 RGB image (3, height, width) per sample, all of one size, or what else the adapter takes
-                in place of an image.
+            inputs: One uint8 RGB image (3, height, width) per sample, all of one size, or for each a clip (frames, 3,
+                height, width), or what else the adapter takes in place of an image.
             data_samples: The samples, with their prompts.
             mode: ``loss`` gives named losses, ``predict`` the samples with ``pred_instances`` in original pixels,
                 ``tensor`` the shared representation.
@@ -322,6 +322,8 @@ class Lumen(BaseModel):
             return features
         if not isinstance(images, Tensor):
             raise ConfigError(f"the decoders of {wanted} need images: write the cache with --extras images")
+        if images.ndim != 4:
+            raise ConfigError(f"the decoders of {wanted} read single images, got clips of {images.shape[1]} frames")
         return dataclasses.replace(features, extras={**features.extras, "images": images})
 
     def align(self, features: LocFeatures) -> SharedRepresentation:
@@ -370,6 +372,12 @@ def _stacked(inputs: ImageBatch) -> ImageBatch:
     """Return images as one tensor; what is not an image, such as cached features, stays a list."""
     if isinstance(inputs, Tensor) or not all(isinstance(image, Tensor) for image in inputs):
         return inputs
+    shapes = sorted({tuple(image.shape) for image in inputs})
+    if len(shapes) > 1:
+        raise DataError(
+            f"a batch holds images, or clips, of one shape, got {shapes}. All pipelines must draw one size; where a "
+            "mixture has images and clips, set run of MixtureSampler to the samples of a batch, over all ranks"
+        )
     return torch.stack(list(inputs))
 
 

@@ -17,7 +17,7 @@ _THREADS = 8
 
 
 def grey_in_test(
-    read: Callable[[Mapping[str, Any]], np.ndarray], results: dict[str, Any], size_hw: tuple[int, int]
+    read: Callable[[Mapping[str, Any]], np.ndarray], results: dict[str, Any], size: tuple[int, ...]
 ) -> np.ndarray:
     """Return the image of a record; in an evaluation, a grey one in place of one that cannot be used.
 
@@ -26,7 +26,7 @@ def grey_in_test(
     Args:
         read: Reads the image of a record.
         results: The record; ``fault`` is added to it where its image cannot be used.
-        size_hw: Height and width of the grey image.
+        size: Height and width of the grey image; frames, height and width of a clip.
 
     Raises:
         DataError: The image cannot be used, and ``test_mode`` of the record is not set.
@@ -37,7 +37,7 @@ def grey_in_test(
         if not results.get("test_mode"):
             raise
         results["fault"] = str(error)
-        return np.full((*size_hw, 3), PAD_VALUE, dtype=np.uint8)
+        return np.full((*size, 3), PAD_VALUE, dtype=np.uint8)
 
 
 def datasets_with_images(dataset: Dataset) -> Iterator[BaseDataset]:
@@ -54,12 +54,15 @@ def datasets_with_images(dataset: Dataset) -> Iterator[BaseDataset]:
         yield from datasets_with_images(part)
 
 
-def find_faults(dataset: BaseDataset, *, decode: bool = False) -> dict[str, list[str]]:
+def find_faults(
+    dataset: BaseDataset, *, decode: bool = False, problem_of: Callable[..., str | None] = image_problem
+) -> dict[str, list[str]]:
     """Return problem -> paths of the image files that it concerns, each file once; empty where all is well.
 
     Args:
         dataset: A data set whose records have ``img_path`` and, where the size is known, ``ori_hw``.
         decode: Decode every file; otherwise its header is read, and its end is checked.
+        problem_of: What says what is wrong with a file: ``image_problem``, or ``clip_problem`` for clips.
     """
     dataset.full_init()
     records = (dataset.get_data_info(index) for index in range(len(dataset)))
@@ -69,7 +72,7 @@ def find_faults(dataset: BaseDataset, *, decode: bool = False) -> dict[str, list
     faults: defaultdict[str, list[str]] = defaultdict(list)
     # Threads: waiting for disks takes most of the time.
     with ThreadPoolExecutor(_THREADS) as pool:
-        problems = pool.map(lambda item: image_problem(item[0], root, item[1], decode=decode), sizes.items())
+        problems = pool.map(lambda item: problem_of(item[0], root, item[1], decode=decode), sizes.items())
         for path, problem in zip(sizes, problems, strict=True):
             if problem is not None:
                 faults[problem].append(path)

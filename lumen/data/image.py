@@ -89,8 +89,8 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
         DataError: The file is missing, outside ``root``, too large, of another format, cut off or broken.
     """
     # Only these formats are tried, not all that Pillow can decode.
-    with _reading(path, root), Image.open(path, formats=FORMATS) as image:
-        _check_size(path, image)
+    with reading(path, root), Image.open(path, formats=FORMATS) as image:
+        check_size(path, image)
         try:
             return ReadImage(np.array(to_rgb(image)))
         # Pillow refuses a file without its end; what is there may still be nearly all of it.
@@ -114,8 +114,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool]:
     Raises:
         DataError: The file is missing, too large, or of another format.
     """
-    with _reading(path, None), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
-        _check_size(path, image)
+    with reading(path, None), Image.open(path, formats=FORMATS) as image, open(path, "rb") as file:
+        check_size(path, image)
         # The end alone: a JPEG marker or the PNG trailer lies in the last bytes, perhaps before padding.
         file.seek(max(os.stat(path).st_size - 64, 0))
         tail = file.read()
@@ -124,7 +124,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], bool]:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Iterator[None]:
+def reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Iterator[None]:
     """Check place and length of a file, and turn what goes wrong inside into a DataError."""
     if root is not None:
         check_inside(path, root)
@@ -143,7 +143,8 @@ def _reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) 
         raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
 
 
-def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
+def check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Raise DataError where an image has too many pixels."""
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
 
@@ -160,7 +161,7 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarr
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        _check_size("the PIL image", image)
+        check_size("the PIL image", image)
         try:
             return np.array(to_rgb(image))
         except _DECODE_ERRORS as error:
@@ -194,16 +195,19 @@ def render_image(image: np.ndarray, frame: InputTransform, *, pad_value: int = P
     that the image covers only in part is left to the padding.
 
     Args:
-        image: uint8 (height, width, 3) in original pixels; its size must be ``frame.ori_hw``.
+        image: uint8 (height, width, 3) in original pixels; its size must be ``frame.ori_hw``. A clip (frames, height,
+            width, 3) is drawn frame by frame, each in the same place.
         frame: Where the original pixels go.
         pad_value: Grey value outside the image.
 
     Returns:
-        Writable uint8 array (input height, input width, 3).
+        Writable uint8 array (input height, input width, 3), behind the frames of a clip.
 
     Raises:
         DataError: The image has another size than the frame expects.
     """
+    if image.ndim == 4:
+        return np.stack([render_image(each, frame, pad_value=pad_value) for each in image])
     if image.shape[:2] != tuple(frame.ori_hw):
         raise DataError(f"image of size {image.shape[:2]} (height, width) drawn with a frame for {frame.ori_hw}")
     # The two axes are independent: frames scale, shift and flip, but do not turn.

@@ -24,7 +24,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 class MixedDataset(Dataset):
     """Data sets one after the other, each with its own classes, pipeline and task; ``MixtureSampler`` mixes them.
 
-    All pipelines must draw images of one size, since a batch holds samples of several sets.
+    All pipelines must draw images of one size, since a batch holds samples of several sets; see also
+    ``MixtureSampler.run``.
 
     Args:
         datasets: Configs of data sets, or data sets.
@@ -81,17 +82,22 @@ class MixtureSampler(Sampler):
         dataset: A ``MixedDataset``.
         shuffle: Whether to shuffle; otherwise each set is read in its own order, and draws are evenly spread.
         seed: Seed of the order; drawn and shared between ranks when left out.
+        run: Samples that are drawn of a set one after the other. With the samples of a batch over all ranks, batches
+            are of one set; so images and clips can be mixed.
 
     Raises:
-        ConfigError: ``dataset`` is not a ``MixedDataset``.
+        ConfigError: ``dataset`` is not a ``MixedDataset``, or ``run`` is not a whole number of at least 1.
 
     Source:
         Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018), one dimension.
     """
 
-    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int | None = None, *, run: int = 1) -> None:
         if not isinstance(dataset, MixedDataset):
             raise ConfigError(f"MixtureSampler draws from a MixedDataset, got {type(dataset).__name__}")
+        if type(run) is not int or run < 1:
+            raise ConfigError(f"MixtureSampler.run must be a whole number of at least 1, got {run!r}")
+        self.run = run
         self.dataset = dataset
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
@@ -114,7 +120,7 @@ class MixtureSampler(Sampler):
     def _stream(self) -> Iterator[int]:
         indices = [self._indices(source) for source in range(len(self.dataset.sizes))]
         for source in self._sources():
-            yield next(indices[source])
+            yield from islice(indices[source], self.run)
 
     def _sources(self) -> Iterator[int]:
         generator = self._generator(len(self.dataset.sizes))

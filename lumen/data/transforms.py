@@ -163,7 +163,7 @@ class ResizeToInput:
 class Photometric:
     """Change brightness, contrast and colourfulness at random, each in half of the images.
 
-    Reads and writes ``image``.
+    Reads and writes ``image``; all frames of a clip change alike.
 
     Args:
         brightness: Largest change, in grey levels of 255.
@@ -185,7 +185,7 @@ class Photometric:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Change the colours."""
         chosen = np.random.random(3) < 0.5
-        image = Image.fromarray(results["image"])
+        image = Image.fromarray(results["image"].reshape(-1, *results["image"].shape[-2:]))
         if chosen[0] or chosen[1]:
             offset = np.random.uniform(-self.brightness, self.brightness) if chosen[0] else 0.0
             factor = np.random.uniform(*self.contrast) if chosen[1] else 1.0
@@ -194,7 +194,7 @@ class Photometric:
         if chosen[2]:
             grey = image.convert("L").convert("RGB")
             image = Image.blend(grey, image, float(np.random.uniform(*self.saturation)))
-        results["image"] = np.array(image)
+        results["image"] = np.array(image).reshape(results["image"].shape)
         return results
 
 
@@ -345,7 +345,7 @@ class PackSample:
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
     ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``,
     ``objects``, ``cells``.
-    Returns a new dict with ``inputs``, a uint8 tensor (3, height, width), and ``data_samples``, a ``PerceptionSample``.
+    Returns ``inputs``, uint8 (3, height, width) or (frames, 3, height, width), and ``data_samples``, the sample.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -367,7 +367,7 @@ class PackSample:
             sample.set_field(kinds, "fields", field_type="metainfo")
         sample.set_field(results["frame"].ori_hw, "ori_shape", field_type="metainfo")
         sample.set_field(results["frame"].input_hw, "img_shape", field_type="metainfo")
-        return {"inputs": torch.from_numpy(results["image"]).permute(2, 0, 1).contiguous(), "data_samples": sample}
+        return {"inputs": torch.from_numpy(results["image"]).movedim(-1, -3).contiguous(), "data_samples": sample}
 
 
 def _frame_instances(

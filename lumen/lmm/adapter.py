@@ -234,7 +234,7 @@ class HFAdapter(nn.Module):
 
     def forward(
         self,
-        images: UInt8[Tensor, "images 3 height width"],
+        images: UInt8[Tensor, "images *frames 3 height width"],
         prompts: Sequence[Sequence[Prompt]],
         *,
         extras: Set[str] = frozenset(),
@@ -245,7 +245,7 @@ class HFAdapter(nn.Module):
         Location prompts give pairs; text prompts give a share of ``loss_text`` or, when predicting, an answer.
 
         Args:
-            images: RGB at input size.
+            images: RGB at input size; or clips, which have an axis of frames, for a connector that takes them.
             prompts: The prompts of each image; any number, none included.
             extras: What the decoders need beside pairs. ``texts``: what ``lumen.lmm.places.answer_prompts`` gives for
                 text prompts; while learning, ``loss_text`` even of a batch without text prompts. ``words``: what the
@@ -259,7 +259,7 @@ class HFAdapter(nn.Module):
         return self.ask(self.encode_images(images), prompts, extras=extras, predicting=predicting)
 
     def encode_images(
-        self, images: UInt8[Tensor, "images 3 height width"], *, cache_prefix: bool = False
+        self, images: UInt8[Tensor, "images *frames 3 height width"], *, cache_prefix: bool = False
     ) -> EncodedImages:
         """Run the vision tower and the connector; the result can be asked many times.
 
@@ -274,7 +274,7 @@ class HFAdapter(nn.Module):
         size_hw = tuple(images.shape[-2:])
         self.features.check_size(size_hw)
         self.usage.images += len(images)
-        token_hw = self.features.token_hw(size_hw)
+        token_hw = self.features.token_hw_of(images)
         return EncodedImages(
             images=images,
             states=self.features.encode(self.base_model, images, self.statistics),

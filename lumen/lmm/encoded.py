@@ -54,7 +54,7 @@ class EncodedImages:
     """Images after the vision tower and the connector; they can be asked many times without being encoded again.
 
     Args:
-        images: RGB at input size, which some decoders read.
+        images: RGB at input size, which some decoders read; or clips.
         states: Output of tower and connector, in the form of the family.
         token_hw: Grid of the image tokens of each image; one row where they lie on no grid.
         image_text: What each image takes in the text.
@@ -63,7 +63,7 @@ class EncodedImages:
         shown: Numbers of the image tokens that the LLM gets, in order; None for all. See ``show_tokens``.
     """
 
-    images: UInt8[Tensor, "images 3 height width"]
+    images: UInt8[Tensor, "images *frames 3 height width"]
     states: BaseModelOutputWithPooling
     token_hw: Size
     image_text: str

@@ -96,16 +96,33 @@ class FeatureSource:
         height, width = self.lmm_hw(input_hw)
         return self.family.token_hw((height // stride, width // stride))
 
+    def token_hw_of(self, images: UInt8[Tensor, "images *frames 3 height width"]) -> tuple[int, int]:
+        """Return ``token_hw`` of images, or of clips, whose tokens lie on no grid.
+
+        Raises:
+            ConfigError: See ``token_hw``; also if they are clips, and the LMM or the options take none.
+        """
+        if images.ndim == 4:
+            return self.token_hw(images.shape[-2:])
+        stride = self.family.input_spec(self.config).multiple
+        if self.family.clip_tokens is None or self.kind != "vision" or self.dense_hw or self.names:
+            raise ConfigError(
+                f"the samples are clips, {tuple(images.shape)}: they need a connector that takes clips as "
+                "base.connector, features='vision', and neither dense_hw nor name_tokens"
+            )
+        return 1, self.family.clip_tokens((images.shape[-2] // stride, images.shape[-1] // stride), images.shape[1])
+
     def encode(
         self,
         base_model: PreTrainedModel,
-        images: UInt8[Tensor, "images 3 height width"],
+        images: UInt8[Tensor, "images *frames 3 height width"],
         statistics: ImageStatistics,
     ) -> BaseModelOutputWithPooling:
         """Run the vision tower and the connector; in two passes where there is a ``dense_hw``."""
 
         def pixels(sized: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
-            return statistics.normalise(sized).to(base_model.dtype)
+            frames = statistics.normalise(sized.flatten(0, -4)).to(base_model.dtype)
+            return frames.unflatten(0, sized.shape[:-3])
 
         if not self.dense_hw:
             return self.family.encode(base_model.base_model, pixels(images))

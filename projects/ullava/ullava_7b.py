@@ -10,8 +10,8 @@ raw corners, AdamW without decay, cosine, warm-up of 3 %, bf16.
 Departs, OURS:
 - SAM gets the images at 1008 pixels, enlarged to its 1024, in place of the originals: an image is framed once. The
   tower takes a second look at that size, which nothing reads.
-- No rows of image begin and end tokens, which LLaVA's layout does not have. No clips yet, so stage 1 has 1,551 steps
-  (595,375 captions / 384); P: 1,879 with 125,782 clips of TGIF.
+- No rows of begin and end tokens of images and clips, which LLaVA's layout does not have.
+- 8 frames of a clip, evenly spread (UNKNOWN).
 - PACO and the parts of VOC 2010 have no reader yet.
 - Boxes live in the letterboxed image, whose bars lie on both sides, as in the public code; so does what SAM sees, which
   there has its bar at the right and below.
@@ -20,9 +20,11 @@ Departs, OURS:
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import CosineAnnealingLR
 from torch.optim import AdamW
+from ullava_connector import ClipConnector
 from ullava_salient import SalientDataset
 from ullava_samples import AskNames, AskReferring, AskSalient
 
+from lumen.data.clips import LoadClip
 from lumen.data.mixture import MixtureSampler
 from lumen.data.refer import ReferDataset
 from lumen.data.semantic import SemanticDataset
@@ -31,7 +33,6 @@ from lumen.data.transforms import LoadImage, PackSample, ResizeToInput
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 from lumen.engine.schedule import WarmUpThenDecay
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.connectors import LinearConnector
 from lumen.lmm.sam_prompted import SamPrompted
 from lumen.model import Lumen
 
@@ -39,7 +40,7 @@ _load = dict(type=LoadImage)
 _resize = dict(type=ResizeToInput)  # P: letterboxed to a square, no augmentation
 _pack = dict(type=PackSample)
 
-_base = dict(dtype="bfloat16", gradient_checkpointing=True, connector=dict(type=LinearConnector))
+_base = dict(dtype="bfloat16", gradient_checkpointing=True, connector=dict(type=ClipConnector))
 _lmm = dict(type=HFAdapter, name_or_path="data/ullava_base", base=_base)
 _model = dict(type=Lumen, lmm=_lmm)
 _sam = dict(type=SamPrompted, name_or_path="facebook/sam-vit-huge")
@@ -84,6 +85,14 @@ _instruct = dict(
     _texts, data_root="data/llava", ann_file="llava_instruct_150k.json", data_prefix=dict(img="coco/train2017")
 )
 _captions = dict(_texts, data_root="data/llava_cc3m", ann_file="chat.json", data_prefix=dict(img="images"))
+_clips = dict(
+    type=QuestionsDataset,
+    layout="captions",
+    data_root="data/tgif",
+    ann_file="captions.json",  # of tgif-v1.0.tsv, in the format of COCO's captions
+    data_prefix=dict(img="gifs"),
+    pipeline=[dict(type=LoadClip, frames=8), _resize, dict(type=AskQuestions, task="caption"), _pack],
+)
 
 _loader = dict(
     num_workers=8,

@@ -145,3 +145,21 @@ def test_empty_mixtures_and_foreign_sets_are_errors():
         mixture((3, 0), None)
     with pytest.raises(ConfigError, match="got Numbers"):
         MixtureSampler(Numbers("a", 3))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_runs_give_every_rank_batches_of_one_set(monkeypatch, number):
+    dataset, batch, ranks = mixture((6, 9), (1, 2)), 4, 2
+    rank(monkeypatch, number, ranks)
+    drawn = [dataset.source_of(index) for index in draw(dataset, 60 * batch, run=batch * ranks)]
+    batches = [set(drawn[start : start + batch]) for start in range(0, len(drawn), batch)]
+    assert all(len(of_batch) == 1 for of_batch in batches)
+    assert abs(sum(1 in of_batch for of_batch in batches) / 60 - 2 / 3) < 0.06
+    later = MixtureSampler(dataset, seed=0, run=batch * ranks)
+    later.skip(5 * batch)
+    assert [dataset.source_of(index) for index in islice(later, 20)] == drawn[20:40]
+
+
+def test_a_run_is_a_whole_number_of_at_least_one():
+    with pytest.raises(ConfigError, match=r"MixtureSampler\.run"):
+        draw(mixture(), 1, run=0)

@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from lumen.data.annotations import format_report
+from lumen.data.check import image_problem
+from lumen.data.clips import LoadClip, clip_problem
 from lumen.data.faults import datasets_with_images, find_faults, unusable
 from lumen.errors import DataError
 from lumen.registry import HOOKS
@@ -19,6 +21,7 @@ _EVALUATION_SHARE = 0.05
 class CheckImagesHook(Hook):
     """Reads the header of every image file before training and before a test, and lists what is wrong.
 
+    Of a clip it reads the first frame.
     Training stops before its first step where more images cannot be used than its data set's ``skip_budget`` allows.
     In an evaluation such images count as images without answers; it is an error where they are more than one and
     more than 5 %, or all.
@@ -64,7 +67,8 @@ class CheckImagesHook(Hook):
 
     def _look_at(self, name: str, dataset: Dataset) -> str | None:
         """List what is wrong with the files of one data set; return why it cannot be used, if it cannot."""
-        faults = find_faults(dataset, decode=self._decode)
+        has_clips = any(isinstance(step, LoadClip) for step in dataset.pipeline.transforms)
+        faults = find_faults(dataset, decode=self._decode, problem_of=clip_problem if has_clips else image_problem)
         if not faults:
             return None
         text = f"{name}: {dataset.ann_file or type(dataset).__name__}: image files\n{format_report(faults)}"

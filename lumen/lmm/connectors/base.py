@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lumen.errors import ConfigError
 from lumen.lmm.families.family import Size
 
 
@@ -29,6 +30,9 @@ class Connector(nn.Module, ABC):
 
     has_grid: ClassVar[bool] = True
     """Whether an image token stands for a place in the image, so that ``token_hw`` gives a grid."""
+
+    takes_clips: ClassVar[bool] = False
+    """Whether it takes clips too; such a connector has a ``num_clip_tokens`` of its own."""
 
     def __init__(
         self, vision_dim: int, dim: int, *, levels: Sequence[int] = (), begin: str = "", end: str = ""
@@ -63,14 +67,23 @@ class Connector(nn.Module, ABC):
         """
         return math.prod(self.token_hw(grid_hw))
 
+    def num_clip_tokens(self, grid_hw: Size, frames: int) -> int:
+        """Return the number of image tokens of a clip.
+
+        Raises:
+            ConfigError: It takes no clips.
+        """
+        raise ConfigError(f"{type(self).__name__} takes images, not clips of {frames} frames: choose another connector")
+
     @abstractmethod
     def forward(
-        self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
+        self, states: Sequence[Float[Tensor, "images *frames cells vision_dim"]], grid_hw: Size
     ) -> Float[Tensor, "images tokens dim"]:
         """Return the image tokens, row by row where they lie on a grid.
 
         Args:
-            states: One tensor per level, cells row by row, without a class token.
+            states: One tensor per level, cells row by row, without a class token. Of clips they have an axis of
+                frames, if ``takes_clips``.
             grid_hw: Height and width of the grid of cells.
         """
 

@@ -73,14 +73,18 @@ def with_connector(family: Family, connector: Connector) -> Family:
     def token_hw(grid_hw: Size) -> Size:
         return connector.token_hw(grid_hw) or (1, connector.num_tokens(grid_hw))
 
-    def encode(model: nn.Module, pixels: Float[Tensor, "images 3 height width"]) -> BaseModelOutputWithPooling:
-        output, in_place = family.encode_tower(model, pixels), getattr(model, _PLACE)
+    def encode(model: nn.Module, pixels: Float[Tensor, "images *frames 3 height width"]) -> BaseModelOutputWithPooling:
+        # The tower sees frames one by one; of a clip the connector gets all of them together.
+        lead, in_place = pixels.shape[:-3], getattr(model, _PLACE)
+        output = family.encode_tower(model, pixels.flatten(0, -4))
         stride, dtype = family.vision_stride(model.config), next(in_place.parameters()).dtype
         grid_hw = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
         levels = in_place.levels or (chosen_layer(model.config),)
         # A class token stands before the cells.
         states = [_level(output, level)[:, -grid_hw[0] * grid_hw[1] :].to(dtype) for level in levels]
-        output.pooler_output = list(in_place(states, grid_hw))
+        tokens = in_place([each.unflatten(0, lead) for each in states], grid_hw)
+        output = output if len(lead) == 1 else _mean_over_frames(output, lead)
+        output.pooler_output = list(tokens)
         return output
 
     def image_text(config: PretrainedConfig, token: str, token_hw: Size) -> str:
@@ -90,6 +94,7 @@ def with_connector(family: Family, connector: Connector) -> Family:
         family,
         encode=encode,
         token_hw=token_hw,
+        clip_tokens=connector.num_clip_tokens if connector.takes_clips else None,
         image_text=image_text,
         edge_tokens=tuple(filter(None, (connector.begin, connector.end))),
         has_token_grid=connector.has_grid,
@@ -110,6 +115,15 @@ def describe_connector(base_model: PreTrainedModel) -> dict[str, str]:
     if not isinstance(connector, Connector):
         return {}
     return {"connector": f"{type(connector).__name__}({connector.extra_repr()})"}
+
+
+def _mean_over_frames(output: BaseModelOutputWithPooling, lead: torch.Size) -> BaseModelOutputWithPooling:
+    """Return the output of a tower for clips: the mean of what it gave for their frames."""
+
+    def mean(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
+        return value.unflatten(0, lead).mean(1) if isinstance(value, Tensor) else value and tuple(map(mean, value))
+
+    return type(output)(**{name: mean(value) for name, value in output.items()})
 
 
 def _level(output: BaseModelOutputWithPooling, level: int) -> Tensor:

@@ -165,6 +165,9 @@ class Family:
             connector in place of the model's own; None where there can be no other.
         token_hw: Height and width of the image in ``InputSpec.multiple`` to ``token_hw``; one row where an image token
             stands for no place.
+        clip_tokens: Height and width as for ``token_hw``, and frames, to the number of image tokens of a clip; None
+            where no clip is taken. Otherwise ``encode`` takes pixels of clips too, (clips, frames, 3, height, width),
+            and gives dense features that are means over the frames.
         edge_tokens: Tokens that ``image_text`` needs and a tokenizer may lack.
         splits: Whether packed rows go through ``lumen.lmm.packing.prefix_attention``; else through one masked square.
         chat_template: Used where the tokenizer has none.
@@ -189,6 +192,7 @@ class Family:
     encode_dense: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
     encode_tower: Callable[[nn.Module, Tensor], BaseModelOutputWithPooling] | None = None
     token_hw: Callable[[Size], Size] = lambda grid_hw: grid_hw
+    clip_tokens: Callable[[Size, int], int] | None = None
     edge_tokens: tuple[str, ...] = ()
     splits: bool = True
     chat_template: str | None = None
