@@ -207,6 +207,56 @@ class ReidMetric(BaseMetric):
 
 
 @METRICS.register_module()
+class RetrievalMetric(BaseMetric):
+    """R@1 of finding the picture of a caption among some pictures; a picture with an equal caption is right too.
+
+    Pictures are taken in the order of the data set, so many at a time; a rest of fewer is left out, unless there is
+    nothing else.
+
+    Args:
+        pool: Pictures among which is searched.
+        prefix: First part of the metric names.
+        collect_device: ``cpu`` or ``gpu``, see MMEngine.
+    """
+
+    default_prefix = "retrieval"
+    needs = frozenset({"image_vectors", "text_vectors"})
+
+    def __init__(self, *, pool: int = 100, prefix: str | None = None, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.pool = pool
+
+    @property
+    def headline(self) -> str:
+        """Name of the figure that ranks models."""
+        return f"{self.prefix}/R@1"
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Store the vectors and the caption of some pictures."""
+        for sample in data_samples:
+            found = require_fields(sample, "pred_instances", self.needs)
+            vectors = [to_array(found[name])[0] for name in ("image_vectors", "text_vectors")]
+            self.results.append((sample["img_id"], *vectors, sample["prompts"][0].answer))
+
+    def compute_metrics(self, results: list[tuple[Any, np.ndarray, np.ndarray, str]]) -> dict[str, float]:
+        """Return the figure, ``chance``, what a random picture would give, and the size of the pools.
+
+        Raises:
+            DataError: A picture was answered twice.
+        """
+        require_once([result[0] for result in results], "pictures")
+        pool = min(self.pool, len(results))
+        hits, chances = [], []
+        for first in range(0, len(results) - pool + 1, pool) if pool else ():
+            _, images, texts, captions = zip(*results[first : first + pool], strict=True)
+            similarity = np.einsum("iqd,td->tiq", np.stack(images), np.stack(texts)).max(2)
+            is_right = np.array(captions)[:, None] == np.array(captions)
+            hits += is_right[np.arange(pool), similarity.argmax(1)].tolist()
+            chances += is_right.mean(1).tolist()
+        return {"R@1": share(np.array(hits)), "chance": share(np.array(chances)), "pool": float(pool)}
+
+
+@METRICS.register_module()
 class MissRate(BaseMetric):
     """MR-2 of a detector: the geometric mean of its miss rate at nine rates of false alarms; lower is better.
 

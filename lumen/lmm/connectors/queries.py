@@ -30,6 +30,8 @@ class QueryConnector(Connector):
         num_layers: Its layers.
         num_heads: Its attention heads.
         cross_every: Every so many layers, beginning with the first, read the tower.
+        initializer_range: Standard deviation of weights and queries at the start. 0.02 suits BLIP-2's width of 768; a
+            small width starts sooner from about ``width ** -0.5``.
         **options: ``levels``, ``begin`` and ``end`` of ``Connector``.
 
     Raises:
@@ -52,6 +54,7 @@ class QueryConnector(Connector):
         num_layers: int = 12,
         num_heads: int = 12,
         cross_every: int = 2,
+        initializer_range: float = 0.02,
         **options: Any,
     ) -> None:
         super().__init__(vision_dim, dim, **options)
@@ -67,6 +70,7 @@ class QueryConnector(Connector):
             attention_probs_dropout_prob=0.0,
             cross_attention_frequency=cross_every,
             encoder_hidden_size=width,
+            initializer_range=initializer_range,
         )
         self.to_width = nn.ModuleList([nn.Linear(vision_dim, width) for _ in range(self.num_levels)])
         self.level = nn.Parameter(torch.randn(self.num_levels, width) * config.initializer_range)
@@ -85,13 +89,17 @@ class QueryConnector(Connector):
         self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
     ) -> Float[Tensor, "images tokens dim"]:
         """Let the queries read the cells of all levels."""
+        cells = self.cells(states, grid_hw)
+        read = self.qformer(query_embeds=self.queries.expand(len(cells), -1, -1), encoder_hidden_states=cells)
+        return self.to_tokens(read.last_hidden_state)
+
+    def cells(
+        self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
+    ) -> Float[Tensor, "images all_cells width"]:
+        """Return what the queries read: the cells of one level after the other, with their positions."""
         cells = [project(each) + level for project, each, level in zip(self.to_width, states, self.level, strict=True)]
         positions = sine_positions(*grid_hw, self.queries.shape[1], like=cells[0])
-        read = self.qformer(
-            query_embeds=self.queries.expand(len(cells[0]), -1, -1),
-            encoder_hidden_states=torch.cat([each + positions for each in cells], 1),
-        )
-        return self.to_tokens(read.last_hidden_state)
+        return torch.cat([each + positions for each in cells], 1)
 
     def extra_repr(self) -> str:
         """Return its options in words."""

@@ -75,14 +75,11 @@ def with_connector(family: Family, connector: Connector) -> Family:
 
     def encode(model: nn.Module, pixels: Float[Tensor, "images *frames 3 height width"]) -> BaseModelOutputWithPooling:
         # The tower sees frames one by one; of a clip the connector gets all of them together.
-        lead, in_place = pixels.shape[:-3], getattr(model, _PLACE)
+        lead, stride = pixels.shape[:-3], family.vision_stride(model.config)
         output = family.encode_tower(model, pixels.flatten(0, -4))
-        stride, dtype = family.vision_stride(model.config), next(in_place.parameters()).dtype
         grid_hw = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
-        levels = in_place.levels or (chosen_layer(model.config),)
-        # A class token stands before the cells.
-        states = [_level(output, level)[:, -grid_hw[0] * grid_hw[1] :].to(dtype) for level in levels]
-        tokens = in_place([each.unflatten(0, lead) for each in states], grid_hw)
+        states = [each.unflatten(0, lead) for each in read_levels(model, output, grid_hw)]
+        tokens = getattr(model, _PLACE)(states, grid_hw)
         output = output if len(lead) == 1 else _mean_over_frames(output, lead)
         output.pooler_output = list(tokens)
         return output
@@ -99,6 +96,25 @@ def with_connector(family: Family, connector: Connector) -> Family:
         edge_tokens=tuple(filter(None, (connector.begin, connector.end))),
         has_token_grid=connector.has_grid,
     )
+
+
+def read_levels(
+    model: nn.Module, output: BaseModelOutputWithPooling, grid_hw: Size
+) -> list[Float[Tensor, "images cells vision_dim"]]:
+    """Return the states that the connector of an LMM reads, one tensor per level.
+
+    Args:
+        model: The LMM without its head, ``base_model.base_model`` of an adapter.
+        output: What its tower gave.
+        grid_hw: Height and width of the grid of cells.
+
+    Raises:
+        ConfigError: The tower has no such level.
+    """
+    connector = getattr(model, _PLACE)
+    levels, dtype = connector.levels or (chosen_layer(model.config),), next(connector.parameters()).dtype
+    # A class token stands before the cells.
+    return [_level(output, level)[:, -grid_hw[0] * grid_hw[1] :].to(dtype) for level in levels]
 
 
 def put_connector(base_model: PreTrainedModel, connector: Connector) -> None:
