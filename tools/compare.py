@@ -40,9 +40,7 @@ def parse_options() -> argparse.Namespace:
     rates = commands.add_parser("rates", help="try the rates of each readout on the val images")
     rates.add_argument("--readout", nargs="+", choices=READOUTS, default=list(READOUTS), help="readouts [all]")
     for command in (run, rates):
-        command.add_argument(
-            "--base", type=Path, default=Path("nano"), help="model to start from [%(default)s]"
-        )
+        command.add_argument("--base", type=Path, default=Path("nano"), help="model to start from [%(default)s]")
         command.add_argument(
             "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of every config"
         )
