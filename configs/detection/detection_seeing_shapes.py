@@ -1,6 +1,6 @@
 """Detection on the packaged nano, which sees already: aligner and decoder learn, as the paper's do on LLaVA.
 
-The training of ``make demo``. The vision tower is frozen; the LLM goes on at a small rate, since ``[LOC]`` is new to it.
+The training of ``make demo``. ``[LOC]`` is new to the LMM, so all of it goes on learning, at half of the rate.
 
     python tools/make_shapes.py
     python tools/train.py configs/detection/detection_seeing_shapes.py
