@@ -1,10 +1,9 @@
 """u-LLaVA's clips on nano: captions and two-way questions about what happens, beside images with captions.
 
 OURS: one stage, in which the connector and the LLM learn together; 8 frames; 1,500 steps of 8, half of them clips. The
-tower is frozen, as in P, so that the base must see already: that of ``tools/pretrain_nano.py`` is taken by
-``--cfg-options model.lmm.name_or_path=work_dirs/nano/model``. Not measured; wanted: ``ullava_events/accuracy`` .85.
+tower is frozen, as in P, so that the base must see already: it is the packaged nano. Not measured; wanted:
+``ullava_events/accuracy`` .85.
 
-    python tools/make_nano.py
     python tools/make_shapes.py
     python projects/ullava/ullava_clips.py data/clips
     python tools/train.py projects/ullava/ullava_clips_nano.py
@@ -30,7 +29,7 @@ with read_base():
     from .ullava_common import *
     from .ullava_nano import *
 
-_lmm.update(template=_template, tasks=_tasks, readout=_readout)
+_lmm.update(name_or_path="nano", template=_template, tasks=_tasks, readout=_readout)
 _lmm["base"].update(connector=dict(type=ClipConnector))
 model = dict(
     _model,

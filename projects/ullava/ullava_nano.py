@@ -1,4 +1,4 @@
-"""Nano in u-LLaVA's place, on shapes: data, heads from scratch, optimizer. All sizes and rates are OURS.
+"""The packaged nano in u-LLaVA's place, on shapes: data, heads from scratch, optimizer. All sizes and rates are OURS.
 
 There is no trained SAM for images of 160 pixels: its mask decoder starts from scratch on a dense map of the tower at
 stride 8.
@@ -105,7 +105,7 @@ optim_wrapper = dict(
     dtype="bfloat16",
     optimizer=dict(type=MuonAdamW, lr=3e-3, muon_lr=0.02, betas=(0.9, 0.98), weight_decay=0.0),
     constructor=GroupedConstructor,
-    paramwise_cfg=dict(muon=True),
+    paramwise_cfg=dict(muon=True, lr_mult={"lmm.*": 0.33}),  # the LMM goes on from what it knows
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = dict(type=WarmUpThenDecay, warm_up=100, decay=dict(type=CosineAnnealingLR, eta_min=3e-5))

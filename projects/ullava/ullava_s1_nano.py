@@ -4,7 +4,6 @@ P: the LLM and the tower are frozen. OURS: 400 steps of 16; nano's images have n
 paper trains too. Not measured.
 
     python tools/make_shapes.py
-    python tools/make_nano.py
     python tools/train.py projects/ullava/ullava_s1_nano.py
 """
 
@@ -20,7 +19,7 @@ with read_base():
     from .ullava_common import *
     from .ullava_nano import *
 
-_lmm.update(template=_template, tasks=_tasks, readout=_readout)
+_lmm.update(name_or_path="nano", template=_template, tasks=_tasks, readout=_readout)
 model = dict(
     _model,
     input_hw=(160, 160),

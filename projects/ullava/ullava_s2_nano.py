@@ -22,7 +22,7 @@ with read_base():
     from .ullava_common import *
     from .ullava_nano import *
 
-_lmm.update(template=_template, tasks=_tasks, readout=_readout, generation=dict(max_new_tokens=48))
+_lmm.update(name_or_path="nano", template=_template, tasks=_tasks, readout=_readout, generation=dict(max_new_tokens=48))
 model = dict(
     _model,
     input_hw=(160, 160),
