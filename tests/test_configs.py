@@ -61,6 +61,7 @@ def sample_for(task, size_hw):
     masks[:, 4:12, 4:12] = True
     sample.gt_instances = make_instances([[4, 4, 12, 12]], [0], labels=[0], masks=masks)
     sample.ignored_instances = make_instances(masks=masks[:0])
+    sample.objects = InstanceData(bboxes=sample.gt_instances.bboxes.clone(), labels=torch.zeros(1, dtype=torch.long))
     return sample
 
 
@@ -116,8 +117,10 @@ def test_a_leaf_builds_and_takes_a_step(path, tiny_nano, tiny_photo, tiny_seeing
         config.model.lmm = config.model.lmm.lmm
     bases = {"photo": tiny_photo, "nano": tiny_seeing, "compare": tiny_seeing}
     config.model.lmm.name_or_path = str(bases.get("photo" if "photo" in path.stem else path.parent.name, tiny_nano))
-    if "PoolConnector" in str(config.model.lmm.get("base", {}).get("connector")):
-        config.model.lmm.base.connector.mode = "adaptive"  # the images of one step are small
+    connector = config.model.lmm.get("base", {}).get("connector") or {}
+    connector = connector.get("inner", connector)
+    if "PoolConnector" in str(connector):
+        connector.mode = "adaptive"  # the images of one step are small
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         model = MODELS.build(config.model)

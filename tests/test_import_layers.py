@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lumen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
-    0: ("registry", "errors", "paths", "structures"),
+    0: ("registry", "errors", "paths", "structures", "proposals"),
     1: ("prompts", "config", "options", "routing"),
     2: ("ops", "codecs"),
     3: ("serialization", "corner_words"),

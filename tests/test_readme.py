@@ -39,7 +39,7 @@ page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative
 @pytest.fixture
 def tiny_run(tmp_path, tiny_nano, monkeypatch):
     """Lay a tiny model with every task where the README's snippet looks for the demo's, and go there."""
-    kinds = [kind for name, kind in own_decoders().items() if not name.startswith(("Sam", "Paper", "Slot"))]
+    kinds = [kind for name, kind in own_decoders().items() if not name.startswith(("Sam", "Paper", "Slot", "Object"))]
     lmm = {"type": "lumen.lmm.adapter.HFAdapter", "name_or_path": str(tiny_nano), "base": {"attention": "eager"}}
     aligner = {"type": "lumen.aligners.dense.DenseAligner", "channels": 32, "num_heads": 4, "mlp_channels": 64}
     decoders = [{"type": f"{kind.__module__}.{kind.__name__}"} for kind in kinds]

@@ -1,13 +1,15 @@
 """The slot aligner: a vector per pair for each slot, from the LMM's state alone. Nothing is matched with the image."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lumen.aligners.fine import FinePath
 from lumen.errors import ConfigError
+from lumen.proposals import Proposals
 from lumen.registry import MODELS
 from lumen.structures import FeatureWidths, LocFeatures, PerceptionSample, SharedRepresentation
 
@@ -23,6 +25,7 @@ class SlotAligner(nn.Module):
         slots: Tokens of the template whose states are read; none for a model that answers in words only.
         channels: Width of the vectors, and of ``dense``.
         fine_levels: How many lateral maps refine ``dense``; left out, ``dense`` has no cells.
+        objects: Project the tokens of proposals too, for a decoder that chooses among them.
 
     Raises:
         ConfigError: The template has no such slot, or the LMM fewer finer maps than ``fine_levels``.
@@ -43,6 +46,7 @@ class SlotAligner(nn.Module):
         slots: Sequence[str] = (),
         channels: int = 256,
         fine_levels: int | None = None,
+        objects: bool = False,
     ) -> None:
         super().__init__()
         unknown = [slot for slot in slots if slot not in widths.slots]
@@ -55,6 +59,7 @@ class SlotAligner(nn.Module):
         self.channels = channels
         # A list, since names of parameters with brackets could not be matched by patterns.
         self.projectors = nn.ModuleList(_projector(widths.query, channels) for _ in slots)
+        self.to_objects = _projector(widths.query, channels) if objects else None
         self.has_dense = fine_levels is not None
         if self.has_dense:
             self.to_image = nn.Conv2d(widths.grid, channels, 1)
@@ -75,13 +80,20 @@ class SlotAligner(nn.Module):
             prompt_index=features.prompt_index,
             maps=dense.new_zeros(num_pairs, 0, *dense.shape[-2:]),
             stride=stride >> self.fine.num_levels if self.has_dense else stride,
-            extras=features.extras,
+            extras=self._extras(features),
             slots=vectors,
         )
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Tensor]:
         """Return no losses."""
         return {}
+
+    def _extras(self, features: LocFeatures) -> Mapping[str, Any]:
+        found: Proposals | None = features.extras.get("proposals")
+        if self.to_objects is None or found is None:
+            return features.extras
+        tokens = self.to_objects(found.tokens.to(self.to_objects[0].weight.dtype))
+        return {**features.extras, "proposals": replace(found, tokens=tokens)}
 
     def _dense(self, features: LocFeatures) -> Float[Tensor, "images channels height width"]:
         if not self.has_dense:

@@ -19,6 +19,7 @@ from lumen.decoders.base import Decoder
 from lumen.errors import ConfigError
 from lumen.ops.geometry import InputTransform
 from lumen.prompts import Wordings
+from lumen.proposals import Proposals
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
 CHANNELS = 32
@@ -161,6 +162,12 @@ def make_case(decoder: Decoder, case: Case) -> tuple[SharedRepresentation, list[
             "texts": [["a text"] * pairs, []],
             "places": [_places(pairs), _places(0)],
             "words": [["some words"] * pairs, []],
+            "proposals": Proposals(
+                boxes=torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.0, 0.0, 1.0, 1.0]]).expand(2, -1, -1),
+                tokens=noise(2, 2, CHANNELS),
+                centre_logits=noise(2, height, width),
+                cell_boxes=torch.zeros(2, height, width, 4),
+            ),
         },
         slots={token: noise(pairs, CHANNELS) for token in Wordings().special_tokens},
     )

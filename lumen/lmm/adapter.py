@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lumen.errors import ConfigError
 from lumen.lmm import loading
+from lumen.lmm.connectors.objects import proposal_losses, read_proposals
 from lumen.lmm.connectors.replace import describe_connector, fit_connector
 from lumen.lmm.conversation import Turn, write_turn
 from lumen.lmm.encoded import EncodedImages, PrefixCache
@@ -230,7 +231,7 @@ class HFAdapter(nn.Module):
             samples: The samples, with their targets.
         """
         names = {} if features.names is None else {"loss_name": naming_loss(features, samples)}
-        return {**features.text_losses, **names}
+        return {**features.text_losses, **names, **proposal_losses(features, samples)}
 
     def forward(
         self,
@@ -337,7 +338,7 @@ class HFAdapter(nn.Module):
             image_index=pairs.image_index.to(slots[0].device, non_blocking=True),
             prompt_index=pairs.prompt_index.to(slots[0].device, non_blocking=True),
             text_losses=add_up(losses),
-            extras=further,
+            extras={**further, **read_proposals(encoded, extras)},
             names=None if predicting else readout.read_names(encoded, pairs, nothing=self.encoder.end_id),
             slots=dict(zip(self.slots, slots, strict=True)),
         )

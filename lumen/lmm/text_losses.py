@@ -16,6 +16,7 @@ LOSSES = {
     "loss_text": "text_tokens",
     "loss_phrase_reconstruction": "pairs",
     "loss_name": "objects",
+    "loss_proposals": "objects",
 }
 """All losses that an adapter can give, and what their sums are divided by, as ``TaskSpec.losses``."""
 

@@ -196,6 +196,27 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
+def box_means(
+    maps: Float[Tensor, "images channels height width"], boxes: Float[Tensor, "images n 4"]
+) -> Float[Tensor, "images n channels"]:
+    """Return the mean of maps over boxes, in which a cell weighs as much as the box covers of it.
+
+    Args:
+        maps: Constant within each cell.
+        boxes: xyxy as shares of the maps, of some extent and within them.
+    """
+
+    def covered(low: Tensor, high: Tensor, cells: int) -> Float[Tensor, "images n cells"]:
+        edge = torch.arange(cells + 1, dtype=low.dtype, device=low.device) / cells
+        return (torch.minimum(high[..., None], edge[1:]) - torch.maximum(low[..., None], edge[:-1])).clamp(min=0)
+
+    # A box covers a cell by the product of what it covers of its row and of its column.
+    rows = covered(boxes[..., 1], boxes[..., 3], maps.shape[2])
+    columns = covered(boxes[..., 0], boxes[..., 2], maps.shape[3])
+    total = torch.einsum("ibh,ichw,ibw->ibc", rows, maps.to(rows.dtype), columns)
+    return total / (rows.sum(-1) * columns.sum(-1)).clamp(min=torch.finfo(rows.dtype).tiny)[..., None]
+
+
 def giou(a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
     """Return the generalised intersection over union, in [-1, 1], of boxes row by row; differentiable.
 

@@ -16,7 +16,14 @@ from lumen.engine.hooks.freeze import freeze_parameters
 from lumen.errors import CheckpointError, ConfigError
 from lumen.inference.pretrained import from_pretrained, save_pretrained
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.connectors import Connector, LinearConnector, MlpConnector, PoolConnector, QueryConnector
+from lumen.lmm.connectors import (
+    Connector,
+    LinearConnector,
+    MlpConnector,
+    ObjectConnector,
+    PoolConnector,
+    QueryConnector,
+)
 from lumen.lmm.connectors.replace import build_connector
 from lumen.lmm.families import family_of
 from lumen.lmm.meta import outline, outline_config
@@ -28,7 +35,14 @@ from lumen.structures import Prompt
 SMALL_QUERIES = {"num_queries": 5, "width": 16, "num_layers": 3, "num_heads": 2}
 POOL = {"type": PoolConnector, "out_hw": (2, 3)}
 QUERY = {"type": QueryConnector, **SMALL_QUERIES}
-ALL = {"linear": {"type": LinearConnector}, "mlp": {"type": MlpConnector}, "pool": POOL, "query": QUERY}
+OBJECTS = {"type": ObjectConnector, "inner": {"type": LinearConnector}, "num_objects": 4}
+ALL = {
+    "linear": {"type": LinearConnector},
+    "mlp": {"type": MlpConnector},
+    "pool": POOL,
+    "query": QUERY,
+    "objects": OBJECTS,
+}
 PLACE = "base_model.model.multi_modal_projector."
 PHRASES = [Prompt("red circle"), Prompt("cat"), Prompt("a large striped star left of the blue cross")]
 

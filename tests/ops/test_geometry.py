@@ -10,6 +10,7 @@ from lumen.ops.geometry import (
     InputTransform,
     box_area,
     box_iou,
+    box_means,
     clip_boxes,
     cxcywh_to_xyxy,
     giou,
@@ -259,3 +260,12 @@ def test_nms_equals_mmcv():
     scores, groups = torch.rand(300, generator=generator), torch.randint(5, (300,), generator=generator)
     _, expected = ops.batched_nms(boxes, scores, groups, {"type": "nms", "iou_threshold": 0.4})
     assert nms(boxes, scores, groups, 0.4).tolist() == expected.tolist()
+
+
+def test_the_mean_over_a_box_counts_cells_by_what_is_covered():
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.4, 0.4, 0.7, 0.6]]])
+    # The last box covers a third of its width in the left column, and half of its height in each row.
+    wanted = [2.5, 1.0, 1.5, (1 + 3) / 2 / 3 + (2 + 4) / 2 * 2 / 3]
+    torch.testing.assert_close(box_means(maps, boxes)[0, :, 0], torch.tensor(wanted))
+    assert box_means(maps, boxes[:, :0]).shape == (1, 0, 1)

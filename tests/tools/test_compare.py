@@ -37,6 +37,7 @@ def test_cells_differ_in_readout_and_connector_alone():
     configs = {name: load_config(cell.config, tool_root=ROOT) for name, cell in cells.CELLS.items()}
     connectors = {name: config.model.lmm.base.pop("connector") for name, config in configs.items()}
     for name, connector in connectors.items():
+        connector = connector.get("inner", connector)
         assert connector["type"].__name__.lower().startswith(cells.CELLS[name].connector)
     one = configs["text_linear"]
     for config in configs.values():
@@ -90,7 +91,7 @@ def row_of(bench, cell, what, seed=0, accuracy=0.5, **further):
 
 def probed():
     pixels = {"at_cell": 3.0, "mean": 20.0, "slot": 5.0}
-    return {"pixels": pixels, "ms_per_image": {"1": 10.0, "8": 20.0, "80": 30.0}, "image_tokens": 100}
+    return {"pixels": pixels, "ms_per_image": {"1": 10.0, "8": 20.0, "80": 30.0}, "image_tokens": 100, "proposed": None}
 
 
 def test_what_is_done_is_not_run_again(bench, capsys):
@@ -218,7 +219,7 @@ def test_cells_are_trained_evaluated_and_probed_once(tmp_path):
     make_shapes(tmp_path / "data" / "shapes", num_train=32, num_val=4, num_test=4, workers=1)
     sizes = NanoSizes(width=32, llm_layers=1, vision_layers=1, tied=True, seeing=True)
     make_nano(tmp_path / "base", sizes=sizes)
-    names = ("text_pool", "slot_query", "heatmap_linear")
+    names = ("text_pool", "objects_query")
     options = ["--clock", "0.01", "--lr", "3e-3", "--base", "base", "--out", "out"]
 
     def compare(*words):
@@ -236,10 +237,11 @@ def test_cells_are_trained_evaluated_and_probed_once(tmp_path):
         assert "CosineAnnealingLR" in run["config"]
         assert Answers.load(tmp_path / "out" / run["answers"]).ious.size
         found = results.find(cell=name, what="probe")[0]
-        assert (found["pixels"]["at_cell"] is None) == (name == "slot_query")
+        assert (found["pixels"]["at_cell"] is None) == (name == "objects_query")
+        assert (found["proposed"] is None) == (name == "text_pool")
         assert set(found["ms_per_image"]) == {"1", "8", "80"}
     again = compare("run", "--cell", *names, *options)
-    assert again.count("done before") == 8
+    assert again.count("done before") == 5
     assert "training" not in again
     assert len(Results(tmp_path / "out" / "results.jsonl").rows) == len(results.rows)
     compare("table", "--clock", "0.01", "--out", "out")

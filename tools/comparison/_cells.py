@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECTORS = ("linear", "pool", "query")
-READOUTS = ("text", "slot", "heatmap")
+READOUTS = ("text", "slot", "heatmap", "objects")
 TEXT = "text"
 FURTHER = ("heatmap_linear_fine0",)
 

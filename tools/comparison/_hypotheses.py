@@ -65,7 +65,11 @@ CLAIMS = (
         for readout in ("text", "slot")
         for connector in CONNECTORS
     ),
-    *(Claim("", f"heatmap_{connector}", cell_of(r, connector)) for r in ("text", "slot") for connector in CONNECTORS),
+    *(
+        Claim("", f"heatmap_{connector}", cell_of(readout, connector))
+        for readout in ("text", "slot", "objects")
+        for connector in CONNECTORS
+    ),
     Claim("", "heatmap_linear", "heatmap_linear_fine0"),
 )
 """In the order of the table."""

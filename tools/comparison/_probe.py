@@ -3,9 +3,10 @@
 Also what an answer costs: image tokens, and milliseconds an image for a growing number of phrases.
 """
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ from lumen.lmm.packing.passes import pack_pass
 from lumen.lmm.packing.rows import Suffix
 from lumen.lmm.readout import Pairs, Readout
 from lumen.model import Lumen
+from lumen.ops.geometry import box_iou
 from lumen.registry import DATASETS, MODELS
 from lumen.serialization.checkpoint import load_checkpoint, load_trained_state
 from lumen.structures import PerceptionSample
@@ -45,12 +47,14 @@ class States:
         mean: Mean of the image tokens.
         slot: State of ``[LOC]``, or the state that the first word of a written box is predicted from.
         centres: Centre of the target (x, y), in input pixels.
+        proposed: Largest IoU of a proposal with the target; None where nothing is proposed.
     """
 
     at_cell: Float[Tensor, "n dim"] | None
     mean: Float[Tensor, "n dim"]
     slot: Float[Tensor, "n dim"]
     centres: Float[Tensor, "n 2"]
+    proposed: Float[Tensor, " n"] | None
 
 
 def probe_run(config_path: Path, checkpoint_path: Path) -> dict[str, Any]:
@@ -74,7 +78,13 @@ def probe_run(config_path: Path, checkpoint_path: Path) -> dict[str, Any]:
         }
         milliseconds = {str(number): ms_per_image(model, test, number) for number in NUM_PHRASES}
     image_tokens = model.lmm.prefix(model.inputs.input_hw).count(model.lmm.config.image_token_id)
-    return {"pixels": errors, "ms_per_image": milliseconds, "image_tokens": image_tokens}
+    ceiling = (
+        None
+        if asked.proposed is None
+        else {str(least): float((asked.proposed >= least).float().mean()) for least in (0.5, 0.75)}
+    )
+    figures = {"pixels": errors, "ms_per_image": milliseconds, "image_tokens": image_tokens}
+    return {**figures, "proposed": ceiling}
 
 
 def on_val(settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,25 +101,31 @@ def read_states(model: Lumen, dataset: Dataset) -> States:
         samples = [sample["data_samples"] for sample in batch]
         encoded = model.lmm.encode_images(torch.stack([sample["inputs"] for sample in batch]))
         tables.append(states_of(model.lmm, encoded, samples))
-    joined = {name: [getattr(table, name) for table in tables] for name in ("at_cell", "mean", "slot", "centres")}
+    names = [field.name for field in fields(States)]
+    joined = {name: [getattr(table, name) for table in tables] for name in names}
     return States(**{name: None if found[0] is None else torch.cat(found) for name, found in joined.items()})
 
 
 def states_of(lmm: HFAdapter, encoded: EncodedImages, samples: Sequence[PerceptionSample]) -> States:
     """Return the states of the sentences of some images, image by image in the order of the prompts."""
-    centres, image = [], []
-    for number, sample in enumerate(samples):
-        # One target for each prompt; the rows stand in the order of the prompts.
-        boxes = sample.gt_instances.bboxes[sample.gt_instances.prompt_index.argsort()]
-        centres.append((boxes[:, :2] + boxes[:, 2:]) / 2)
-        image += [number] * len(boxes)
-    index, centre = torch.tensor(image, dtype=torch.long), torch.cat(centres)
-    tokens = torch.stack(list(encoded.states.pooler_output)).float()
+    # One target for each prompt; the rows stand in the order of the prompts.
+    targets = [sample.gt_instances.bboxes[sample.gt_instances.prompt_index.argsort()] for sample in samples]
+    index = torch.arange(len(samples)).repeat_interleave(torch.tensor(list(map(len, targets))))
+    boxes = torch.cat(targets)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    # Without object tokens, which stand behind the others.
+    tokens = torch.stack(list(encoded.states.pooler_output)).float()[:, : math.prod(encoded.token_hw)]
     at_cell = None
     if lmm.family.has_token_grid:
         cells = cells_at(centre, encoded.token_hw, encoded.input_hw)
         at_cell = tokens[index, cells]
-    return States(at_cell, tokens.mean(1)[index], answer_states(lmm, encoded, samples).float(), centre)
+    proposals, proposed = getattr(encoded.states, "proposals", None), None
+    if proposals is not None:
+        size = boxes.new_tensor([*encoded.input_hw[::-1]] * 2)
+        found = [box_iou(one * size, target).amax(0) for one, target in zip(proposals.boxes, targets, strict=True)]
+        proposed = torch.cat(found)
+    states = answer_states(lmm, encoded, samples).float()
+    return States(at_cell, tokens.mean(1)[index], states, centre, proposed)
 
 
 def cells_at(points: Float[Tensor, "n 2"], token_hw: tuple[int, int], input_hw: tuple[int, int]) -> Int[Tensor, " n"]:

@@ -32,7 +32,7 @@ def all_tables(results: Results, out: Path, clock: float) -> str:
         ("Accuracy", accuracy_table(rows)),
         ("By kind of sentence and side of the target, acc@.5", class_table(rows)),
         ("Differences of acc@.5 with 95 % intervals, by seed", claim_table(rows, out)),
-        ("Median error of a linear map to the centre of the target, pixels", probe_table(rows)),
+        ("Median error of a linear map to the centre of the target, pixels; what is proposed", probe_table(rows)),
         ("Cost", cost_table(rows)),
         ("Rates, acc@.5 on val", rate_table(results)),
     ]
@@ -141,12 +141,15 @@ def probe_table(rows: Rows) -> str:
     for name in CELLS:
         probes = [rows[name, seed, "probe"]["pixels"] for seed in seeds_of(rows, name, "probe")]
         if not probes:
-            lines.append([name, MISSING, "", ""])
+            lines.append([name, MISSING, *[""] * 4])
             continue
         columns = ([probe[key] for probe in probes if probe[key] is not None] for key in ("at_cell", "mean", "slot"))
         cells = [shown(column, digits=1) for column in columns]
-        lines.append([name, "no cells" if probes[0]["at_cell"] is None else cells[0], *cells[1:]])
-    return markdown(["cell", "image token at its cell", "mean image token", "state of the answer"], lines)
+        found = [rows[name, seed, "probe"]["proposed"] for seed in seeds_of(rows, name, "probe")]
+        ceiling = [shown([each[least] for each in found if each is not None]) for least in ("0.5", "0.75")]
+        lines.append([name, "no cells" if probes[0]["at_cell"] is None else cells[0], *cells[1:], *ceiling])
+    header = ["cell", "image token at its cell", "mean image token", "state of the answer"]
+    return markdown([*header, "targets proposed, IoU .5", "IoU .75"], lines)
 
 
 def cost_table(rows: Rows) -> str:

@@ -5,6 +5,7 @@ An adapter puts one in place of the projector of a LLaVA: ``base=dict(connector=
 
 from lumen.lmm.connectors.base import Connector
 from lumen.lmm.connectors.cells import LinearConnector, MlpConnector, PoolConnector
+from lumen.lmm.connectors.objects import ObjectConnector
 from lumen.lmm.connectors.queries import QueryConnector
 
-__all__ = ["Connector", "LinearConnector", "MlpConnector", "PoolConnector", "QueryConnector"]
+__all__ = ["Connector", "LinearConnector", "MlpConnector", "ObjectConnector", "PoolConnector", "QueryConnector"]

@@ -3,13 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lumen.errors import ConfigError
 from lumen.lmm.families.family import Size
+from lumen.proposals import Proposals
 
 
 class Connector(nn.Module, ABC):
@@ -28,8 +28,10 @@ class Connector(nn.Module, ABC):
         end: The same behind them.
     """
 
-    has_grid: ClassVar[bool] = True
+    has_grid: bool = True
     """Whether an image token stands for a place in the image, so that ``token_hw`` gives a grid."""
+    num_behind: int = 0
+    """Image tokens behind those that ``num_tokens`` counts."""
 
     takes_clips: ClassVar[bool] = False
     """Whether it takes clips too; such a connector has a ``num_clip_tokens`` of its own."""
@@ -86,6 +88,12 @@ class Connector(nn.Module, ABC):
                 frames, if ``takes_clips``.
             grid_hw: Height and width of the grid of cells.
         """
+
+    def read(
+        self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
+    ) -> tuple[Float[Tensor, "images tokens dim"], Proposals | None]:
+        """Return the image tokens, and the proposals that the last of them stand for; none in most connectors."""
+        return self(states, grid_hw), None
 
     def extra_repr(self) -> str:
         """Return its options in words."""

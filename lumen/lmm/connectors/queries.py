@@ -1,7 +1,7 @@
 """A connector that reads the tower by learned queries."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class QueryConnector(Connector):
         0, so that they would stay equal for ever.
     """
 
-    has_grid: ClassVar[bool] = False
+    has_grid = False
 
     def __init__(
         self,

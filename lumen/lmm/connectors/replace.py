@@ -79,13 +79,14 @@ def with_connector(family: Family, connector: Connector) -> Family:
         output = family.encode_tower(model, pixels.flatten(0, -4))
         grid_hw = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
         states = [each.unflatten(0, lead) for each in read_levels(model, output, grid_hw)]
-        tokens = getattr(model, _PLACE)(states, grid_hw)
+        tokens, proposals = getattr(model, _PLACE).read(states, grid_hw)
         output = output if len(lead) == 1 else _mean_over_frames(output, lead)
-        output.pooler_output = list(tokens)
+        output.pooler_output, output.proposals = list(tokens), proposals
         return output
 
     def image_text(config: PretrainedConfig, token: str, token_hw: Size) -> str:
-        return connector.begin + family.image_text(config, token, token_hw) + connector.end
+        cells = family.image_text(config, token, token_hw)
+        return connector.begin + cells + token * connector.num_behind + connector.end
 
     return replace(
         family,

@@ -1,0 +1,11 @@
+"""A choice among 16 boxes, beside 25 image tokens, means of 2 x 2 cells. A cell of docs/comparison.md.
+
+python tools/compare.py run --cell objects_pool --seed 0
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.compare_objects import *
+
+_objects["inner"] = _pool
