@@ -87,7 +87,7 @@ class Template:
 
     Args:
         name: Name in configs and checkpoints.
-        before: User text between the image and the phrase.
+        before: User text between the image and the phrase. Where it is empty, a prompt reads as a question in words.
         after: User text after the phrase; may hold ``{format}``.
         answer: The assistant's text; may hold ``{routing}`` and, behind the last slot, ``{words}``, which stands for
             ``Prompt.answer``: the answer of a prompt without one is cut there, and nothing is learned behind it. Empty
@@ -127,6 +127,11 @@ class Template:
     def has_answer(self) -> bool:
         """Whether location pairs have an answer that the LMM is trained to give."""
         return bool(self.answer)
+
+    @property
+    def lead(self) -> str:
+        """What parts the phrase from the text before it."""
+        return " " if self.before else ""
 
     @property
     def has_words(self) -> bool:
@@ -233,7 +238,7 @@ class Wordings:
         if wording.is_text:
             raise PromptError(f"task {task!r} is answered in text and has no {LOC_TOKEN}; ask it as a question")
         special = (*self.special_tokens, *template.slots, *template.tokens)
-        user = " " + check_phrase(phrase, special) + template.after.format(format=wording.answer_format)
+        user = template.lead + check_phrase(phrase, special) + template.after.format(format=wording.answer_format)
         return user, template.answer_with(wording.routing_token, words)
 
 

@@ -100,6 +100,8 @@ def _describe(task: str, table: "InstanceData", row: int) -> str:
         parts.append("box " + " ".join(f"{side:.1f}" for side in table.bboxes[row].tolist()))
     if "counts" in table:
         parts.append(f"count {table.counts[row].item():g}")
+    if "texts" in table:
+        parts.append(repr(table.texts[row]))
     return ", ".join(parts)
 
 

@@ -27,6 +27,16 @@ def test_a_turn_has_the_tokens_of_a_question_and_knows_where_its_last_one_stands
         assert (turn.slots, turn.answer) == ((), len(turn.ids))
 
 
+def test_a_prompt_without_wording_has_the_tokens_of_a_question(make_adapter):
+    """So what was trained on sentences is written in a conversation too."""
+    adapter = make_adapter(template=TWO)
+    suffix, image = adapter.encoder.suffix(ASKED.text, "detection"), adapter.encoder.image_text
+    assert suffix.ids[: suffix.answer] == adapter.text.turn(ASKED).ids
+    assert adapter.encoder.prefix(image) == adapter.text.prefix(image)
+    paper = make_adapter(template="paper")
+    assert paper.encoder.prefix(image) != paper.text.prefix(image)
+
+
 def test_earlier_answers_may_point_and_the_user_may_not(make_adapter):
     adapter = make_adapter(template=TWO)
     text = adapter.encoder.tokenizer.decode(adapter.text.turn(Prompt("why?", "chat", history=HISTORY)).ids)

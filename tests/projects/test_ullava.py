@@ -24,6 +24,9 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import freeze_parameters
 from lumen.errors import ConfigError, DataError
+from lumen.inference.chat import chat_about
+from lumen.inference.predictor import LumenPredictor
+from lumen.lmm.generation import Continuation
 from lumen.lmm.sam_prompted import SamPrompted
 from lumen.ops.masks import decode_masks
 from lumen.registry import DATASETS, MODELS
@@ -422,6 +425,27 @@ def test_a_nano_that_sees_may_be_the_base(tiny_seeing):
         make_images(1, (160, 160)), [make_sample([Prompt("Find the star.", "ullava")])], mode="tensor"
     )
     assert shared.stride == 8 and shared.slots["[SEG]"].shape == (1, 96)
+
+
+def test_in_a_conversation_an_answer_gives_a_mask_a_box_and_a_tag(tiny_nano, tmp_path, capsys):
+    config = load_config(FOLDER / "ullava_s2_nano.py", tool_root=ROOT)
+    config.model.lmm.name_or_path = str(tiny_nano)
+    predictor = LumenPredictor(built(config))
+    writer, said = predictor.model.lmm.writer, " Sure. Mask: [SEG]; Location: [LOC]; [tag]star[/tag]."
+    ids = writer.encoder.ids(said)
+    writer.go_on = lambda runner, encoded, start, rows, bound: [
+        [Continuation(ids, [1.0] * len(ids)) for _ in of_image] for of_image in rows
+    ]
+    image = predictor.image(make_images(1, (80, 120))[0].permute(1, 2, 0).numpy())
+    reply = image.converse("Segment the star.")
+    (table,) = (reply.tables[task] for task in reply.tables if task == "ullava")
+    assert len(table) == 1 and parse_tag(table.texts[0].replace(" ", "")) == "star"
+    assert table.masks[0]["size"] == [80, 120] and table.bboxes.shape == (1, 4)
+    forced = image.predict(["Segment the star."], task="ullava")
+    torch.testing.assert_close(table.region_corners, forced.region_corners, atol=120e-5, rtol=1e-5)
+    Image.fromarray(make_images(1, (80, 120))[0].permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    chat_about(predictor, tmp_path / "photo.png", ["Segment the star."], masks=tmp_path)
+    assert "[tag]" in capsys.readouterr().out and (tmp_path / "photo_1_1.png").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -68,10 +68,10 @@ class PromptEncoder:
             number for number, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         before, self._turn_text = self.render_around(
-            [{"role": "user", "content": image_and(f"{template.before} {MARK}")}]
+            [{"role": "user", "content": image_and(template.before + template.lead + MARK)}]
         )
         self.gap, self.end_id = self._read_answer()
-        self._start = self.start(before.rstrip(" "), joint=" ")
+        self._start = self.start(before.rstrip(" ") if template.lead else before, joint=template.lead)
         self._suffixes: dict[tuple[str, str, str], Suffix] = {}
 
     def prefix(self, image_text: str) -> list[int]:
@@ -107,7 +107,7 @@ class PromptEncoder:
             words = check_text(words, f"the words to learn for {phrase!r}")
             self.refuse_special(words, besides=self.template.tokens)
         user, answer = self.wordings.suffix(self.template, phrase, task, words)
-        text = " " + phrase.strip()
+        text = self.template.lead + phrase.strip()
         self.refuse_special(text)
         if answer:
             parts = (text, user[len(text) :] + self._turn_text, self.gap + answer)
