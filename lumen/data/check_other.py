@@ -8,6 +8,7 @@ from typing import Any
 
 from lumen.data.annotations import parse_json
 from lumen.data.check import Progress, Report, check_coco, image_problem
+from lumen.data.clips import clip_problem, is_clip
 from lumen.data.image import read_header
 from lumen.data.text_files import LAYOUTS
 from lumen.errors import ConfigError, DataError
@@ -52,7 +53,9 @@ def check_data(
         sizes = {record["img_path"]: record["ori_hw"] for record in records if record["img_path"]}
         for record in progress([{"img_path": name, "ori_hw": size} for name, size in sizes.items()]):
             name = record["img_path"]
-            problem = image_problem(os.path.join(image_root, name), image_root, record["ori_hw"], decode=decode)
+            path = os.path.join(image_root, name)
+            problem_of = clip_problem if is_clip(path) else image_problem
+            problem = problem_of(path, image_root, record["ori_hw"], decode=decode)
             if problem is not None:
                 report[problem].append(name)
     return dict(report)

@@ -154,6 +154,11 @@ def clip_problem(
     return "clip has another size than its entry" if size_hw not in (None, found_hw) else None
 
 
+def is_clip(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path can be read as a clip only: a folder, a GIF or a video."""
+    return os.path.isdir(path) or Path(path).suffix.lower() in (".gif", *VIDEOS)
+
+
 def _opened(path: str | os.PathLike[str]) -> AbstractContextManager[_Opened]:
     if os.path.isdir(path):
         return _folder(Path(path))

@@ -1,6 +1,7 @@
 """Clips: which frames are taken, what cannot be read, and that geometry treats them as one."""
 
 import importlib.util
+import json
 import sys
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from PIL import Image
 
 from lumen.data.check import UNREADABLE
+from lumen.data.check_other import check_data
 from lumen.data.clips import LoadClip, choose_frames, clip_problem, read_clip
 from lumen.data.image import render_image
+from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.data.transforms import BlackenImage, PackSample, Photometric, ResizeToInput
+from lumen.engine.hooks.check_images import CheckImagesHook
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform
 
@@ -200,3 +204,35 @@ def test_a_video_is_read(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="cannot be read as a video"):
         read_clip(path, 3)
+
+
+# --- data sets of clips -----------------------------------------------------------------------------------------------
+
+
+def clips_of(tmp_path, names, **options):
+    """Return a data set of one caption per clip."""
+    images = [{"id": number, "file_name": name, "width": 30, "height": 20} for number, name in enumerate(names)]
+    captions = [{"image_id": number, "caption": "a star appears"} for number in range(len(names))]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    pipeline = [LoadClip(frames=3), ResizeToInput(input_hw=(32, 32)), AskQuestions(task="caption"), PackSample()]
+    shared = {"ann_file": str(tmp_path / "captions.json"), "data_prefix": {"img": str(tmp_path)}}
+    return QuestionsDataset(**shared, layout="captions", pipeline=pipeline, **options)
+
+
+def test_unusable_clips_are_found_before_a_run_and_counted_in_it(tmp_path):
+    save(tmp_path / "a.gif", LEVELS)
+    (save_folder(tmp_path / "b", LEVELS[:3]) / "frame_8.png").write_bytes(b"no picture")
+    save_folder(tmp_path / "c", LEVELS[:3])
+    (tmp_path / "c" / "frame_9.png").write_bytes(b"no picture")
+    names = ["a.gif", "b", "c"]
+    strict, lenient = clips_of(tmp_path, names), clips_of(tmp_path, names, skip_budget=0.9)
+    with pytest.raises(DataError, match="1 of 3 images cannot be used") as found:
+        CheckImagesHook()._check({"train": strict})
+    assert str(tmp_path / "b") in str(found.value)
+    with pytest.raises(DataError, match="2 of 3 images cannot be used"):
+        CheckImagesHook(decode=True)._check({"train": strict})
+    assert lenient[1]["data_samples"].img_id == 0  # the next one that can be used
+    assert lenient.report == {UNREADABLE: [1, 2]}
+    assert check_data(tmp_path / "captions.json", tmp_path) == {UNREADABLE: ["b"]}
+    tested = [clips_of(tmp_path, names, test_mode=True)[number]["data_samples"] for number in range(3)]
+    assert ["fault" in sample for sample in tested] == [False, True, True]

@@ -85,10 +85,13 @@ def test_the_sets_of_images_are_found_within_others(folder):
     assert [*datasets_with_images(MixedDataset([ConcatDataset([dataset, dataset]), ToyData()]))] == [dataset] * 2
 
 
-def test_a_file_of_several_records_is_checked_once(folder, monkeypatch):
+def test_a_file_of_several_records_is_checked_once(folder):
     checked = []
-    monkeypatch.setattr("lumen.data.faults.image_problem", lambda path, *rest, **options: checked.append(path))
-    assert find_faults(coco(folder).get_subset([0, 1, 1, 0, 1])) == {}
+
+    def note(path, *rest, **options):
+        checked.append(path)
+
+    assert find_faults(coco(folder).get_subset([0, 1, 1, 0, 1]), problem_of=note) == {}
     assert sorted(checked) == [str(folder / "1.png"), str(folder / "2.png")]
 
 
