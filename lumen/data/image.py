@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -88,20 +89,40 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
     Raises:
         DataError: The file is missing, outside ``root``, too large, of another format, cut off or broken.
     """
+    with reading(path, root):
+        return _decode(path, os.fspath(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """Return an image file that is in memory as RGB, by the same rules as ``read_image``.
+
+    Args:
+        content: The whole file.
+        name: What errors call it.
+
+    Raises:
+        DataError: See ``read_image_file``.
+    """
+    _check_bytes(name, len(content))
+    with _naming(name):
+        return _decode(BytesIO(content), name).pixels
+
+
+def _decode(source: str | os.PathLike[str] | BytesIO, name: str) -> ReadImage:
     # Only these formats are tried, not all that Pillow can decode.
-    with reading(path, root), Image.open(path, formats=FORMATS) as image:
-        check_size(path, image)
+    with Image.open(source, formats=FORMATS) as image:
+        check_size(name, image)
         try:
             return ReadImage(np.array(to_rgb(image)))
         # Pillow refuses a file without its end; what is there may still be nearly all of it.
         except OSError:
-            content = Path(path).read_bytes()
+            content = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
             if image.format != "JPEG" or has_end(content):
                 raise
         image, missing = decode_cut_jpeg(content)
         if missing > MAX_MISSING:
             raise DataError(
-                f"{path}: the file is cut off: {missing:.0%} of its pixels are missing, the limit is {MAX_MISSING:.0%}"
+                f"{name}: the file is cut off: {missing:.0%} of its pixels are missing, the limit is {MAX_MISSING:.0%}"
             )
         return ReadImage(np.array(to_rgb(image)), missing, is_cut=True)
 
@@ -128,19 +149,29 @@ def reading(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -
     """Check place and length of a file, and turn what goes wrong inside into a DataError."""
     if root is not None:
         check_inside(path, root)
-    try:
+    with _naming(path):
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             raise DataError(f"{path}: not a file, so it cannot be read as an image")
-        num_bytes = found.st_size
-        if num_bytes > MAX_BYTES:
-            raise DataError(f"{path}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
+        _check_bytes(path, found.st_size)
+        yield
+
+
+@contextmanager
+def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong inside into a DataError."""
+    try:
         yield
     # It names what is wrong already, and is a ValueError, which the next clause would catch.
     except DataError:
         raise
     except _DECODE_ERRORS as error:
-        raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise DataError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def _check_bytes(name: str | os.PathLike[str], num_bytes: int) -> None:
+    if num_bytes > MAX_BYTES:
+        raise DataError(f"{name}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
 
 
 def check_size(path: str | os.PathLike[str], image: Image.Image) -> None:

@@ -1,12 +1,15 @@
 """``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
@@ -26,6 +29,19 @@ from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 
 ImageLike = str | PathLike[str] | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnImage:
+    """An image at the size of the network input; ``LumenPredictor.draw`` makes one.
+
+    Args:
+        frame: From original pixels to the network input.
+        pixels: RGB.
+    """
+
+    frame: InputTransform
+    pixels: UInt8[Tensor, "3 height width"]
 
 
 class LumenPredictor:
@@ -182,9 +198,9 @@ class LumenPredictor:
             DataError: See ``set_image``.
         """
         pixels = as_rgb(image)
-        frame, drawn = self._draw(pixels)
-        encoded = self._shared.encode(drawn[None], cache_prefix=True)
-        parts = {"image": pixels, "frame": frame, "encoded": encoded}
+        drawn = self.draw(pixels)
+        encoded = self._shared.encode(drawn.pixels[None], cache_prefix=True)
+        parts = {"image": pixels, "frame": drawn.frame, "encoded": encoded}
         return AskedImage(self._shared, views=self._views, classes=self.classes, **parts)
 
     def predict(
@@ -264,22 +280,62 @@ class LumenPredictor:
         require_batch(batch_size)
         if isinstance(images, str | PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable):
             raise DataError(f"images are a list of images, got a {type(images).__name__}; write [image]")
-        question = question_about(self.model, phrases, task, self.classes)
-        require_threshold(score_threshold)
-        drawn = [self._draw(as_rgb(image)) for image in images]
-        answers = []
-        for start in range(0, len(drawn), batch_size):
-            frames, pixels = zip(*drawn[start : start + batch_size], strict=True)
-            samples = [question.sample(frame) for frame in frames]
-            tables = self._shared.decode(self._shared.encode(torch.stack(pixels)), samples, task)
-            answers += [question.table(table, score_threshold) for table in tables]
+        ask = {"task": task, "score_threshold": score_threshold}
+        answers = self.predict_drawn([], phrases, **ask)  # what cannot be asked is refused before an image is read
+        waiting = iter(images)
+        # Drawn batch by batch, so that memory does not grow with the number of images.
+        while drawn := [self.draw(image) for image in islice(waiting, batch_size)]:
+            answers += self.predict_drawn(drawn, phrases, **ask)
         return answers
 
-    def _draw(self, image: np.ndarray) -> tuple[InputTransform, Tensor]:
+    def draw(self, image: ImageLike) -> DrawnImage:
+        """Read an image and resample it to the network input; the model is not needed, so threads can read ahead.
+
+        Args:
+            image: See ``set_image``.
+
+        Raises:
+            DataError: See ``set_image``.
+        """
+        pixels = as_rgb(image)
         whole = self._views.whole
-        frame = whole.draw_frame(image.shape[:2])
-        drawn = render_image(image, frame, pad_value=whole.pad_value)
-        return frame, torch.from_numpy(drawn).permute(2, 0, 1)
+        frame = whole.draw_frame(pixels.shape[:2])
+        drawn = render_image(pixels, frame, pad_value=whole.pad_value)
+        return DrawnImage(frame, torch.from_numpy(drawn).permute(2, 0, 1))
+
+    def predict_drawn(
+        self,
+        images: Sequence[DrawnImage],
+        phrases: Sequence[str] | None = None,
+        *,
+        task: str = "detection",
+        score_threshold: float | int | None = None,
+    ) -> list[InstanceData]:
+        """Answer the same phrases about some images, computed at once where they have one input size.
+
+        Args:
+            images: Any number of them, as memory allows.
+            phrases: See ``predict``.
+            task: See ``predict``.
+            score_threshold: See ``predict``.
+
+        Returns:
+            One table per image, as ``predict`` returns it.
+        """
+        question = question_about(self.model, phrases, task, self.classes)
+        require_threshold(score_threshold)
+        of_size = defaultdict(list)
+        for place, image in enumerate(images):
+            of_size[image.frame.input_hw].append(place)
+        answers: dict[int, InstanceData] = {}
+        for places in of_size.values():
+            samples = [question.sample(images[place].frame) for place in places]
+            encoded = self._shared.encode(torch.stack([images[place].pixels for place in places]))
+            tables = self._shared.decode(encoded, samples, task)
+            answers |= {
+                place: question.table(table, score_threshold) for place, table in zip(places, tables, strict=True)
+            }
+        return [answers[place] for place in range(len(images))]
 
     def _current(self) -> AskedImage:
         if self._asked is None:
