@@ -232,7 +232,7 @@ def test_unusable_clips_are_found_before_a_run_and_counted_in_it(tmp_path):
     with pytest.raises(DataError, match="2 of 3 images cannot be used"):
         CheckImagesHook(decode=True)._check({"train": strict})
     assert lenient[1]["data_samples"].img_id == 0  # the next one that can be used
-    assert lenient.report == {UNREADABLE: [1, 2]}
+    assert lenient.report == {"image cannot be used": [1, 2]}
     assert check_data(tmp_path / "captions.json", tmp_path) == {UNREADABLE: ["b"]}
     tested = [clips_of(tmp_path, names, test_mode=True)[number]["data_samples"] for number in range(3)]
     assert ["fault" in sample for sample in tested] == [False, True, True]

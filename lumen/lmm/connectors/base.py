@@ -33,7 +33,7 @@ class Connector(nn.Module, ABC):
     num_behind: int = 0
     """Image tokens behind those that ``num_tokens`` counts."""
 
-    takes_clips: ClassVar[bool] = False
+    takes_clips: bool = False
     """Whether it takes clips too; such a connector has a ``num_clip_tokens`` of its own."""
 
     def __init__(
