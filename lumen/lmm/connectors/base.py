@@ -90,7 +90,7 @@ class Connector(nn.Module, ABC):
         """
 
     def read(
-        self, states: Sequence[Float[Tensor, "images cells vision_dim"]], grid_hw: Size
+        self, states: Sequence[Float[Tensor, "images *frames cells vision_dim"]], grid_hw: Size
     ) -> tuple[Float[Tensor, "images tokens dim"], Proposals | None]:
         """Return the image tokens, and the proposals that the last of them stand for; none in most connectors."""
         return self(states, grid_hw), None
