@@ -42,7 +42,10 @@ TRANSFORMS = _child(
     "TRANSFORMS",
     *(
         f"lumen.data.{module}"
-        for module in ("cells", "keypoint_transforms", "refer", "shapes.asking", "text", "transforms", "written")
+        for module in (
+            *("cells", "clips", "keypoint_transforms", "refer", "shapes.asking", "text", "transforms"),
+            "written",
+        )
     ),
 )
 DATA_SAMPLERS = _child("data sampler", "DATA_SAMPLERS", "lumen.data.mixture")
@@ -51,7 +54,10 @@ METRICS = _child(
     "METRICS",
     *(
         f"lumen.metrics.{module}"
-        for module in ("calibration", "coco.metric", "counting", "objects", "pose", "refer", "semantic", "text")
+        for module in (
+            *("calibration", "coco.metric", "counting", "objects", "pose", "refer", "refer_answers", "semantic"),
+            "text",
+        )
     ),
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.hooks.visual")
@@ -76,6 +82,7 @@ _DECODERS = (
     "detection",
     "detection_paper",
     "grounding",
+    "object_choice",
     "pose",
     "referring_segmentation",
     "sam_segmentation",

@@ -49,11 +49,12 @@ def tiny_run(tmp_path, tiny_nano, monkeypatch):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("lumen"):
         state = trained_state(MODELS.build(config.model))
-    for folder in ("configs/detection", "work_dirs/detection_nano_shapes"):
+    for folder in ("configs/detection", "work_dirs/detection_seeing_shapes"):
         (tmp_path / folder).mkdir(parents=True)
-    config.dump(tmp_path / "configs/detection/detection_nano_shapes.py")
+    config.dump(tmp_path / "configs/detection/detection_seeing_shapes.py")
     save_checkpoint(
-        tmp_path / "work_dirs/detection_nano_shapes/iter_2300.pth", plain({"state_dict": state, "meta": {"iter": 2300}})
+        tmp_path / "work_dirs/detection_seeing_shapes/iter_1050.pth",
+        plain({"state_dict": state, "meta": {"iter": 1050}}),
     )
     picture(tmp_path / "data/shapes/val/000000.jpg")
     monkeypatch.chdir(tmp_path)

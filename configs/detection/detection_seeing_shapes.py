@@ -1,6 +1,8 @@
 """Detection on the packaged nano, which sees already: aligner and decoder learn, as the paper's do on LLaVA.
 
-The training of ``make demo``. ``[LOC]`` is new to the LMM, so all of it goes on learning, at half of the rate.
+The training of ``make demo``. ``[LOC]`` is new to the LMM: its tower goes on learning, its LLM at a fifth of the rate.
+
+Expected: AP .68, AP50 .90 on val; 274 CPU seconds.
 
     python tools/make_shapes.py
     python tools/train.py configs/detection/detection_seeing_shapes.py
@@ -10,7 +12,6 @@ The training of ``make demo``. ``[LOC]`` is new to the LMM, so all of it goes on
 from mmengine.config import read_base
 
 from lumen.decoders.detection import DetectionDecoder
-from lumen.engine.hooks import EmaHook
 
 with read_base():
     from .._base_.detection_coco import *
@@ -27,6 +28,12 @@ model = dict(
     decoders=[dict(type=DetectionDecoder)],
     loss_weights={"aligner/loss_presence": 0.5, "detection/loss_box": 2.0},
 )
-optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 0.5, "lmm.*new_tokens*": 1.0, **dict.fromkeys(_tokens, 0.1)}
-train_cfg = dict(max_iters=1000)
-custom_hooks = [dict(type=EmaHook, decay=0.998)]
+_ask["num_prompts"] = 6
+_llm = ["lmm.base_model.model.language_model.*", "lmm.base_model.model.multi_modal_projector.*"]
+optim_wrapper["paramwise_cfg"]["adamw"] = [*_tokens, *_llm]
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {
+    "lmm.*": 1.0,
+    **dict.fromkeys(_llm, 0.2),
+    **dict.fromkeys(_tokens, 0.1),
+}
+train_cfg = dict(max_iters=1050)

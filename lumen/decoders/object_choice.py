@@ -64,7 +64,8 @@ class ObjectChoiceDecoder(Decoder):
         if proposals.tokens.shape[-1] != vectors.shape[-1]:
             raise ConfigError("proposals are not projected to the width of the slots: use SlotAligner(objects=True)")
         tokens = proposals.tokens.float()[shared.image_index]
-        return torch.einsum("pc,pnc->pn", vectors.float(), tokens) * vectors.shape[-1] ** -0.5
+        # A sum of products and no product of matrices, which autocast would narrow.
+        return (vectors.float()[:, None] * tokens).sum(-1) * vectors.shape[-1] ** -0.5
 
     def loss(self, shared: SharedRepresentation, samples: Sequence[PerceptionSample]) -> dict[str, Float[Tensor, ""]]:
         """Return the cross-entropy of the right proposals of each pair, together, summed over pairs that have any."""
@@ -86,11 +87,12 @@ class ObjectChoiceDecoder(Decoder):
     ) -> Bool[Tensor, "pairs proposals"]:
         """Return which proposals overlap a target of the pair."""
         targets, boxes = targets_per_pair(samples, shared), _proposals(shared).boxes
-        is_right = torch.zeros(shared.num_pairs, boxes.shape[1], dtype=torch.bool, device=boxes.device)
         pixels = boxes[shared.image_index] * pair_sizes(samples, shared)[:, None]
-        for pair, target in zip(targets.pair_index.tolist(), targets.bboxes, strict=True):
-            is_right[pair] |= box_iou(pixels[pair], target[None])[:, 0] > self.iou_threshold
-        return is_right
+        overlaps = box_iou(pixels.flatten(0, 1), targets.bboxes).unflatten(0, pixels.shape[:2])
+        # Each target counts for its own pair alone.
+        every = torch.arange(len(targets), device=boxes.device)
+        fits = overlaps[targets.pair_index, :, every] > self.iou_threshold
+        return torch.zeros_like(pixels[..., 0]).index_add_(0, targets.pair_index, fits.to(pixels.dtype)).bool()
 
 
 def _proposals(shared: SharedRepresentation) -> Proposals:
