@@ -18,6 +18,7 @@ from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import FreezeHook, freeze_parameters, norms_with_fixed_statistics
 from lumen.engine.model_inputs import inputs_of_config
 from lumen.lmm.cached import CachedAdapter
+from lumen.model import Lumen
 from lumen.pretraining import LmmPretrainer
 from lumen.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from lumen.structures import Prompt
@@ -80,6 +81,8 @@ def samples_for(model, size_hw):
     """Return the samples that a model learns from, of each of its tasks one."""
     if isinstance(model, LmmPretrainer):
         return [pretraining_sample(size_hw)] * 2
+    if not isinstance(model, Lumen):  # a model of captions
+        return [make_sample([Prompt("", task="caption", answer="a cat")])] * 2
     samples = [sample_for(task, size_hw) for task in model.decoders]
     for sample, decoder in zip(samples, model.decoders.values(), strict=True):
         for field in decoder.spec.targets - set(sample.gt_instances.keys()):  # a plug-in's own

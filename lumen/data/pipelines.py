@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lumen.errors import ConfigError
 from lumen.registry import TRANSFORMS
@@ -27,6 +27,15 @@ class ModelInputs:
 
 
 NO_INPUTS = ModelInputs()
+
+
+@runtime_checkable
+class FedModel(Protocol):
+    """A model that says what it expects of its data; the runner fills the pipelines of its loaders."""
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What it expects."""
 
 
 def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lumen import __version__
 from lumen.data.check import class_difference
-from lumen.data.pipelines import fill_pipelines
+from lumen.data.pipelines import FedModel, fill_pipelines
 from lumen.engine.ddp import LumenDDP, unwrapped
 from lumen.engine.fsdp import FSDP2
 from lumen.engine.hooks import CheckImagesHook, SafeCheckpointHook
@@ -34,7 +34,6 @@ from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.tokens.limits import text_limits
 from lumen.model import Lumen
 from lumen.paths import find_path
-from lumen.pretraining import LmmPretrainer
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
 from lumen.serialization.checkpoint import (
     absent_names,
@@ -204,7 +203,7 @@ class LumenRunner(Runner):
     def _filled(self, dataloader: DataLoader | dict[str, Any], *, learns: bool = False) -> DataLoader | dict[str, Any]:
         """Return a loader whose transforms have the size and the task that the model needs."""
         model = unwrapped(self.model)
-        if not isinstance(dataloader, dict) or not isinstance(model, Lumen | LmmPretrainer):
+        if not isinstance(dataloader, dict) or not isinstance(model, FedModel):
             return dataloader
         inputs = model.inputs
         # Features from a cache hold no text, and have no `input_spec`.

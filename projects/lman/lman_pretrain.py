@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lumen.data.pipelines import ModelInputs
 from lumen.errors import ConfigError, DataError
 from lumen.lmm.connectors import QueryConnector
 from lumen.lmm.connectors.replace import read_levels
@@ -42,7 +43,7 @@ class Captions:
 
 @MODELS.register_module()
 class QueryPretrainer(BaseModel):
-    """Trains the ``QueryConnector`` of an adapter on captions; the vision tower is frozen and the LLM is not run.
+    """Trains the ``QueryConnector`` of an adapter on captions, without the LLM; its tower too, unless it is frozen.
 
     Three losses, each computed where ``loss_weights`` names it: contrast of images and captions (``loss_itc``), whether
     an image and a caption belong together (``loss_itm``, against the hardest of the batch), and writing the caption
@@ -55,12 +56,13 @@ class QueryPretrainer(BaseModel):
     Args:
         lmm: Config of the adapter, or the adapter; its connector is a ``QueryConnector``.
         loss_weights: Weight of each loss that is trained.
+        input_hw: Height and width of the images.
         max_tokens: Tokens of a caption that are read.
         dim: Width of the space in which images and captions are compared.
         data_preprocessor: MMEngine's; moves a batch to the device when left out.
 
     Raises:
-        ConfigError: There is no such loss, or the connector is another.
+        ConfigError: There is no such loss, the connector is another, or the LMM does not take ``input_hw``.
 
     Source:
         Li et al., "BLIP-2" (2023), section 3.2.
@@ -71,6 +73,7 @@ class QueryPretrainer(BaseModel):
         lmm: dict | nn.Module,
         *,
         loss_weights: Mapping[str, float],
+        input_hw: Sequence[int],
         max_tokens: int = 48,
         dim: int = 64,
         data_preprocessor: dict | None = None,
@@ -79,6 +82,8 @@ class QueryPretrainer(BaseModel):
         if not loss_weights or not set(loss_weights) <= set(LOSSES):
             raise ConfigError(f"loss_weights name some of {LOSSES}, got {sorted(loss_weights)}")
         self.lmm = MODELS.build(lmm) if isinstance(lmm, dict) else lmm
+        self.input_hw = (int(input_hw[0]), int(input_hw[1]))
+        self.lmm.input_spec.check(self.input_hw)
         if not isinstance(self.connector, QueryConnector):
             raise ConfigError(
                 f"QueryPretrainer trains a QueryConnector, got {type(self.connector).__name__}: set "
@@ -92,6 +97,11 @@ class QueryPretrainer(BaseModel):
     def connector(self) -> nn.Module:
         """The connector of the adapter."""
         return self.lmm.base_model.base_model.multi_modal_projector
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What pipelines of its data take from it where they do not say: the size of the images."""
+        return ModelInputs(self.input_hw)
 
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint must agree with; see ``HFAdapter.describe``."""
@@ -118,7 +128,8 @@ class QueryPretrainer(BaseModel):
     def cells(self, images: Tensor) -> Float[Tensor, "images cells width"]:
         """Return what the queries read of images."""
         model, stride = self.lmm.base_model.base_model, self.lmm.family.vision_stride(self.lmm.config)
-        with torch.no_grad():
+        learns = any(parameter.requires_grad for parameter in model.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             encoded = self.lmm.encode_images(images)
         grid_hw = (encoded.input_hw[0] // stride, encoded.input_hw[1] // stride)
         return self.connector.cells(read_levels(model, encoded.states, grid_hw), grid_hw)

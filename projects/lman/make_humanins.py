@@ -12,9 +12,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import lman_readers  # noqa: F401  # fills READERS
 from lman_humanins import READERS, Caps, Report, Source, build_instructions
-from lman_readers import pair_pictures
+from lman_readers import pair_pictures  # which enters its readers, too
 
 from lumen.data.annotations import format_report
 from lumen.errors import LumenError

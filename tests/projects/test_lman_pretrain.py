@@ -33,7 +33,8 @@ def make_model(tiny_nano):
             "name_or_path": str(tiny_nano),
             "base": {"attention": "eager", "connector": connector},
         }
-        return QueryPretrainer(lmm, loss_weights=dict.fromkeys(losses, 1.0), dim=16, **options)
+        options = {"input_hw": (32, 48), "dim": 16} | options
+        return QueryPretrainer(lmm, loss_weights=dict.fromkeys(losses, 1.0), **options)
 
     return make
 
@@ -103,6 +104,7 @@ def test_losses_are_switched_one_by_one(make_model, loss):
 
 def test_all_but_the_way_to_the_llm_is_trained(make_model):
     model = make_model()
+    model.lmm.base_model.model.vision_tower.requires_grad_(False)
     losses = model(*batch("a red hat", "blue boots"))
     sum(losses.values()).backward()
     trained = {name for name, value in model.named_parameters() if value.grad is not None}
@@ -110,6 +112,10 @@ def test_all_but_the_way_to_the_llm_is_trained(make_model):
     expected = {f"{inside}{name}" for name, _ in model.connector.named_parameters() if "to_tokens" not in name}
     assert {name for name in trained if name.startswith("lmm.")} == expected
     assert {name for name, _ in model.heads.named_parameters()} == {n[6:] for n in trained if n.startswith("heads.")}
+    # A tower that is not frozen is trained with it.
+    model.lmm.base_model.model.vision_tower.requires_grad_(True)
+    sum(model(*batch("a red hat", "blue boots")).values()).backward()
+    assert model.lmm.base_model.model.vision_tower.to_tokens.weight.grad is not None
 
 
 def test_captions_of_a_few_images_are_learned(make_model):
@@ -150,6 +156,8 @@ def test_wrong_options_and_missing_captions_are_refused(make_model, tmp_path):
         make_model(connector=None)
     with pytest.raises(ConfigError, match="loss_weights name some of"):
         make_model(losses=["loss_luck"])
+    with pytest.raises(ConfigError, match="multiples of 16"):
+        make_model(input_hw=(30, 48))
     images, samples = batch("a hat", "")
     with pytest.raises(DataError, match="have no caption"):
         make_model()(images, samples)
