@@ -10,11 +10,25 @@ from typing import Annotated
 import typer
 
 from lumen import __version__
+from lumen.commands import label
+from lumen.commands.options import (
+    WRITTEN,
+    BaseModel,
+    CheckpointFile,
+    ConfigFile,
+    Device,
+    DialectName,
+    LmmName,
+    MaxNewTokens,
+    MaxPixels,
+    ModelFolder,
+    Threshold,
+    choose_source,
+)
 from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
-from lumen.inference.sources import MAX_NEW_TOKENS, BareLmm, Source, describe_source, find_model, open_model
+from lumen.inference.sources import MAX_NEW_TOKENS, Source, describe_source, find_model, open_model
 
-WRITTEN = "written_boxes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _EXAMPLES = (
     "Examples:",
@@ -48,49 +62,11 @@ OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for picture
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="One JSON file for all images, in place of one per image.")
 ]
-ModelFolder = Annotated[
-    Path | None,
-    typer.Option(
-        help="Exported folder with model.json, or work folder of a run, whose config is run as Python code. By "
-        "default the newest exported folder in work_dirs.",
-        show_default=False,
-    ),
-]
-BaseModel = Annotated[
-    str | None,
-    typer.Option(help="Folder or id of the base model of an exported folder; only an id given here is downloaded."),
-]
-ConfigFile = Annotated[Path | None, typer.Option(help="Config, together with --checkpoint; it is run as Python code.")]
-CheckpointFile = Annotated[Path | None, typer.Option(help="Checkpoint, together with --config.")]
-LmmName = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder or id of a pretrained LMM that writes boxes itself, asked in its own words without training; "
-        "an id is downloaded.",
-    ),
-]
-DialectName = Annotated[
-    str | None, typer.Option(help="--lmm: how it writes boxes, where its model type does not tell.")
-]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="--lmm: bound on the tokens of an answer.")]
-MaxPixels = Annotated[
-    int | None, typer.Option(min=1, help="--lmm: bound on the pixels of an image, where the LMM takes several sizes.")
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold",
-        "-t",
-        help="Lowest score that is kept; by default 0.3, and 0 for sentences. Counts and texts have none.",
-        show_default=False,
-    ),
-]
 Category = Annotated[str | None, typer.Option(help="pose: name of the objects.")]
 KeypointNames = Annotated[str | None, typer.Option(help="pose: names of the keypoints, with commas between.")]
 SkeletonFile = Annotated[
     Path | None, typer.Option(help="pose: COCO-format JSON that names the category's keypoints and bones.")
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU, if any.")]
 WithPictures = Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is text.")]
 WithHeatmaps = Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")]
 
@@ -100,6 +76,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command("label", epilog="\n\n".join(label.EXAMPLES))(label.label)
 
 
 def main() -> None:
@@ -146,13 +125,8 @@ def predict(
     """
     warn_about_namesake()
     paths, phrases = split_inputs(inputs)
-    if lmm is not None:
-        check_bare(task, model, config, checkpoint, base_model)
-        source: Source = BareLmm(lmm, dialect, max_new_tokens, max_pixels)
-    else:
-        if dialect is not None:
-            raise ConfigError("--dialect belongs to --lmm")
-        source = find_model(model, config, checkpoint, base_model)
+    bare, files = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model)
+    source = choose_source(task, bare, files)
     request = make_request(phrases, WRITTEN if lmm else task, threshold, category, keypoints, skeleton_from)
     if predict_with(source, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
         raise typer.Exit(2)
@@ -280,14 +254,6 @@ def predict_with(source: Source, paths: Sequence[Path], request: Request, output
     """Load a model and run ``predict_files``, whose arguments and result these are."""
     print(f"model: {describe_source(source)}")
     return predict_files(open_model(source, device), paths, request, output)
-
-
-def check_bare(task: str, *files: Path | str | None) -> None:
-    """Raise ConfigError where a bare LMM is asked for what it cannot give, or beside another model."""
-    if task not in ("detection", WRITTEN):
-        raise ConfigError(f"a bare LMM is asked for boxes only, got --task {task}: train a decoder for that task")
-    if any(file is not None for file in files):
-        raise ConfigError("give --lmm alone, without --model, --base-model, --config and --checkpoint")
 
 
 def make_request(

@@ -11,7 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lumen import cli
-from lumen.cli import check_bare, list_images, make_request, split_inputs
+from lumen.cli import list_images, make_request, split_inputs
+from lumen.commands.options import check_bare
 from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.inference.reports import Request
 from lumen.inference.sources import ExportedModel, ModelFiles, find_model

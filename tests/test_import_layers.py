@@ -20,7 +20,8 @@ LAYERS = {
     6: ("decoders",),
     7: ("model", "pretraining"),
     8: ("engine", "inference"),
-    9: ("cli",),
+    9: ("commands",),
+    10: ("cli",),
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 HEAVY = {"mmdet", "mmcv"}

@@ -1,61 +1,23 @@
 """The work folder of a training run: one training at a time, and which evaluation was finished last."""
 
-import fcntl
-import json
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mmengine.logging import print_log
-
-from lumen.errors import ConfigError
 from lumen.serialization.atomic import write_text
+from lumen.serialization.lock import held_file
 
 LOCK = "train.lock"
 _EVALUATED = "last_evaluation"
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a work folder while a training writes into it.
-
-    The lock is one of the operating system, which takes it back when the process ends in whatever way; what a killed
-    run leaves in the file does not matter. It holds against other processes, on other hosts where the file system
-    knows locks of hosts.
-
-    Args:
-        folder: The folder, which exists.
+def held(folder: Path) -> AbstractContextManager[None]:
+    """Hold a work folder, which exists, while a training writes into it; see ``held_file``.
 
     Raises:
         ConfigError: Another process holds it; the message names it.
     """
-    with (folder / LOCK).open("a+") as file:
-        try:
-            # By record, not `flock`: workers that outlive a killed run by seconds would go on holding that one.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            raise ConfigError(
-                f"another training writes into {folder}: {_holder(file.read())}. Wait for it, end it, or give this one "
-                "another --work-dir"
-            ) from error
-        except OSError as error:
-            print_log(f"{folder} is not locked against other trainings: {error}", logger="current", level=30)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def _holder(text: str) -> str:
-    try:
-        holder = json.loads(text)
-        return f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it has just started
-        return "a process that did not write its number yet"
+    remedy = "Wait for it, end it, or give this one another --work-dir"
+    return held_file(folder / LOCK, complaint=f"another training writes into {folder}", remedy=remedy)
 
 
 def note_evaluation(folder: Path, num_iters: int | None) -> None:

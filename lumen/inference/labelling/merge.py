@@ -1,0 +1,65 @@
+"""The last step of a labelling job: all parts become files of the wanted formats."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lumen.errors import DataError
+from lumen.inference.labelling.formats import FORMATS, check_formats
+from lumen.inference.labelling.job import Job, part_path, read_job, read_part
+from lumen.serialization.atomic import atomic_file, write_text
+
+SUMMARY, FAULTS = "summary.json", "faults.txt"
+
+
+def merge_parts(folder: Path, formats: Sequence[str]) -> dict[str, Any]:
+    """Write the files of a job whose parts are all done; it may be done again, with other formats.
+
+    ``faults.txt`` lists the pictures that could not be read, with reasons. ``summary.json`` comes last, so that where
+    it is, all files are whole.
+
+    Returns:
+        The content of ``summary.json``: ``pictures``, ``faulty``, ``objects`` by name, and ``formats``.
+
+    Raises:
+        ConfigError: A format is unknown, or cannot hold these labels.
+        DataError: The folder holds no job, or parts are missing; the message names them.
+    """
+    job = read_job(folder)
+    check_formats(formats, job)
+    _require_all(folder, job)
+    records = partial(_records, folder, job)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    for name in dict.fromkeys(formats):
+        FORMATS[name](folder, job, records)
+    pictures, faulty, objects = 0, 0, Counter(dict.fromkeys(job.names, 0))
+    with atomic_file(folder / FAULTS) as file:
+        for record in records():
+            pictures += 1
+            objects.update(job.names[label] for label in record.get("labels", ()))
+            if "fault" in record:
+                faulty += 1
+                file.write(
+                    f"{record['file']}\t{' '.join(record['fault'].split())}\n".encode("utf-8", "surrogateescape")
+                )
+    summary = {"pictures": pictures, "faulty": faulty, "objects": dict(objects), "formats": list(formats)}
+    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _records(folder: Path, job: Job) -> Iterator[dict[str, Any]]:
+    for number in range(job.num_parts):
+        yield from read_part(folder, number)
+
+
+def _require_all(folder: Path, job: Job) -> None:
+    missing = [number for number in range(job.num_parts) if not part_path(folder, number).exists()]
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise DataError(
+            f"{len(missing)} of {job.num_parts} parts in {folder} are missing ({shown}): run each task of the array "
+            "again, what is done is passed over, and merge then"
+        )
