@@ -93,7 +93,12 @@ def test_the_stages_follow_each_other_and_every_task_is_judged(data, tiny_nano, 
     )
     assert "loaded weights from first/iter_2.pth" in log
     headlines = {"attributes": "attributes/mA", "counting": "counting/MAE", "detection": "miss_rate/MR-2"}
-    headlines |= {"parsing": "semantic/mIoU", "pose": "pose/PCK@0.1", "questions": "yes_no/accuracy", "reid": "reid/rank_1"}
+    headlines |= {
+        "parsing": "semantic/mIoU",
+        "pose": "pose/PCK@0.1",
+        "questions": "yes_no/accuracy",
+        "reid": "reid/rank_1",
+    }
     assert sorted(f"lman_eval_{name}" for name in headlines) == EVALUATIONS
     for name, headline in headlines.items():
         assert headline in run("test.py", f"lman_eval_{name}", "second", *common), name
