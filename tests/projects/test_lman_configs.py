@@ -1,10 +1,9 @@
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 from lman_humanins import Source, build_instructions
 from lman_readers import read_coco_persons
 from mmengine.registry import DefaultScope
@@ -12,6 +11,7 @@ from mmengine.registry import DefaultScope
 from lumen.data.pipelines import ModelInputs, fill_pipelines
 from lumen.engine.check_config import load_config
 from lumen.engine.hooks.freeze import freeze_parameters
+from lumen.engine.runner import LumenRunner
 from lumen.registry import DATASETS, MODELS
 from lumen.serialization.atomic import write_text
 
@@ -76,29 +76,31 @@ def test_what_each_stage_trains(tiny_nano):
 
 
 @pytest.mark.slow
-def test_the_stages_follow_each_other_and_every_task_is_judged(data, tiny_nano, tmp_path):
-    def run(tool, config, *options):
-        command = [sys.executable, str(ROOT / "tools" / tool), str(FOLDER / f"{config}.py"), *options]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=1800)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
+def test_the_stages_follow_each_other_and_every_task_is_judged(data, tiny_nano, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUMEN_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
 
-    (tmp_path / "data").symlink_to(data)
-    common = ["--cfg-options", f"model.lmm.name_or_path={tiny_nano}"]
-    short = ["train_cfg.max_iters=2", "train_dataloader.batch_size=8", "default_hooks.logger.interval=1"]
-    run("train.py", "lman_s1_nano", "--work-dir", "first", *common, *short)
-    assert "retrieval/R@1" in run("test.py", "lman_s1_nano", "first", *common)
-    log = run(
-        "train.py", "lman_s2_nano", "--work-dir", "second", *common, *short, "load_from.checkpoint=first/iter_2.pth"
-    )
-    assert "loaded weights from first/iter_2.pth" in log
+    def runner_of(name, **options):
+        config = load_config(FOLDER / f"{name}.py", {}, tool_root=ROOT)
+        config.model.lmm.name_or_path = str(tiny_nano)
+        config.work_dir = str(tmp_path / name)
+        config.merge_from_dict(options)
+        return LumenRunner.from_cfg(config)
+
+    short = {"train_cfg.max_iters": 2, "train_dataloader.batch_size": 8, "default_hooks.checkpoint.interval": 2}
+    first = runner_of("lman_s1_nano", **short)
+    first.train()
+    learned = {name: value.detach().clone() for name, value in first.model.lmm.state_dict().items()}
+    assert "retrieval/R@1" in first.test()
+    second = runner_of("lman_s2_nano", **short | {"load_from.checkpoint": str(tmp_path / "lman_s1_nano/iter_2.pth")})
+    second.load_or_resume()
+    for name, value in second.model.lmm.state_dict().items():
+        torch.testing.assert_close(value, learned[name], msg=name)
+    second.train()
     headlines = {"attributes": "attributes/mA", "counting": "counting/MAE", "detection": "miss_rate/MR-2"}
-    headlines |= {
-        "parsing": "semantic/mIoU",
-        "pose": "pose/PCK@0.1",
-        "questions": "yes_no/accuracy",
-        "reid": "reid/rank_1",
-    }
+    headlines |= {"parsing": "semantic/mIoU", "pose": "pose/PCK@0.1", "questions": "yes_no/accuracy"}
+    headlines |= {"reid": "reid/rank_1"}
     assert sorted(f"lman_eval_{name}" for name in headlines) == EVALUATIONS
     for name, headline in headlines.items():
-        assert headline in run("test.py", f"lman_eval_{name}", "second", *common), name
+        figures = runner_of(f"lman_eval_{name}", load_from=str(tmp_path / "lman_s2_nano/iter_2.pth")).test()
+        assert headline in figures, name
