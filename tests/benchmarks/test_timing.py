@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,3 +29,12 @@ def test_a_difference_is_relative_to_the_largest_expected_value(load_benchmark):
 def test_the_table_lines_up(load_benchmark, capsys):
     load_benchmark("_timing").print_table(["", "ms"], [["a", "1.00"], ["bcd", "10.00"]])
     assert capsys.readouterr().out == "        ms\na     1.00\nbcd  10.00\n"
+
+
+FOLDER = Path(__file__).resolve().parents[2] / "tools" / "benchmarks"
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_finds_what_it_imports(load_benchmark, name):
+    assert callable(load_benchmark(name).main)

@@ -24,7 +24,7 @@ from mmengine.structures import InstanceData
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.caching import CacheOptions, encode, tensors_of
-from lumen.engine.hooks import freeze_parameters, rest_frozen_modules
+from lumen.engine.hooks import eval_frozen_modules, freeze_parameters
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.cached import CachedAdapter
 from lumen.lmm.nano.model import make_nano
@@ -136,7 +136,7 @@ class Step:
 
     def __call__(self, inputs: Sequence, samples: Sequence[PerceptionSample]) -> list[Tensor]:
         """Take the step."""
-        rest_frozen_modules(self.model.train())
+        eval_frozen_modules(self.model.train())
         losses = self.model(list(inputs), list(samples), mode="loss")
         total = sum(loss for name, loss in losses.items() if loss.requires_grad)
         self.optimizer.zero_grad()
