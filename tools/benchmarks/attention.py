@@ -1,6 +1,7 @@
 """Attention of a small LLM on a CPU, forward and backward: ``plain`` beside transformers' ``eager`` and ``sdpa``.
 
-Rows, heads and widths are those of nano in training. Random values in bfloat16; one thread, least process CPU time, taken in turns.
+Rows, heads and widths are those of nano in training. Random values in bfloat16; one thread,
+least process CPU time, taken in turns.
 """
 
 import argparse
