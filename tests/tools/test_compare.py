@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import make_images, make_sample
 
 from lumen.data.shapes import make_shapes
 from lumen.engine.check_config import load_config
 from lumen.errors import ConfigError, DataError
+from lumen.lmm.connectors import LinearConnector, ObjectConnector, QueryConnector
+from lumen.lmm.generation import end_tokens
 from lumen.lmm.nano.model import NanoSizes, make_nano
 from lumen.metrics.bootstrap import Interval
 from lumen.metrics.refer_answers import Answers
+from lumen.ops.geometry import box_iou
+from lumen.structures import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -209,6 +214,54 @@ def test_points_lie_in_the_cells_that_are_counted_row_by_row():
     # 2 x 4 tokens on 32 x 64 pixels: cells of 16 pixels.
     points = torch.tensor([[0.0, 0.0], [63.0, 0.0], [16.0, 16.0], [64.0, 32.0]])
     assert probe.cells_at(points, (2, 4), (32, 64)).tolist() == [0, 3, 5, 7]
+
+
+@pytest.fixture
+def asked():
+    """Return an image of 64 x 96 pixels and a function that makes two sentences about it, of a task."""
+
+    def make(task):
+        prompts = [Prompt("red circle", task), Prompt("the cat", task)]
+        return make_sample(prompts, [[0, 0, 16, 16], [64, 32, 96, 64]], [1, 0])
+
+    return make_images(1), make
+
+
+def test_states_stand_in_the_order_of_the_sentences(make_adapter, asked):
+    connector = {"type": ObjectConnector, "inner": {"type": LinearConnector}, "num_objects": 3}
+    template = {"name": "short", "before": "where is", "after": "?", "answer": "[LOC]"}
+    adapter = make_adapter(connector=connector, template=template)
+    sample = asked[1]("grounding")
+    with torch.no_grad():
+        encoded = adapter.encode_images(asked[0])
+        states = probe.states_of(adapter, encoded, [sample])
+        query = adapter.ask(encoded, [sample.prompts], predicting=True).query
+    assert states.centres.tolist() == [[80.0, 48.0], [8.0, 8.0]]
+    (tokens,) = encoded.states.pooler_output
+    assert torch.equal(states.at_cell, tokens[[3 * 6 + 5, 0]])
+    assert torch.equal(states.mean[1], tokens[:24].mean(0))
+    assert torch.equal(states.slot, query)
+    boxes = encoded.states.proposals.boxes[0] * torch.tensor([96.0, 64.0, 96.0, 64.0])
+    best = box_iou(boxes, torch.tensor([[64.0, 32.0, 96.0, 64.0], [0.0, 0.0, 16.0, 16.0]])).amax(0)
+    torch.testing.assert_close(states.proposed, best)
+
+
+def test_the_state_of_a_written_box_is_the_one_that_its_first_word_comes_from(make_adapter, asked):
+    adapter = make_adapter(connector={"type": QueryConnector, "num_queries": 5, "width": 16, "num_layers": 2,
+                                      "num_heads": 2}, dialect="corner_words")  # fmt: skip
+    sample = asked[1]("written_boxes")
+    with torch.no_grad():
+        encoded = adapter.encode_images(asked[0])
+        states = probe.states_of(adapter, encoded, [sample])
+        first = adapter.base_model.get_output_embeddings()(states.slot).argmax(1).tolist()
+        prefix = adapter.text.prefix(encoded.image_text)
+        questions = [[[*prefix, *adapter.text.question(prompt)] for prompt in sample.prompts]]
+        runner = adapter.runner_with(adapter.packing)
+        (written,) = adapter.writer.go_on(runner, encoded, len(prefix), questions, 1)
+    assert states.at_cell is None and states.proposed is None
+    ends = [token for answer, token in zip(written, first, strict=True) if not answer.ids]
+    assert set(ends) <= set(end_tokens(adapter.base_model, adapter.encoder))
+    assert [answer.ids for answer in written] == [[] if token in ends else [token] for token in first]
 
 
 # ---- all of it
