@@ -17,6 +17,7 @@ from lumen.structures import PerceptionSample, Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
+    "compare.py",
     "infer.py",
     "browse_dataset.py",
     "inspect_misses.py",
