@@ -255,3 +255,20 @@ def test_check_decoder_reports_and_sets_the_exit_code(tmp_path, lumen_here):
     refused = _lumen("check-decoder", tmp_path, "--option", "colour=red")
     assert refused.returncode == 1 and "unexpected keyword argument 'colour'" in refused.stdout
     assert lumen_here("check-decoder", ROOT / "docs")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["photos"], "give a source, what to label, and --out"),
+        (["photos", "star"], "give a source, what to label, and --out"),
+        (["photos", "star", "--out", "o", "--part", "3/2"], "--part is a number from 1 and how many there are"),
+        (["photos", "star", "--out", "o", "--part", "1/2", "--ray", "2"], "leave --part out"),
+        (["photos", "star", "--out", "o", "--lmm", "x", "--task", "segmentation"], "asked for boxes only"),
+        (["photos", "star", "--merge", "o"], "--merge takes a folder"),
+        (["--merge", "photos"], "holds no job.json"),
+    ],
+)
+def test_label_refuses_what_does_not_fit(folder, lumen_here, words, message):
+    code, _, error = lumen_here("label", *words)
+    assert code == 2 and message in error and error.count("\n") == 1
