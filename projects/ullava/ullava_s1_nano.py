@@ -1,7 +1,7 @@
 """u-LLaVA's first stage on nano: the connector alone learns, from captions. Then ``ullava_s2_nano.py``.
 
 P: the LLM and the tower are frozen. OURS: 400 steps of 16; nano's images have no tokens around them, whose rows the
-paper trains too. Not measured.
+paper trains too.
 
     python tools/make_shapes.py
     python tools/train.py projects/ullava/ullava_s1_nano.py

@@ -1,8 +1,8 @@
 """u-LLaVA's second stage on nano: LLM, tables, connector, projectors, box MLP and mask decoder learn together.
 
 P: the tower is frozen, at most three expressions an image. OURS: 1,500 steps of 8; half of the samples are referring
-sentences, a quarter salient objects, a quarter questions. Not measured; wanted: box acc@.5 .45, mask cIoU .45, tags
-.85.
+sentences, a quarter salient objects, a quarter questions. The README has
+figures.
 
     python tools/train.py projects/ullava/ullava_s1_nano.py
     python projects/ullava/ullava_salient.py data/shapes data/salient
