@@ -93,25 +93,26 @@ def read_image_file(path: str | os.PathLike[str], *, root: str | os.PathLike[str
         return _decode(path, os.fspath(path))
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
+def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return an image file that is in memory as RGB, by the same rules as ``read_image``.
 
     Args:
         content: The whole file.
         name: What errors call it.
+        max_pixels: Bound on height times width.
 
     Raises:
         DataError: See ``read_image_file``.
     """
     _check_bytes(name, len(content))
     with _naming(name):
-        return _decode(BytesIO(content), name).pixels
+        return _decode(BytesIO(content), name, max_pixels).pixels
 
 
-def _decode(source: str | os.PathLike[str] | BytesIO, name: str) -> ReadImage:
+def _decode(source: str | os.PathLike[str] | BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> ReadImage:
     # Only these formats are tried, not all that Pillow can decode.
     with Image.open(source, formats=FORMATS) as image:
-        check_size(name, image)
+        check_size(name, image, max_pixels)
         try:
             return ReadImage(np.array(to_rgb(image)))
         # Pillow refuses a file without its end; what is there may still be nearly all of it.
@@ -174,10 +175,10 @@ def _check_bytes(name: str | os.PathLike[str], num_bytes: int) -> None:
         raise DataError(f"{name}: {num_bytes} bytes, the limit is {MAX_BYTES}; store a smaller image")
 
 
-def check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
+def check_size(path: str | os.PathLike[str], image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
     """Raise DataError where an image has too many pixels."""
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS} in all")
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {max_pixels} in all")
 
 
 def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from lumen.inference.conversation import Reply, repeated, routes_of
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.questions import Question, question_about, require_task, require_threshold
 from lumen.lmm.encoded import EncodedImages
+from lumen.lmm.split import num_bytes
 from lumen.ops.geometry import InputTransform, box_area
 from lumen.ops.masks import maps_to_original
 from lumen.prompts import check_phrase
@@ -59,6 +60,16 @@ class AskedImage:
         self._image = image
         self._frame = frame
         self._encoded = encoded
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image, in original pixels."""
+        return self._image.shape[0], self._image.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the image, of what the tower made of it, and of the prefixes that the LLM has read so far."""
+        return self._image.nbytes + num_bytes(self._encoded)
 
     def predict(
         self,

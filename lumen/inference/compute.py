@@ -13,6 +13,7 @@ from lumen.errors import ConfigError
 from lumen.lmm.conversation import Turn
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.readout import Pairs
+from lumen.lmm.split import split_images
 from lumen.model import Lumen
 from lumen.structures import PerceptionSample, Prompt, SharedRepresentation
 
@@ -61,6 +62,11 @@ class SharedModel:
         """Run the vision tower; see ``HFAdapter.encode_images``."""
         with self._lock, inference_context(self.device, self.dtype):
             return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
+
+    def split(self, encoded: EncodedImages) -> list[EncodedImages]:
+        """Return each image on its own; see ``split_images``."""
+        with self._lock, inference_context(self.device, self.dtype):
+            return split_images(encoded)
 
     def decode(
         self,

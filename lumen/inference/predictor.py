@@ -19,12 +19,13 @@ from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import Skeleton
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views
-from lumen.errors import ConfigError, DataError
+from lumen.errors import ConfigError, DataError, PromptError
 from lumen.inference.asked_image import AskedImage
 from lumen.inference.compute import DTYPES, SharedModel, choose_device, require_batch
 from lumen.inference.conversation import Reply
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import question_about, require_threshold
+from lumen.lmm.encoded import EncodedImages
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 
@@ -199,9 +200,7 @@ class LumenPredictor:
         """
         pixels = as_rgb(image)
         drawn = self.draw(pixels)
-        encoded = self._shared.encode(drawn.pixels[None], cache_prefix=True)
-        parts = {"image": pixels, "frame": drawn.frame, "encoded": encoded}
-        return AskedImage(self._shared, views=self._views, classes=self.classes, **parts)
+        return self._asked_image(pixels, drawn.frame, self._shared.encode(drawn.pixels[None], cache_prefix=True))
 
     def predict(
         self,
@@ -336,6 +335,47 @@ class LumenPredictor:
                 place: question.table(table, score_threshold) for place, table in zip(places, tables, strict=True)
             }
         return [answers[place] for place in range(len(images))]
+
+    def ask_together(
+        self, images: Sequence[ImageLike], asked: Sequence[tuple[Sequence[str], str, float | None]]
+    ) -> list[tuple[AskedImage, InstanceData]]:
+        """Encode some images in one pass and answer a question about each; the image that was set stays.
+
+        Args:
+            images: As ``set_image`` takes them, of any sizes.
+            asked: Phrases (at least one), task and score threshold for each image; see ``predict``.
+
+        Returns:
+            For each image what ``image`` returns, with its first question behind it, and the table of the answer.
+
+        Raises:
+            DataError: An image cannot be read, or there are not as many questions as images.
+            PromptError: A question has no phrase, or is not acceptable; see ``AskedImage.predict``.
+        """
+        if len(images) != len(asked) or not images:
+            raise DataError(f"give a question for each image, and at least one, got {len(asked)} for {len(images)}")
+        questions = [question_about(self.model, phrases, task, self.classes) for phrases, task, _ in asked]
+        if any(not question.phrases for question in questions):
+            raise PromptError("each image needs at least one phrase when several are asked together")
+        for _, _, threshold in asked:
+            require_threshold(threshold)
+        pixels = [as_rgb(image) for image in images]
+        drawn = [self.draw(image) for image in pixels]
+        encoded = self._shared.encode(torch.stack([each.pixels for each in drawn]), cache_prefix=True)
+        frames = [each.frame for each in drawn]
+        samples = [question.sample(frame) for question, frame in zip(questions, frames, strict=True)]
+        tables = self._shared.decode(encoded, samples, questions[0].task)
+        parts = self._shared.split(encoded)
+        return [
+            (self._asked_image(*one), question.table(table, threshold))
+            for *one, question, table, (_, _, threshold) in zip(
+                pixels, frames, parts, questions, tables, asked, strict=True
+            )
+        ]
+
+    def _asked_image(self, pixels: np.ndarray, frame: InputTransform, encoded: EncodedImages) -> AskedImage:
+        parts = {"image": pixels, "frame": frame, "encoded": encoded}
+        return AskedImage(self._shared, views=self._views, classes=self.classes, **parts)
 
     def _current(self) -> AskedImage:
         if self._asked is None:

@@ -162,3 +162,22 @@ def test_a_model_without_text_tasks_says_so(tiny_lumen):
     predictor.set_image(image_of())
     with pytest.raises(PromptError, match="no decoder for task 'vqa'"):
         predictor.answer("is it red?")
+
+
+def test_images_of_several_tasks_asked_together_equal_each_alone(predictor):
+    images = [image_of(90, 120, 0), image_of(64, 64, 1), image_of(200, 50, 2), image_of(90, 120, 3)]
+    tasks = ("detection", "counting", "vqa", "segmentation")
+    asked = [(PHRASES[: number + 1], task, 0.05) for number, task in enumerate(tasks)]
+    together = predictor.ask_together(images, asked)
+    for image, (phrases, task, threshold), (kept, table) in zip(images, asked, together, strict=True):
+        alone = predictor.image(image)
+        check_answers_equal(table, alone.predict(phrases, task=task, score_threshold=threshold))
+        check_answers_equal(kept.predict(phrases, task=task, score_threshold=threshold), table)
+        assert kept.num_bytes == alone.num_bytes and kept.size_hw == image.shape[:2]
+
+
+def test_what_cannot_be_asked_together_is_named(predictor):
+    with pytest.raises(DataError, match="a question for each image, and at least one, got 0 for 1"):
+        predictor.ask_together([image_of()], [])
+    with pytest.raises(PromptError, match="at least one phrase"):
+        predictor.ask_together([image_of()], [((), "detection", None)])

@@ -12,6 +12,7 @@ from lumen.errors import ConfigError, PromptError
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.generation import end_tokens
 from lumen.lmm.packing.selfcheck import INSTEAD
+from lumen.lmm.split import num_bytes, split_images
 from lumen.lmm.tokens.shared_start import encode
 from lumen.ops.geometry import InputTransform
 from lumen.structures import Prompt
@@ -204,6 +205,27 @@ def test_answers_behind_a_kept_prefix_are_those_of_whole_rows(name, load):
         assert adapter.generate(encoded, questions, 6) == wanted
     keeps = adapter.splits or adapter.packing.mode == "expanded"  # a masked square computes the prefix anew
     assert [shown for _, shown in encoded.prefix_cache.kept] == ([(0,), (1,)] if keeps else [])
+
+
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_an_image_out_of_several_is_the_same_as_the_image_alone(name, load):
+    adapter, images, prompts = load(name), make_images(2, ZOO[name].size_hw), [Prompt("cat"), Prompt("red cup")]
+    together = adapter.encode_images(images, cache_prefix=True)
+    adapter.ask(together, [prompts] * 2)
+    parts = split_images(together)
+    adapter.usage.clear()
+    for part, image in zip(parts, images, strict=True):
+        alone = adapter.encode_images(image[None], cache_prefix=True)
+        found, wanted = adapter.ask(part, [prompts]), adapter.ask(alone, [prompts])
+        for ours, theirs in (
+            (found.query, wanted.query),
+            (found.grid, wanted.grid),
+            *zip(found.laterals, wanted.laterals, strict=True),
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+        assert part.prefix_cache.kept.keys() == alone.prefix_cache.kept.keys()
+        assert num_bytes(part) == num_bytes(alone)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "llava_next", "paligemma", "gemma3"])
