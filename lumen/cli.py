@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lumen import __version__
-from lumen.commands import label
+from lumen.commands import label, serve
 from lumen.commands.options import (
     WRITTEN,
     BaseModel,
@@ -79,6 +79,7 @@ app = typer.Typer(
 
 
 app.command("label", epilog="\n\n".join(label.EXAMPLES))(label.label)
+app.command("serve", epilog="\n\n".join(serve.EXAMPLES))(serve.serve)
 
 
 def main() -> None:

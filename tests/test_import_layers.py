@@ -20,8 +20,9 @@ LAYERS = {
     6: ("decoders",),
     7: ("model", "pretraining"),
     8: ("engine", "inference"),
-    9: ("commands",),
-    10: ("cli",),
+    9: ("serving",),  # above inference, whose predictor it puts behind HTTP
+    10: ("commands",),
+    11: ("cli",),
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 HEAVY = {"mmdet", "mmcv"}
