@@ -158,8 +158,9 @@ async def read_json(http: HttpRequest) -> dict[str, Any]:
     Raises:
         ConfigError: It is something else.
     """
+    content = await http.body()
     try:
-        given = json.loads(await http.body())
+        given = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the body cannot be read as JSON: {error}") from error
     if not isinstance(given, dict):

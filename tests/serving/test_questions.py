@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_cases import png_of
 from PIL import Image
+from serving_cases import png_of
 
 from lumen.data.image import decode_image
 from lumen.inference.reports import Request, describe_answer
