@@ -25,7 +25,7 @@ class CaptionSide(nn.Module):
         dim: Width of the space in which images and captions are compared.
     """
 
-    def __init__(self, connector: QueryConnector, *, vocabulary: int, max_tokens: int = 48, dim: int = 64) -> None:
+    def __init__(self, connector: QueryConnector, *, vocabulary: int, max_tokens: int = 64, dim: int = 64) -> None:
         super().__init__()
         width = connector.queries.shape[1]
         self.max_tokens = max_tokens

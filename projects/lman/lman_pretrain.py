@@ -74,7 +74,7 @@ class QueryPretrainer(BaseModel):
         *,
         loss_weights: Mapping[str, float],
         input_hw: Sequence[int],
-        max_tokens: int = 48,
+        max_tokens: int = 64,
         dim: int = 64,
         data_preprocessor: dict | None = None,
     ) -> None:

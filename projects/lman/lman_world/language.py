@@ -15,9 +15,9 @@ def caption_of(appearance: Appearance, attributes: Set[str], rng: np.random.Gene
     top = "striped top" if "striped top" in attributes else "plain top"
     sleeves = "long" if "long sleeves" in attributes else "short"
     bottom = next((name for name in ("skirt", "shorts") if name in attributes), "trousers")
-    article = "a " if bottom == "skirt" else ""
+    article = f"{_article(appearance.lower)} " if bottom == "skirt" else ""
     feet = " and boots" if "boots" in attributes else ""
-    text = f"{rng.choice(_STARTS)} in a {appearance.upper} {top} with {sleeves} sleeves"
+    text = f"{rng.choice(_STARTS)} in {_article(appearance.upper)} {appearance.upper} {top} with {sleeves} sleeves"
     text += f" and {article}{appearance.lower} {bottom}{feet}"
     worn = [phrase for phrase in head if phrase.removeprefix("a ") in attributes]
     if worn:
@@ -26,6 +26,10 @@ def caption_of(appearance: Appearance, attributes: Set[str], rng: np.random.Gene
     if bags:
         text += f", carrying {_join(bags)}"
     return text + (", seen from behind" if "seen from behind" in attributes else "")
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _join(words: list[str]) -> str:

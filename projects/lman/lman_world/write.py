@@ -34,7 +34,7 @@ from lumen.errors import DataError
 from lumen.serialization.atomic import publish_folder, temporary_folder
 
 MARKER = "persons.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same seed no longer gives the same files."""
 
 SIZES = {
