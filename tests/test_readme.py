@@ -222,3 +222,25 @@ def test_the_layout_names_every_part_of_the_package():
     layout = snippet(README, "Layout", "")
     parts = [path.name for path in (ROOT / "lumen").iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert [part for part in parts if f"{part}/" not in layout] == []
+
+
+def test_the_table_of_systems_names_what_shows_each_feature():
+    text = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
+    _, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    assert {len(row) for row in rows} == {7} and len({row[0] for row in rows}) == len(rows) > 0
+    works = []
+    for feature, *systems, here, state in rows:
+        paths = [word for word in re.findall("`([^`]+)`", here) if "/" in word]
+        assert [path for path in paths if not (ROOT / path).exists()] == [], feature
+        mark = re.match("`([a-z ]+)`", state)[1]
+        assert mark in ("figure", "works", "code only", "missing"), feature
+        assert mark == "missing" or paths, feature
+        assert mark != "works" or any(path.startswith("tests/") for path in paths), feature
+        assert mark != "figure" or re.search(r"\]\([\w./]+\.md", state), feature
+        assert all(cell for cell in systems), feature
+        works += [feature] * (mark in ("figure", "works"))
+    listed, partly = (re.findall(r"^- \*\*(.+?)\*\*:", part, re.MULTILINE) for part in text.split("\n## ")[1:])
+    assert listed == [row[0] for row in rows if row[0] not in works]
+    assert set(partly) <= set(works)
