@@ -1,8 +1,8 @@
 """``lumen label``: boxes and masks for many pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,38 +105,44 @@ def label(
     if merge is not None:
         if words or out is not None:
             raise ConfigError("--merge takes a folder that --out wrote and --format, and no source, names or --out")
-        _write_files(merge, formats)
-        return
+        return _write_files(merge, formats)
     if not words or len(words) < 2 or out is None:
         raise ConfigError("give a source, what to label, and --out, such as: lumen label photos/ star --out labels/")
-    share = parse_part(part)
-    if ray is not None and share != (1, 1):
+    choice = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model)
+    sizes = {"batch_size": batch_size, "skip_budget": skip_budget, **({} if workers is None else {"workers": workers})}
+    asked, place = (words, images, task, threshold), (device, dtype)
+    _label(asked, choice, place, out, formats, share=part, part_size=part_size, ray=ray, sizes=sizes)
+
+
+def _label(
+    asked: tuple[Sequence[str], Path | None, str, float | None],
+    choice: tuple[Any, Any],
+    place: tuple[str | None, str | None],
+    out: Path,
+    formats: Sequence[str],
+    *,
+    share: str,
+    sizes: Mapping[str, Any],
+    **options: Any,
+) -> None:
+    """Answer the pictures of a share, and write the files where it is the whole."""
+    words, images, task, threshold = asked
+    part = parse_part(share)
+    if options["ray"] is not None and part != (1, 1):
         raise ConfigError("--ray shares the pictures among its workers; leave --part out")
-    bare, files = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model)
-    source = choose_source(task, bare, files)
-    request = Request(tuple(words[1:]), WRITTEN if lmm else task, threshold)
+    source = choose_source(task, *choice)
+    request = Request(tuple(words[1:]), WRITTEN if choice[0][0] else task, threshold)
     from lumen.inference.labelling.run import Effort
     from lumen.inference.labelling.start import ModelChoice, label_source
 
-    effort = Effort(batch_size=batch_size, skip_budget=skip_budget, **({} if workers is None else {"workers": workers}))
-    choice = ModelChoice(source, device, dtype)
     print(f"model: {describe_source(source)}")
-    counts = label_source(
-        (Path(words[0]), images),
-        request,
-        choice,
-        out,
-        formats=formats,
-        part_size=part_size,
-        part=share,
-        ray=ray,
-        effort=effort,
-    )
-    if share == (1, 1):
+    options |= {"formats": formats, "part": part, "effort": Effort(**sizes)}
+    counts = label_source((Path(words[0]), images), request, ModelChoice(source, *place), out, **options)
+    if part == (1, 1):
         _write_files(out, formats)
         return
     print(
-        f"part {part}: {counts['pictures']} pictures, {counts['faulty']} of them not readable, {counts['objects']} "
+        f"part {share}: {counts['pictures']} pictures, {counts['faulty']} of them not readable, {counts['objects']} "
         f"objects; when all parts are done: lumen label --merge {out}"
     )
     if counts["faulty"]:

@@ -108,24 +108,37 @@ def label_on_ray(
     items = list(_items(missing_parts(pictures, job, folder, (1, 1), pass_over)))
     if not items:
         return totals.counts
+    work = {"job": job, "folder": folder.resolve(), "effort": effort}
+    for counts in _answered(ray, items, (source, device, dtype), work, num_workers):
+        advance(counts["pictures"], False)
+        totals.add(counts)
+    return totals.counts
+
+
+def _answered(
+    ray: Any,
+    items: list[dict[str, Any]],
+    model: tuple[Source, str | None, str | None],
+    work: dict[str, Any],
+    num_workers: int,
+) -> Iterator[dict[str, int]]:
+    """Yield the counts of each part, once a worker has written it."""
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
+    on_gpu = (model[1] or "").startswith("cuda")
     parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         PartLabeller,
-        fn_constructor_args=(source, device, dtype),
-        fn_constructor_kwargs={"job": job, "folder": folder.resolve(), "effort": effort},
+        fn_constructor_args=model,
+        fn_constructor_kwargs=work,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_cpus=1,
-        num_gpus=1 if device is not None and device.startswith("cuda") else 0,
+        num_gpus=int(on_gpu),
         # A worker that is killed is started again, and its part is given to another.
         max_restarts=-1,
         max_task_retries=-1,
     )
-    for counts in parts.iter_rows():
-        advance(counts["pictures"], False)
-        totals.add(counts)
-    return totals.counts
+    yield from parts.iter_rows()
 
 
 def _items(missing: Iterable[tuple[int, Picture]]) -> Iterator[dict[str, Any]]:

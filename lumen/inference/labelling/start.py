@@ -63,16 +63,13 @@ def label_source(
         DataError: The source cannot be listed, or too many pictures cannot be read.
     """
     source, images = place
-    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"{folder} lies in {source}, so that masks would be taken for pictures; name another --out")
+    _check_place(source, folder)
     check_names(request.phrases)
-    found = survey(lambda: list_pictures(source, images=images), str(source))
-    predictor = model.open()
+    found, predictor = survey(lambda: list_pictures(source, images=images), str(source)), model.open()
     job = make_job(predictor, request, found, str(source), part_size=part_size)
     check_formats(formats, job)
     open_job(folder, job)
-    pictures = list_pictures(source, images=images)
-    options = {"effort": effort}
+    pictures, options = list_pictures(source, images=images), {"effort": effort}
     with hold_part_of_job(folder, *part), show_progress(job.num_pictures_of(part)) as advance:
         if ray is None:
             return label_pictures(predictor, pictures, job, folder, part=part, advance=advance, **options)
@@ -81,6 +78,11 @@ def label_source(
         del predictor  # the workers open their own
         options |= {"device": model.device, "dtype": model.dtype}
         return label_on_ray(model.source, pictures, job, folder, num_workers=ray, advance=advance, **options)
+
+
+def _check_place(source: Path, folder: Path) -> None:
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{folder} lies in {source}, so that masks would be taken for pictures; name another --out")
 
 
 def make_job(predictor: LumenPredictor, request: Request, pictures: Survey, source: str, *, part_size: int) -> Job:
