@@ -34,7 +34,8 @@ def test_a_job_that_is_killed_loses_and_doubles_nothing(exported, photos):
 def local_ray(monkeypatch):
     """Start Ray with two CPUs on this machine, and stop it behind the test."""
     ray = pytest.importorskip("ray")
-    for name, value in (("RAY_raylet_start_wait_time_s", "600"), ("RAY_AUTH_MODE", "disabled")):
+    patience = {"RAY_raylet_start_wait_time_s": "900", "RAY_agent_register_timeout_ms": "900000"}  # on a busy machine
+    for name, value in {**patience, "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
