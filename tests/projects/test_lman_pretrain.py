@@ -120,8 +120,11 @@ def test_all_but_the_way_to_the_llm_is_trained(make_model):
 
 def test_captions_of_a_few_images_are_learned(make_model):
     # In evaluation mode, as a frozen tower is while the connector learns.
-    model, (images, samples) = make_model().eval(), batch("a red hat", "blue boots", "a green scarf")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model, (_, samples) = make_model(losses=["loss_itc"]).eval(), batch("a red hat", "blue boots", "a green scarf")
+    # Noise looks alike to a tower that has learned nothing; colours do not.
+    colours = torch.tensor([[200, 0, 0], [0, 0, 200], [0, 200, 0]], dtype=torch.uint8)
+    images = colours[:, :, None, None].repeat(1, 1, 32, 48)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     values = []
     for _ in range(20):
         total = sum(model(images, samples).values())
@@ -129,7 +132,7 @@ def test_captions_of_a_few_images_are_learned(make_model):
         total.backward()
         optimizer.step()
         values.append(total.item())
-    assert values[-1] < 0.6 * values[0]
+    assert values[-1] < 0.1 * values[0]
     metric = RetrievalMetric()
     for number, sample in enumerate(model(images, samples, mode="predict")):
         metric.process(None, [sample.to_dict() | {"img_id": number}])
