@@ -277,6 +277,8 @@ def _overlap(answer: Sequence[Rle], target: Rle | None, sample: Mapping[str, Any
 
 def read_predictions(sample: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], np.ndarray, np.ndarray]:
     """Return the predictions, their scores and the prompts that they answer, checked."""
+    if not sample["prompts"]:  # an image that was asked nothing, whose empty table may be that of another task
+        return {name: ()}, np.zeros(0), np.zeros(0, dtype=np.int64)
     predictions = require_fields(sample, "pred_instances", (name, "scores", "prompt_index"))
     num_prompts = len(sample["prompts"])
     scores = to_array(predictions["scores"]).astype(np.float64)

@@ -274,3 +274,11 @@ def test_targets_and_sizes_are_checked():
 def test_headlines_are_among_the_figures():
     assert GroundingMetric().headline == "grounding/accuracy"
     assert ReferringMaskMetric().headline == "referring_segmentation/ciou"
+
+
+@pytest.mark.parametrize(("make", "metric"), [(boxed, GroundingMetric), (masked, ReferringMaskMetric)])
+def test_an_image_that_was_asked_nothing_counts_nothing_whatever_its_table(make, metric):
+    answer = (0, 0.5, A if make is boxed else square(0, 0, 4, 4))
+    asked = make([[A]] if make is boxed else [square(0, 0, 4, 4)], [answer], img_id=1)
+    nothing = make([], [], img_id=2) | {"pred_instances": InstanceData(texts=[], prompt_index=torch.zeros(0).long())}
+    assert evaluate(metric(), asked, nothing) == evaluate(metric(), asked)
