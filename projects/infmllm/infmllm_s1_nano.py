@@ -1,6 +1,6 @@
 """InfMLLM in small, stage 1: the connector alone learns captions of shapes at 160 pixels.
 
-Not measured.
+The README has figures.
 
     python tools/make_shapes.py && python tools/pretrain_nano.py
     python tools/train.py projects/infmllm/infmllm_s1_nano.py

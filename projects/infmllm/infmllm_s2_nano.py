@@ -1,6 +1,6 @@
 """InfMLLM in small, stage 2, at 320 pixels: captions, short answers and boxes as text, all about one image at once.
 
-Tower, connector, and the query and value projections of the LLM learn. Not measured.
+Tower, connector, and the query and value projections of the LLM learn. The README has figures.
 
     python tools/train.py projects/infmllm/infmllm_s2_nano.py
 """
@@ -42,4 +42,4 @@ train_dataloader = dict(
         ],
     ),
 )
-train_cfg = dict(max_iters=1500, val_interval=None)
+train_cfg = dict(max_iters=500, val_interval=None)
