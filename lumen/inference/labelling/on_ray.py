@@ -105,7 +105,7 @@ def label_on_ray(
         advance(counts["pictures"], True)
         totals.add(counts)
 
-    items = list(_items(missing_parts(pictures, job, folder, (1, 1), pass_over)))
+    items = list(rows_of_parts(missing_parts(pictures, job, folder, (1, 1), pass_over)))
     if not items:
         return totals.counts
     work = {"job": job, "folder": folder.resolve(), "effort": effort}
@@ -141,7 +141,8 @@ def _answered(
     yield from parts.iter_rows()
 
 
-def _items(missing: Iterable[tuple[int, Picture]]) -> Iterator[dict[str, Any]]:
+def rows_of_parts(missing: Iterable[tuple[int, Picture]]) -> Iterator[dict[str, Any]]:
+    """Yield what Ray hands to the workers: ``number`` of a part, and its ``pictures`` as json."""
     for number, group in groupby(missing, key=lambda each: each[0]):
         yield {"number": number, "pictures": json.dumps([asdict(picture) for _, picture in group])}
 

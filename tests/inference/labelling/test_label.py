@@ -15,9 +15,10 @@ from lumen.inference.labelling import job as jobs
 from lumen.inference.labelling.formats import FORMATS, table_of
 from lumen.inference.labelling.job import Job, Survey, hold_part_of_job, part_path, survey
 from lumen.inference.labelling.merge import merge_parts
+from lumen.inference.labelling.on_ray import PartLabeller, rows_of_parts
 from lumen.inference.labelling.pictures import Picture, list_pictures
 from lumen.inference.labelling.progress import pace_of
-from lumen.inference.labelling.run import Effort, describe_predictor, label_pictures
+from lumen.inference.labelling.run import Effort, describe_predictor, label_pictures, missing_parts
 from lumen.inference.labelling.start import ModelChoice, label_source, make_job
 from lumen.inference.reports import Request
 from lumen.inference.sources import ExportedModel
@@ -77,6 +78,19 @@ def test_tasks_of_an_array_make_what_one_process_makes(start, tmp_path):
     whole, array = contents(tmp_path / "whole"), contents(tmp_path / "array")
     assert {name for name in whole if not name.startswith(".")} == {name for name in array if not name.startswith(".")}
     assert all(whole[name] == array[name] for name in whole if not name.startswith("."))
+
+
+def test_a_worker_makes_the_parts_of_one_process_even_twice(start, exported, photos, tmp_path):
+    start()
+    job, effort = jobs.read_job(tmp_path / "out"), Effort(batch_size=2, workers=2)
+    jobs.open_job(tmp_path / "ray", job)
+    labeller = PartLabeller(ExportedModel(exported), "cpu", None, job=job, folder=tmp_path / "ray", effort=effort)
+    missing = missing_parts(list_pictures(photos), job, tmp_path / "ray", (1, 1), lambda number: None)
+    for item in [item for item in rows_of_parts(missing) for _ in range(2)]:
+        counts = labeller({key: np.array([value]) for key, value in item.items()})
+        number = item["number"]
+        assert part_path(tmp_path / "ray", number).read_bytes() == part_path(tmp_path / "out", number).read_bytes()
+        assert counts["pictures"] == [3 if number < 2 else 1]
 
 
 def test_merging_waits_for_all_parts(start, tmp_path):
