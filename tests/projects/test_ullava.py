@@ -509,7 +509,7 @@ def test_the_stages_follow_each_other_and_the_answers_are_judged(data, tiny_nano
     )
     assert "loaded weights from first/iter_60.pth" in log
     losses = [float(value) for value in re.findall(r"  loss: ([\d.]+)", log)]
-    assert len(losses) >= 6 and losses[-1] < 0.7 * losses[0]
+    assert len(losses) >= 6 and losses[-1] < 0.8 * losses[0]
     for kind in ("referring", "salient", "semantic"):
         figures = run("test.py", f"ullava_eval_{kind}_nano", "second", *common)
         assert "ullava/ciou" in figures and "ullava_tag/accuracy" in figures and "ullava_box/agree" in figures
