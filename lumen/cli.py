@@ -28,8 +28,8 @@ from lumen.commands.options import (
 from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
 from lumen.inference.sources import MAX_NEW_TOKENS, Source, describe_source, find_model, open_model
+from lumen.paths import IMAGE_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _EXAMPLES = (
     "Examples:",
     "lumen predict photo.jpg star 'red ring' --model work_dirs/detection_nano_shapes --out out/",
@@ -301,14 +301,14 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
     """
     number = next((place for place, word in enumerate(inputs) if place and not _is_image(word)), len(inputs))
     # A missing photo.jpg is more likely a typing error than a phrase.
-    missing = [word for word in inputs[number:] if Path(word).suffix.lower() in SUFFIXES]
+    missing = [word for word in inputs[number:] if Path(word).suffix.lower() in IMAGE_SUFFIXES]
     if missing:
         raise DataError(f"there is no image {missing[0]!r}; give files or folders first, then phrases")
     return list_images([Path(word) for word in inputs[:number]]), list(inputs[number:])
 
 
 def _is_image(word: str) -> bool:
-    return Path(word).exists() and (Path(word).suffix.lower() in SUFFIXES or "/" in word)
+    return Path(word).exists() and (Path(word).suffix.lower() in IMAGE_SUFFIXES or "/" in word)
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -321,9 +321,13 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no image {str(path)!r}")
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        found = (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if path.is_dir()
+            else [path]
+        )
         if not found:
-            raise DataError(f"the folder {path} holds no image; known endings are {', '.join(SUFFIXES)}")
+            raise DataError(f"the folder {path} holds no image; known endings are {', '.join(IMAGE_SUFFIXES)}")
         images += found
     return images
 

@@ -6,6 +6,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGED = {"nano": Path(__file__).resolve().parent / "lmm" / "nano" / "weights"}
 """Models that are part of this package, by name."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings by which images are found in folders."""
 
 
 def find_path(path: str | Path) -> str:

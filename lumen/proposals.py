@@ -1,6 +1,6 @@
 """Boxes that are proposed for an image before anything is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,3 +23,7 @@ class Proposals:
     tokens: Float[Tensor, "images proposals dim"]
     centre_logits: Float[Tensor, "images height width"]
     cell_boxes: Float[Tensor, "images height width 4"]
+
+    def of_image(self, number: int) -> "Proposals":
+        """Return a copy of those of one image."""
+        return Proposals(*(getattr(self, field.name)[number : number + 1].clone() for field in fields(self)))

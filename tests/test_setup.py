@@ -69,3 +69,13 @@ def test_lint_without_git_fails(checkout):
     done = make("--dry-run", "lint", "PYTHON=python3", cwd=checkout)
     assert done.returncode != 0
     assert "lint checks the files that git tracks" in done.stderr
+
+
+def test_the_wheel_holds_every_file_that_is_no_code():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    held = {file for pattern in patterns["lumen"] for file in (ROOT / "lumen").glob(pattern)}
+    listed = subprocess.run(["git", "ls-files", "lumen"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    others = {ROOT / name for name in listed.splitlines() if not name.endswith(".py")}
+    assert others and others <= held

@@ -13,8 +13,7 @@ from lumen.data.image import read_header
 from lumen.data.text_files import LAYOUTS
 from lumen.errors import ConfigError, DataError
 from lumen.ops.masks import read_label_map
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+from lumen.paths import IMAGE_SUFFIXES
 
 
 def check_data(

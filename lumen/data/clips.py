@@ -20,13 +20,13 @@ from lumen.data.faults import grey_in_test
 from lumen.data.image import FORMATS, check_inside, check_size, read_image, reading, to_rgb
 from lumen.errors import ConfigError, DataError
 from lumen.options import check_choice
+from lumen.paths import IMAGE_SUFFIXES
 from lumen.registry import TRANSFORMS
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 MAX_FRAMES = 10_000
 SAMPLINGS = ("uniform", "head_tail")
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _DEFAULT_MS = 100
 """How long a frame without a duration is shown, as browsers do it."""
 
@@ -186,7 +186,7 @@ def _animation(path: str | os.PathLike[str]) -> Iterator[_Opened]:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[_Opened]:
-    files = sorted((file for file in path.iterdir() if file.suffix.lower() in _PICTURES), key=_natural)
+    files = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
     _check_count(path, len(files))
     sizes: set[tuple[int, ...]] = set()
 

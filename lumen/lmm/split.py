@@ -78,6 +78,9 @@ def _states_of(states: BaseModelOutputWithPooling, number: int, count: int) -> B
             parts[name] = part(name, value)
         else:
             parts[name] = type(value)([part(name, layer) for layer in value])
+    # A connector notes these beside the outputs of the tower.
+    proposals = getattr(states, "proposals", None)
+    parts.proposals = None if proposals is None else proposals.of_image(number)
     return parts
 
 

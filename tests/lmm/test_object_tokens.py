@@ -15,6 +15,7 @@ from lumen.decoders.slot_box import SlotBoxDecoder
 from lumen.errors import ConfigError, DataError
 from lumen.lmm.connectors import LinearConnector, ObjectConnector
 from lumen.lmm.connectors.objects import proposal_losses
+from lumen.lmm.split import split_images
 from lumen.model import Lumen
 from lumen.proposals import Proposals
 from lumen.structures import FeatureWidths, LocFeatures, Prompt
@@ -170,6 +171,17 @@ def test_packed_prompts_get_the_answers_of_separate_ones(make_adapter, answer_mo
         torch.testing.assert_close(packed.bboxes, separate.bboxes, atol=1e-3, rtol=0)
     if answer_mode == "forced":
         assert [len(answer.bboxes) for answer in answers[0]] == [2, 1, 0]
+
+
+def test_images_encoded_together_keep_their_own_proposals(make_adapter):
+    model = model_of(make_adapter).eval()
+    with torch.no_grad():
+        apart = split_images(model.lmm.encode_images(make_images(2)))
+        alone = [model.lmm.encode_images(image[None]) for image in make_images(2)]
+        for pair in zip(apart, alone, strict=True):
+            found, wanted = (model.lmm.ask(each, [[RED]], extras={"proposals"}, predicting=True) for each in pair)
+            torch.testing.assert_close(found.extras["proposals"].boxes, wanted.extras["proposals"].boxes)
+            torch.testing.assert_close(found.query, wanted.query, atol=1e-5, rtol=1e-5)
 
 
 def test_a_connector_without_proposals_is_named(make_adapter):

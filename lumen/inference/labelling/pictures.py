@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lumen.data.annotations import parse_json
-from lumen.data.check_other import IMAGE_SUFFIXES
 from lumen.data.image import decode_image, read_image
 from lumen.errors import ConfigError, DataError, named_faults
+from lumen.paths import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".txt", ".lst")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
