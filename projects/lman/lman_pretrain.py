@@ -160,7 +160,8 @@ class QueryPretrainer(BaseModel):
         losses: dict[str, Tensor] = {}
         if {"loss_itc", "loss_itm"} & set(self.loss_weights):
             similarity = self.similarity(cells, captions)
-            losses["loss_itc"] = contrast(similarity * self.heads.log_scale.exp(), captions.is_same)
+            if "loss_itc" in self.loss_weights:
+                losses["loss_itc"] = contrast(similarity * self.heads.log_scale.exp(), captions.is_same)
             if "loss_itm" in self.loss_weights:
                 losses["loss_itm"] = self._matching(cells, captions, similarity.detach())
         if "loss_itg" in self.loss_weights:
@@ -191,10 +192,10 @@ class QueryPretrainer(BaseModel):
 
     def _matching(self, cells: Tensor, captions: Captions, similarity: Tensor) -> Tensor:
         """Return whether each image fits its caption, another caption, and its caption another image."""
-        own = torch.arange(len(cells), device=cells.device)
+        matched = torch.arange(len(cells), device=cells.device)
         image, text = hard_negatives(similarity, captions.is_same)
-        pairs = torch.cat([torch.stack([own, own]), image, text], 1)
-        fits = torch.arange(pairs.shape[1], device=cells.device) < len(own)
+        pairs = torch.cat([torch.stack([matched, matched]), image, text], 1)
+        fits = torch.arange(pairs.shape[1], device=cells.device) < len(matched)
         sees = caption_mask(captions.with_start, queries=len(self.connector.queries))
         embedded = self.heads.embed(captions.ids)
         queries, _ = run_jointly(
