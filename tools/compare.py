@@ -1,7 +1,8 @@
 """Compare readouts and connectors at an equal clock: is it the output format or the connector that costs precision?
 
-Every cell of configs/compare starts from the same model. Results are lines of OUT/results.jsonl; what is in there is
-not done again, and what was interrupted goes on. docs/comparison.md holds the hypotheses and all settings.
+Every cell of configs/compare starts from the same model, which has first learned to read images through the connector
+of the cell. Results are lines of OUT/results.jsonl; what is in there is not done again, and what was interrupted goes
+on. docs/comparison.md holds the hypotheses and all settings.
 """
 
 import argparse
@@ -19,7 +20,7 @@ EXAMPLES = """examples:
   python tools/compare.py rates --readout slot
   python tools/compare.py run --cell text_pool --seed 0         one cell: train, evaluate, probe
   python tools/compare.py run --seed 0 1 2                      all cells, in order
-  python tools/compare.py run --cell text_query --clock 800     a cell that did not learn, at four times the clock
+  python tools/compare.py run --cell text_query --clock 200     a cell that did not learn, at four times the clock
   python tools/compare.py run --cell slot_linear --clock 1 --lr 3e-3 --out /tmp/trial
   python tools/compare.py table --write docs/comparison.md
   python tools/compare.py plot --to docs/assets
@@ -35,7 +36,7 @@ def parse_options() -> argparse.Namespace:
     run = commands.add_parser("run", help="train, evaluate and probe cells")
     run.add_argument("--cell", nargs="+", choices=sorted(CELLS), default=list(CELLS), help="cells [all, in order]")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds, one after the other [0]")
-    run.add_argument("--clock", type=float, default=200.0, help="CPU seconds / 2 of training [%(default)s]")
+    run.add_argument("--clock", type=float, default=50.0, help="CPU seconds / 2 of training [%(default)s]")
     run.add_argument("--lr", type=float, help="rate of AdamW [the best one that rates found for the readout]")
     rates = commands.add_parser("rates", help="try the rates of each readout on the val images")
     rates.add_argument("--readout", nargs="+", choices=READOUTS, default=list(READOUTS), help="readouts [all]")
@@ -46,9 +47,9 @@ def parse_options() -> argparse.Namespace:
         )
     table = commands.add_parser("table", help="print the tables; no model is needed")
     table.add_argument("--write", type=Path, metavar="FILE", help="put them between the marks of this Markdown file")
-    table.add_argument("--clock", type=float, default=200.0, help="of the runs that are compared [%(default)s]")
+    table.add_argument("--clock", type=float, default=50.0, help="of the runs that are compared [%(default)s]")
     plot = commands.add_parser("plot", help="draw the plots; no model is needed")
-    plot.add_argument("--clock", type=float, default=200.0, help="of the runs that are compared [%(default)s]")
+    plot.add_argument("--clock", type=float, default=50.0, help="of the runs that are compared [%(default)s]")
     plot.add_argument("--to", type=Path, help="folder of the pictures [that of the results]")
     for command in (run, rates, table, plot):
         command.add_argument(

@@ -1,12 +1,13 @@
 """What all cells of the comparison of readouts and connectors share: start, data, schedule. See docs/comparison.md.
 
-The start is the seeing nano with its tower frozen. Its connector is replaced by one that starts from scratch, in all
-cells; LLM, connector and readout are trained. A sentence is asked in the words "where is ...?", which the seeing nano
-knows, whatever its answer is.
+The start is the seeing nano with its tower frozen, after it has learned to read images through the connector of the
+cell (``start_linear``, ``start_pool``, ``start_query``). LLM, connector and readout are trained. A sentence is asked in
+the words "where is ...?", which the seeing nano knows, whatever its answer is.
 
-A readout is a file beside this one, a cell adds a connector:
+A readout is a file beside this one, a cell adds a connector and its start:
 
     _lmm["base"]["connector"] = _pool
+    load_from["checkpoint"] = _start.format("pool")
 """
 
 from mmengine.config import read_base
@@ -23,26 +24,22 @@ from lumen.engine.muon import MuonAdamW
 from lumen.engine.optim import GroupedConstructor, LumenOptimWrapper
 from lumen.engine.schedule import WarmUpThenDecay
 from lumen.lmm.adapter import HFAdapter
-from lumen.lmm.connectors import LinearConnector, PoolConnector, QueryConnector
 from lumen.metrics.refer_answers import AnswersMetric
 from lumen.model import Lumen
 
 with read_base():
+    from .compare_connectors import *
     from .runtime import *
-
-_linear = dict(type=LinearConnector)
-_pool = dict(type=PoolConnector, out_hw=(5, 5))
-_query = dict(type=QueryConnector, num_queries=25, width=96, num_layers=4, num_heads=4)
 
 _bins = 40  # of boxes in words, as in the seeing nano
 _lmm = dict(
     type=HFAdapter,
     name_or_path="nano",
     template=dict(name="where_is", before="where is", after="?", answer="[LOC]"),
-    base=dict(attention="eager", connector=_linear),
+    base=dict(attention="plain", connector=_linear),
     readout=dict(box_bins=_bins),
     generation=dict(dialect="corner_words", max_new_tokens=8),
-    packing=dict(max_suffix_tokens=160),  # plain attention forms the square of a row
+    packing=dict(max_suffix_tokens=320),  # plain attention forms the square of a row
 )
 _model = dict(type=Lumen, lmm=_lmm, input_hw=(160, 160))
 
@@ -107,4 +104,7 @@ custom_hooks = [
     dict(type=FreezeHook, freeze=["lmm.base_model.model.vision_tower.*"]),
     dict(type=EmaHook, decay=0.998),
 ]
-train_cfg = dict(max_iters=800)  # tools/compare.py sets it by the clock
+_start = "work_dirs/start_{}/iter_800.pth"
+# The first stage has heads that it does not train; readouts start from scratch.
+load_from = dict(checkpoint=_start.format("linear"), fresh=["heads.*", "word_reader.*", "aligner.*", "decoders.*"])
+train_cfg = dict(max_iters=300)  # tools/compare.py sets it, and the start, by the clock

@@ -22,3 +22,9 @@ model = dict(
     aligner=dict(type=SlotAligner, slots=["[LOC]"], channels=96, objects=True),
     decoders=[dict(type=ObjectChoiceDecoder)],
 )
+# The file of the first stage with the connector as `inner`, see tools/comparison/_runs.py.
+_start = "work_dirs/start_{}/iter_800_inner.pth"
+load_from["checkpoint"] = _start.format("linear")
+load_from["fresh"] += [
+    f"lmm.base_model.model.multi_modal_projector.{part}.*" for part in ("proposal_head", "look", "place")
+]

@@ -9,3 +9,4 @@ with read_base():
     from .._base_.compare_objects import *
 
 _objects["inner"] = _pool
+load_from["checkpoint"] = _start.format("pool")

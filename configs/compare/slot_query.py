@@ -9,3 +9,4 @@ with read_base():
     from .._base_.compare_slot import *
 
 _lmm["base"]["connector"] = _query
+load_from["checkpoint"] = _start.format("query")

@@ -9,3 +9,4 @@ with read_base():
     from .._base_.compare_text import *
 
 _lmm["base"]["connector"] = _pool
+load_from["checkpoint"] = _start.format("pool")

@@ -34,7 +34,9 @@ FIGURES = {"accuracy": 0.5, "accuracy_75": 0.25, "mean_iou": 0.4, "unanswered": 
 
 
 def test_the_cells_are_the_configs():
-    assert sorted(cells.CELLS) == sorted(path.stem for path in (ROOT / "configs" / "compare").glob("*.py"))
+    assert sorted(cells.CELLS | cells.STARTS) == sorted(
+        path.stem for path in (ROOT / "configs" / "compare").glob("*.py")
+    )
     assert all(next(iter(cell.evaluations)) == cell.main for cell in cells.CELLS.values())
 
 
@@ -44,6 +46,9 @@ def test_cells_differ_in_readout_and_connector_alone():
     for name, connector in connectors.items():
         connector = connector.get("inner", connector)
         assert connector["type"].__name__.lower().startswith(cells.CELLS[name].connector)
+        start = load_config(cells.STARTS[cells.CELLS[name].start].config, tool_root=ROOT)
+        assert start.model.lmm.base.connector == connector
+        assert cells.CELLS[name].start in configs[name].load_from.checkpoint
     one = configs["text_linear"]
     for config in configs.values():
         # The same images, flips and sentences: what is drawn depends on the seed and the position alone.

@@ -8,6 +8,7 @@ CONNECTORS = ("linear", "pool", "query")
 READOUTS = ("text", "slot", "heatmap", "objects")
 TEXT = "text"
 FURTHER = ("heatmap_linear_fine0",)
+START = "start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Cell:
     def connector(self) -> str:
         """What makes the image tokens."""
         return self.name.split("_")[1]
+
+    @property
+    def start(self) -> str:
+        """Its first stage, which all cells with its connector share."""
+        return cell_of(START, self.connector)
 
     @property
     def config(self) -> Path:
@@ -57,6 +63,9 @@ CELLS = {
     for name in (*(f"{readout}_{connector}" for readout in READOUTS for connector in CONNECTORS), *FURTHER)
 }
 """By name, in the order in which they are run."""
+
+STARTS = {name: Cell(name) for name in (f"{START}_{connector}" for connector in CONNECTORS)}
+"""The first stages, one for each connector."""
 
 
 def cell_of(readout: str, connector: str) -> str:

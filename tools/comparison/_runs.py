@@ -10,18 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from comparison._cells import CELLS, ROOT, Cell, cell_of
+from comparison._cells import CELLS, ROOT, STARTS, Cell, cell_of
 from comparison._probe import probe_run
 from comparison._results import Results
 from lumen.errors import ConfigError
 from lumen.paths import find_path
-from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint
+from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from lumen.serialization.fingerprint import digest_file
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 MUON_PER_ADAMW = 0.02 / 3e-3
 """The rate of Muon goes with that of AdamW, as in the schedule of nano."""
-SEARCH_SEED, SEARCH_CLOCK = 10, 100.0
+SEARCH_SEED, SEARCH_CLOCK = 10, 20.0
+START_LR, START_CLOCK = 3e-3, 200.0
 CALIBRATION = (30, 60)
 """Steps between which the cost of a step is measured."""
 VAL = {
@@ -29,6 +30,8 @@ VAL = {
     "_test.instances_file": "annotations/instances_val.json",
     "_test.data_prefix.img": "val",
 }
+OBJECTS = "objects"
+_CONNECTOR = "lmm.base_model.model.multi_modal_projector."
 _LAST_LINES = 15
 
 
@@ -38,7 +41,7 @@ class Run:
 
     Args:
         cell: Name of the cell.
-        purpose: ``calibration``, ``rates`` or ``final``.
+        purpose: ``calibration``, ``start``, ``rates`` or ``final``.
         seed: Seed of the order of images, of sentences and of the readout.
         lr: Rate of AdamW.
         clock: CPU seconds / 2 that it may take; 0 for a calibration.
@@ -64,7 +67,7 @@ class Bench:
 
     Args:
         out: Folder of the results file and of all runs.
-        base: Folder of the model that all cells start from.
+        base: Folder of the model that the first stages start from.
         results: The measurements so far.
         options: Further changes of every config, as ``--cfg-options`` takes them.
     """
@@ -76,8 +79,8 @@ class Bench:
 
     @property
     def digest(self) -> str:
-        """A short digest of the weights in ``base``."""
-        return digest_file(self.base / "model.safetensors")[:8]
+        """A short digest of the weights in ``base``, and the clock of the first stage."""
+        return f"{digest_file(self.base / 'model.safetensors')[:8]}_{START_CLOCK:g}"
 
     def folder(self, run: Run) -> Path:
         """Return the folder of a run."""
@@ -196,15 +199,40 @@ def steps_of(bench: Bench, run: Run) -> int:
     return max(10, round(run.clock / step / 10) * 10)
 
 
+def start_of(bench: Bench, cell: Cell) -> Path:
+    """Return the checkpoint that a cell starts from; the first stage of its connector is trained unless it is there."""
+    settings = {"purpose": "start", "seed": SEARCH_SEED, "lr": START_LR, "clock": START_CLOCK, "base": bench.digest}
+    run = Run(cell=cell.start, **settings)
+    checkpoint = checkpoint_of(bench, run)
+    if not bench.results.find(**asdict(run)):
+        record(bench, run, "start", {})
+    return with_inner_connector(checkpoint) if cell.readout == OBJECTS else checkpoint
+
+
+def with_inner_connector(checkpoint: Path) -> Path:
+    """Return a copy of a checkpoint in which the connector has the names that it has inside an ``ObjectConnector``."""
+    copy = checkpoint.with_name(f"{checkpoint.stem}_inner.pth")
+    if not copy.is_file():
+        content = load_checkpoint(checkpoint)
+        for weights in (content[name] for name in ("state_dict", "raw_state_dict") if name in content):
+            for name in [name for name in weights if name.startswith(_CONNECTOR)]:
+                weights[f"{_CONNECTOR}inner.{name.removeprefix(_CONNECTOR)}"] = weights.pop(name)
+        save_checkpoint(copy, content)
+    return copy
+
+
 def call(bench: Bench, run: Run, tool: str, *words: object, work: Path, changes: Mapping[str, str]) -> None:
     """Run tools/train.py or tools/test.py; what it prints goes into a file of its work folder.
 
     Exits with its code where it fails, after its last lines.
     """
+    cell = (CELLS | STARTS)[run.cell]
     rates = {"optim_wrapper.optimizer.lr": run.lr, "optim_wrapper.optimizer.muon_lr": run.lr * MUON_PER_ADAMW}
     changes = {"_lmm.name_or_path": bench.base, **rates, **changes}
+    if run.cell in CELLS:
+        changes["load_from.checkpoint"] = str(start_of(bench, cell))
     overrides = [*(f"{key}={value}" for key, value in changes.items()), *bench.options]
-    command = [ROOT / "tools" / tool, CELLS[run.cell].config, *words, "--work-dir", work, "--seed", run.seed]
+    command = [ROOT / "tools" / tool, cell.config, *words, "--work-dir", work, "--seed", run.seed]
     work.mkdir(parents=True, exist_ok=True)
     log = work / "output.log"
     with log.open("a", encoding="utf-8") as file:
