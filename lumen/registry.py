@@ -89,6 +89,7 @@ _DECODERS = (
     "segmentation",
     "semantic_segmentation",
     "slot_box",
+    "slot_mask",
     "text",
     "text_box",
 )

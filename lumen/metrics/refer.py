@@ -261,6 +261,16 @@ def _compare_masks(sample: Mapping[str, Any], score_threshold: float | None) -> 
     }
 
 
+def mask_overlaps(sample: Mapping[str, Any]) -> np.ndarray:
+    """Return, for each prompt, the pixels in its best-scored mask and the target, and in either, as (prompts, 2).
+
+    Raises:
+        DataError: The sample has no masks of its targets, or a prediction lacks a field.
+    """
+    compared = _compare_masks(sample, None)
+    return np.stack([compared["intersection"], compared["union"]], 1)
+
+
 def _overlap(answer: Sequence[Rle], target: Rle | None, sample: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return the pixels in both, in either, and in the answer."""
     for code in (*answer, *([target] if target else [])):

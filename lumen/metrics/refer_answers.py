@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import DataError
-from lumen.metrics.refer import best_rows, read_predictions
+from lumen.metrics.refer import best_rows, mask_overlaps, read_predictions
 from lumen.metrics.tables import require_once, share, to_array
 from lumen.ops.geometry import box_area, box_iou
 from lumen.registry import METRICS
@@ -34,7 +34,7 @@ class Answers:
         targets: Target box, xyxy in original pixels.
         boxes: The best-scored box that was answered; nan where there was none.
         scores: Its score; -inf where there was none.
-        ious: Its IoU with the target; 0 where there was none.
+        ious: IoU with the target of that box, or of its mask where masks are judged; 0 where there was none.
     """
 
     images: Int[np.ndarray, " n"]
@@ -104,6 +104,7 @@ class AnswersMetric(BaseMetric):
     Args:
         cell: Side of a cell in original pixels, the unit of ``Answers.sides``.
         path: File to write the ``Answers`` to; none is written where left out.
+        masks: Whether IoUs are those of masks.
         prefix: First part of the metric names.
         collect_device: ``cpu`` or ``gpu``, see MMEngine.
     """
@@ -112,9 +113,18 @@ class AnswersMetric(BaseMetric):
     needs = frozenset({"bboxes", "scores", "prompt_index"})
 
     def __init__(
-        self, *, cell: int, path: str | None = None, prefix: str | None = None, collect_device: str = "cpu"
+        self,
+        *,
+        cell: int,
+        path: str | None = None,
+        masks: bool = False,
+        prefix: str | None = None,
+        collect_device: str = "cpu",
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        self.masks = masks
+        if masks:
+            self.needs = self.needs | {"masks"}
         self.cell = cell
         self.path = path
 
@@ -129,12 +139,12 @@ class AnswersMetric(BaseMetric):
         Args:
             data_batch: Not used.
             data_samples: Dicts with ``img_id``, ``prompts``, ``frame``, ``gt_instances`` and ``pred_instances``;
-                ``kinds``, one per prompt, if known.
+                ``kinds``, one per prompt, if known; ``target_rles`` where masks are judged.
 
         Raises:
-            DataError: A prediction lacks a field or names no prompt.
+            DataError: A prediction lacks a field or names no prompt, or masks are judged and there are no targets.
         """
-        self.results.extend(answers_of(sample, self.cell) for sample in data_samples)
+        self.results.extend(answers_of(sample, self.cell, masks=self.masks) for sample in data_samples)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Write the file and return the figures.
@@ -151,8 +161,12 @@ class AnswersMetric(BaseMetric):
         return answers.figures()
 
 
-def answers_of(sample: Mapping[str, Any], cell: int) -> dict[str, Any]:
-    """Return the fields of ``Answers`` for one image, and its ``img_id``."""
+def answers_of(sample: Mapping[str, Any], cell: int, *, masks: bool = False) -> dict[str, Any]:
+    """Return the fields of ``Answers`` for one image, and its ``img_id``.
+
+    Raises:
+        DataError: See ``AnswersMetric.process``.
+    """
     predictions, scores, index = read_predictions(sample, "bboxes")
     truth, num_prompts = sample["gt_instances"], len(sample["prompts"])
     target_index = to_array(truth["prompt_index"]).astype(np.int64)
@@ -167,6 +181,9 @@ def answers_of(sample: Mapping[str, Any], cell: int) -> dict[str, Any]:
     best_scores[answered] = scores[best]
     found = torch.from_numpy(np.nan_to_num(boxes[asked]))
     ious = box_iou(found, targets).diagonal().numpy() * ~np.isnan(boxes[asked, 0])
+    if masks:
+        both, either = mask_overlaps(sample).T
+        ious = (both / either.clip(1))[asked].astype(np.float32)
     kinds = np.array(sample.get("kinds", ("",) * num_prompts), dtype=str)
     return {
         "img_id": sample["img_id"],

@@ -101,6 +101,20 @@ def mask_boxes(codes: Sequence[Rle]) -> Float[Tensor, "n 4"]:
     return xywh_to_xyxy(torch.from_numpy(boxes).float().reshape(-1, 4))
 
 
+def tight_boxes(masks: Bool[Tensor, "n rows cols"], size_hw: Sequence[int]) -> Float[Tensor, "n 4"]:
+    """Return the tightest box around each mask that covers an image of ``size_hw``, in its pixels.
+
+    A mask without a cell has the box 0, 0, 0, 0.
+    """
+    sides = []
+    for shown, size in ((masks.any(1), size_hw[1]), (masks.any(2), size_hw[0])):
+        cells, shown = shown.shape[1], shown.int()
+        last = cells - shown.flip(1).argmax(1)
+        sides += [shown.argmax(1) * size / cells, last * size / cells]
+    boxes = torch.stack([sides[0], sides[2], sides[1], sides[3]], 1).float()
+    return boxes * masks.flatten(1).any(1)[:, None]
+
+
 def masks_to_input(masks: Bool[Tensor, "n height width"], frame: InputTransform) -> Bool[Tensor, "n rows cols"]:
     """Read masks of the original image at the centres of input pixels; what lies beside the image is empty."""
     rows, cols = torch.arange(frame.input_hw[0]) + 0.5, torch.arange(frame.input_hw[1]) + 0.5

@@ -8,13 +8,14 @@ from jaxtyping import Float
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
-from ullava_fusion import fuse_boxes, tight_boxes
+from ullava_fusion import fuse_boxes
 
 from lumen.decoders.base import Decoder
 from lumen.decoders.boxes import SlotBoxHead, pair_sizes, slot_box_losses, slot_vectors
 from lumen.errors import ConfigError
 from lumen.ops.geometry import clip_boxes
 from lumen.ops.losses import binary_cross_entropy, dice_loss
+from lumen.ops.masks import tight_boxes
 from lumen.registry import DECODERS, MODELS
 from lumen.structures import Field, PerceptionSample, SharedRepresentation, TaskSpec, gather_pairs, targets_per_pair
 

@@ -58,17 +58,3 @@ def fuse_boxes(
 
 def _closest(found: Float[Tensor, "m 4"], box: Float[Tensor, " 4"]) -> Float[Tensor, " 4"]:
     return found[box_iou(found, box[None])[:, 0].argmax()] if len(found) else box
-
-
-def tight_boxes(masks: Bool[Tensor, "n rows cols"], size_hw: Sequence[int]) -> Float[Tensor, "n 4"]:
-    """Return the tightest box around each mask that covers an image of ``size_hw``, in its pixels.
-
-    A mask without a cell has the box 0, 0, 0, 0.
-    """
-    sides = []
-    for shown, size in ((masks.any(1), size_hw[1]), (masks.any(2), size_hw[0])):
-        cells, shown = shown.shape[1], shown.int()
-        last = cells - shown.flip(1).argmax(1)
-        sides += [shown.argmax(1) * size / cells, last * size / cells]
-    boxes = torch.stack([sides[0], sides[2], sides[1], sides[3]], 1).float()
-    return boxes * masks.flatten(1).any(1)[:, None]

@@ -23,7 +23,7 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.engine.check_config import load_config
 from lumen.errors import ConfigError, DataError
 from lumen.lmm.sam_prompted import SamPrompted
-from lumen.ops.masks import decode_masks
+from lumen.ops.masks import decode_masks, tight_boxes
 from lumen.registry import DATASETS
 from lumen.structures import Prompt
 
@@ -32,7 +32,7 @@ FOLDER = ROOT / "projects" / "ullava"
 sys.path.append(str(FOLDER))  # as the tools do for the folder of a config
 
 from ullava_decoder import UllavaDecoder, merge_targets  # noqa: E402
-from ullava_fusion import fuse_boxes, tight_boxes  # noqa: E402
+from ullava_fusion import fuse_boxes  # noqa: E402
 from ullava_metrics import FusedBoxAccuracy, TagAccuracy  # noqa: E402
 from ullava_salient import MARGIN, SalientDataset, make_salient, salience_of  # noqa: E402
 from ullava_samples import AskNames, AskReferring, AskSalient, QuestionPool, UniteMasks, parse_tag, tag_words  # noqa: E402
