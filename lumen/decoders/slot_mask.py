@@ -1,4 +1,4 @@
-"""Referring segmentation without a heatmap: one mask per sentence, from the state of a slot and the map of the image."""
+"""Referring segmentation without a heatmap: one mask per sentence, from the state of a slot and a map of the image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,9 +69,7 @@ class SlotMaskDecoder(Decoder):
         probabilities = self._logits(shared).float().sigmoid()
         boxes = tight_boxes(probabilities > 0.5, samples[0].frame.input_hw if samples else (1, 1))
         every = torch.arange(len(boxes), device=boxes.device)
-        table = InstanceData(
-            bboxes=boxes, masks=probabilities, scores=torch.ones_like(boxes[:, 0]), pair_index=every
-        )
+        table = InstanceData(bboxes=boxes, masks=probabilities, scores=torch.ones_like(boxes[:, 0]), pair_index=every)
         return gather_pairs(table, samples, shared)
 
     def _logits(self, shared: SharedRepresentation) -> Float[Tensor, "pairs rows cols"]:

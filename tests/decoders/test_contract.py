@@ -34,6 +34,7 @@ VECTORS = {"type": SamPrompted, "encoder": "shared", "sizes": {"num_attention_he
 OPTIONS = {
     "SamSegmentationDecoder": {"sam": NoMasks()},
     "SamReferringDecoder": {"sam": NoMasks()},
+    "SlotMaskDecoder": {"sam": VECTORS},
     "UllavaDecoder": {"sam": VECTORS},
 }
 

@@ -6,6 +6,7 @@ from helpers import make_instances, make_sample
 from lumen.errors import DataError
 from lumen.metrics.refer_answers import Answers, AnswersMetric
 from lumen.ops.geometry import InputTransform
+from lumen.ops.masks import encode_masks, full_mask
 
 
 def asked(img_id, boxes, scores, prompt_index):
@@ -43,6 +44,20 @@ def test_figures_of_sentences_with_one_target(tmp_path):
     assert np.isnan(kept.boxes[3]).all()
     assert kept.scores[3] == -np.inf
     assert kept.figures() == figures
+
+
+def test_masks_are_judged_by_their_own_overlap():
+    # Each of the best masks is the box that was answered, but for the second one, which is empty.
+    sample = asked(7, [[0, 0, 12, 16], [32, 0, 64, 32]], [0.9, 0.5], [0, 3])
+    filled = torch.zeros(3, 64, 96, dtype=torch.bool)
+    filled[0, :16, :12], filled[2, :16, :16] = True, True
+    codes = encode_masks(filled)
+    sample["pred_instances"]["masks"] = codes[:2]
+    sample["ori_shape"] = (64, 96)
+    sample["target_rles"] = (codes[2], codes[2], None, full_mask((64, 96)))
+    figures = evaluate([sample], masks=True)
+    assert figures["mean_iou"] == pytest.approx((0.75 + 0) / 2)
+    assert evaluate([sample])["mean_iou"] == pytest.approx((0.75 + 1) / 2)
 
 
 def test_no_prompt_and_no_answer():

@@ -7,7 +7,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONNECTORS = ("linear", "pool", "query")
 READOUTS = ("text", "slot", "heatmap", "objects")
 TEXT = "text"
-FURTHER = ("heatmap_linear_fine0",)
+FURTHER = ("heatmap_linear_fine0", "slotmask_linear", "heatmask_linear")
+MASKS = {"slotmask": "slot", "heatmask": "heatmap"}
+"""Readouts of masks, and the readout of boxes whose rate each takes."""
 START = "start"
 
 
@@ -23,8 +25,13 @@ class Cell:
 
     @property
     def readout(self) -> str:
-        """How a box is read; the rate is chosen by it."""
+        """How a box, or a mask, is read."""
         return self.name.split("_")[0]
+
+    @property
+    def rated(self) -> str:
+        """The readout by which its rate is chosen."""
+        return MASKS.get(self.readout, self.readout)
 
     @property
     def connector(self) -> str:

@@ -71,6 +71,7 @@ CLAIMS = (
         for connector in CONNECTORS
     ),
     Claim("", "heatmap_linear", "heatmap_linear_fine0"),
+    Claim("", "heatmask_linear", "slotmask_linear"),
 )
 """In the order of the table."""
 

@@ -102,7 +102,7 @@ def bench_of(out: Path, base: Path, options: tuple[str, ...] = ()) -> Bench:
 def run_cell(bench: Bench, cell: Cell, *, seed: int, clock: float, lr: float | None) -> None:
     """Train a cell, evaluate it on the test split in all ways, probe it; what is done is skipped."""
     base = bench.digest
-    lr = best_rate(bench.results, cell.readout, base) if lr is None else lr
+    lr = best_rate(bench.results, cell.rated, base) if lr is None else lr
     run = Run(cell=cell.name, purpose="final", seed=seed, lr=lr, clock=clock, base=base)
     for what, changes in cell.evaluations.items():
         measure(bench, run, what, changes)
