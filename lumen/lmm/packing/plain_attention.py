@@ -47,8 +47,12 @@ def plain_attention(
     if attention_mask is None:
         scores = (query * scale) @ key.transpose(1, 2)
     else:
-        # The least number of a wider type would be minus infinity, and a row of those has no softmax.
-        mask = attention_mask.clamp(min=torch.finfo(value.dtype).min).to(value.dtype)
+        # The least number of a wider type would be minus infinity, and a row of those has no softmax. Autocast narrows
+        # what the product is given, whatever its type.
+        device = value.device.type
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+        least = max(torch.finfo(dtype).min for dtype in (product, value.dtype))
+        mask = attention_mask.clamp(min=least).to(value.dtype)
         mask = mask.expand(*size, *mask.shape[2:]).flatten(0, 1)
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale)
     weights = functional.dropout(scores.softmax(-1).to(value.dtype), p=dropout, training=module.training)

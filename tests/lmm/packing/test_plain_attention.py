@@ -34,9 +34,12 @@ def test_it_is_eager_attention(dtype, most, with_mask):
         torch.testing.assert_close(one.float(), other.float(), rtol=0.05, atol=20 * most)
 
 
-def test_a_row_that_sees_nothing_stays_finite():
-    parts, mask = inputs(torch.bfloat16)
-    mixed, weights = plain_attention(MODULE, *parts, torch.full_like(mask, torch.finfo(torch.float32).min))
+@pytest.mark.parametrize("is_narrowed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_that_sees_nothing_stays_finite(dtype, is_narrowed):
+    parts, mask = inputs(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_narrowed):
+        mixed, weights = plain_attention(MODULE, *parts, torch.full_like(mask, torch.finfo(torch.float32).min))
     assert mixed.isfinite().all() and torch.allclose(weights.float(), torch.tensor(0.2), atol=1e-3)
 
 
