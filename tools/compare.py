@@ -73,11 +73,12 @@ def main(options: argparse.Namespace) -> None:
             for name in options.cell:
                 run_cell(bench, CELLS[name], seed=seed, clock=options.clock, lr=options.lr)
         return
-    from comparison._results import Results
+    from experiments.results import Results
 
     results = Results(options.out / "results.jsonl")
     if options.command == "table":
-        from comparison._tables import all_tables, write_between_marks
+        from comparison._tables import all_tables
+        from experiments.tables import write_between_marks
 
         text = all_tables(results, options.out, options.clock)
         print(text)

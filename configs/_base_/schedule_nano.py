@@ -16,8 +16,7 @@ _tokens = [
     "aligner.layers*",
     "aligner.final_*",
     "aligner.to_query*",
-    "aligner.heat_kernel*",
-    "aligner.fine_heat_kernel*",
+    "aligner.*heat_kernel*",  # of the fine grid too, where there is one
 ]
 
 optim_wrapper = dict(

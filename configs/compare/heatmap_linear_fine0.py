@@ -11,5 +11,3 @@ with read_base():
     from .._base_.compare_heatmap import *
 
 _aligner["fine_levels"] = 0
-optim_wrapper["paramwise_cfg"]["adamw"] = [name for name in _tokens if "fine" not in name]
-optim_wrapper["paramwise_cfg"]["lr_mult"].pop("aligner.fine_heat_kernel*")

@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lumen.aligners.convolutions import ConvolutionMixing
 from lumen.aligners.fine import FinePath
+from lumen.errors import ConfigError
 from lumen.ops.attention import Attention, TwoWayLayer, mlp
 from lumen.ops.geometry import sine_positions
 from lumen.ops.grouping import place_in_image
@@ -31,6 +33,7 @@ from lumen.structures import (
 )
 
 _SHARED_TOKENS = 2
+_MIXINGS = ("attention", "convolutions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,14 @@ class DenseAligner(nn.Module):
         mlp_channels: Width inside the token MLP.
         fine_levels: How many lateral maps refine the heatmap after the coarse product; 0 is the paper's setting.
         leak_map_queries: Let map queries join the tokens, as in the paper: the heatmap then depends on the decoders.
+        mixing: How phrase and image meet on the coarse grid: ``attention``, the paper's two-way layers, or
+            ``convolutions``, which the paper compares them with; ``depth``, heads and MLP are then not used.
         heat: What the heatmap is trained to be: ``HeatOptions``, or a dict of its fields.
         max_chunk_bytes: Bound on the image states held at once when no gradient is needed.
 
     Raises:
-        ConfigError: If the LMM has fewer finer maps than ``fine_levels``, or an option of ``heat`` is not accepted.
+        ConfigError: If the LMM has fewer finer maps than ``fine_levels``, or ``mixing`` or an option of ``heat`` is not
+            accepted, or map queries are to join the tokens where nothing mixes tokens.
 
     Source:
         Jiao et al., "Lumen" (2024), sections 3.1.2 and A.1. The fine levels and presence are ours.
@@ -91,10 +97,15 @@ class DenseAligner(nn.Module):
         mlp_channels: int = 2048,
         fine_levels: int = 0,
         leak_map_queries: bool = False,
+        mixing: str = "attention",
         heat: HeatOptions | Mapping[str, Any] | None = None,
         max_chunk_bytes: int = 256 * 2**20,
     ) -> None:
         super().__init__()
+        check_choice("mixing", mixing, _MIXINGS)
+        self.mixing = ConvolutionMixing(channels) if mixing == "convolutions" else None
+        if leak_map_queries and self.mixing is not None:
+            raise ConfigError("leak_map_queries=True lets map queries join the tokens of mixing='attention' alone")
         self.heat = read_options(HeatOptions, heat, "heat")
         self.channels = channels
         self.leak_map_queries = leak_map_queries
@@ -103,11 +114,12 @@ class DenseAligner(nn.Module):
         self.to_query = _ToQuery(widths.query, channels)
         self.to_image = nn.Conv2d(widths.grid, channels, 1)
         self.heat_token = nn.Parameter(torch.randn(channels) * channels**-0.5)
-        self.layers = nn.ModuleList(
-            TwoWayLayer(channels, num_heads, mlp_channels, is_first=index == 0) for index in range(depth)
-        )
-        self.final_attention = Attention(channels, num_heads, downsample=2)
-        self.final_norm = nn.LayerNorm(channels)
+        if self.mixing is None:
+            self.layers = nn.ModuleList(
+                TwoWayLayer(channels, num_heads, mlp_channels, is_first=index == 0) for index in range(depth)
+            )
+            self.final_attention = Attention(channels, num_heads, downsample=2)
+            self.final_norm = nn.LayerNorm(channels)
         self.heat_kernel, self.map_kernel = mlp(channels, channels), mlp(channels, channels)
         self.heat_bias = nn.Parameter(torch.tensor([math.log(self.heat.prior / (1 - self.heat.prior))]))
         self.presence = nn.Sequential(nn.Linear(channels + 1, channels), nn.ReLU(), nn.Linear(channels, 1))
@@ -194,7 +206,9 @@ class DenseAligner(nn.Module):
         #    heatmap does not depend on the decoders; in the paper's setting they join the tokens.
         cells = image.flatten(2).transpose(1, 2)
         cell_position = sine_positions(height, width, self.channels, like=cells)
-        if self.leak_map_queries:
+        if self.mixing is not None:
+            tokens, cells = shared, self.mixing(query, image, image_index)
+        elif self.leak_map_queries:
             joined = torch.cat([shared, queries], 1)
             tokens, _, cells = self._two_way(joined, queries[:, :0], cells, cell_position, image_index)
             tokens, queries = tokens[:, :_SHARED_TOKENS], tokens[:, _SHARED_TOKENS:]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import make_sample
 
+from lumen.aligners.convolutions import ConvolutionMixing
 from lumen.aligners.dense import DenseAligner
 from lumen.decoders.boxes import BoxHead
 from lumen.errors import ConfigError
@@ -82,6 +83,34 @@ def test_leaking_map_queries_change_the_heatmap():
     assert plugged.maps.shape == (5, 2, 4, 6)
 
 
+@pytest.mark.parametrize("fine_levels", [0, 1])
+def test_convolutions_in_place_of_attention_keep_the_contract(fine_levels):
+    aligner, features, queries = make_aligner(mixing="convolutions", fine_levels=fine_levels), make_features(), 2
+    whole, alone = aligner(features, make_queries(queries)), aligner(features, make_queries(0))
+    assert torch.equal(whole.heat_logits, alone.heat_logits) and whole.maps.shape[:2] == (5, queries)
+    # The first image by itself, its pairs the other way round; another phrase has another heatmap.
+    pairs = some(features, [1, 0])
+    first = dataclasses.replace(
+        pairs, grid=features.grid[:1], laterals=tuple(lateral[:1] for lateral in features.laterals)
+    )
+    heat = aligner(first, make_queries(0)).heat_logits
+    torch.testing.assert_close(heat, whole.heat_logits[[1, 0]], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(heat[0], heat[1], atol=1e-3)
+
+
+def test_convolutions_join_query_and_cell_as_one_over_both_would():
+    torch.manual_seed(0)
+    mixing, image, query = ConvolutionMixing(4), torch.randn(2, 4, 3, 5), torch.randn(3, 4)
+    owner = torch.tensor([0, 1, 1])
+    # One convolution over image and query side by side; the query's weights lie in the middle of the kernel.
+    both = torch.cat([image[owner], query[:, :, None, None].expand(-1, -1, 3, 5)], 1)
+    of_query = torch.nn.functional.pad(mixing.of_query.weight[:, :, None, None], (1, 1, 1, 1))
+    kernel = torch.cat([mixing.of_image.weight, of_query], 1)
+    state = torch.nn.functional.conv2d(both, kernel, mixing.of_query.bias, padding=1)
+    expected = image[owner] + mixing.second(torch.nn.functional.silu(mixing.norm(state)))
+    torch.testing.assert_close(mixing(query, image, owner), expected.flatten(2).transpose(1, 2))
+
+
 @pytest.mark.parametrize(("fine_levels", "size_hw", "stride"), [(0, (4, 6), 16), (1, (8, 12), 8), (2, (16, 24), 4)])
 def test_levels_decide_the_stride(fine_levels, size_hw, stride):
     shared = make_aligner(fine_levels=fine_levels)(make_features(), make_queries(3))
@@ -130,9 +159,9 @@ def test_the_order_of_pairs_is_only_an_order(fine_levels):
 
 
 @pytest.mark.parametrize("fine_levels", [0, 1, 2])
-@pytest.mark.parametrize("num_queries", [0, 2])
-def test_no_pairs_give_empty_maps_and_connected_losses(fine_levels, num_queries):
-    aligner = make_aligner(fine_levels=fine_levels)
+@pytest.mark.parametrize(("num_queries", "mixing"), [(0, "attention"), (2, "attention"), (2, "convolutions")])
+def test_no_pairs_give_empty_maps_and_connected_losses(fine_levels, num_queries, mixing):
+    aligner = make_aligner(fine_levels=fine_levels, mixing=mixing)
     queries = make_queries(num_queries).requires_grad_()
     shared = aligner(make_features((), ()), queries)
     assert shared.heat_logits.shape[:2] == (0, 1)
@@ -144,8 +173,9 @@ def test_no_pairs_give_empty_maps_and_connected_losses(fine_levels, num_queries)
     assert queries.grad is not None
 
 
-def test_every_parameter_has_a_gradient_without_map_queries():
-    aligner = make_aligner(fine_levels=1)
+@pytest.mark.parametrize("mixing", ["attention", "convolutions"])
+def test_every_parameter_has_a_gradient_without_map_queries(mixing):
+    aligner = make_aligner(fine_levels=1, mixing=mixing)
     shared = aligner(make_features(), make_queries(0))
     samples = [make_sample(["a", "b"], [[0, 0, 32, 32]], [0]), make_sample(["a", "b", "c"])]
     sum(aligner.loss(shared, samples).values()).backward()
@@ -205,6 +235,13 @@ def test_autocast_leaves_as_many_different_logits_as_float32(fine_levels):
 def test_too_many_levels_are_refused():
     with pytest.raises(ConfigError, match="fine_levels=3, but the LMM has 2 finer maps"):
         make_aligner(fine_levels=3)
+
+
+def test_mixings_that_are_not_there_are_refused():
+    with pytest.raises(ConfigError, match=r"mixing must be one of \('attention', 'convolutions'\)"):
+        make_aligner(mixing="mlp")
+    with pytest.raises(ConfigError, match="mixing='attention' alone"):
+        make_aligner(mixing="convolutions", leak_map_queries=True)
 
 
 def test_an_unknown_target_is_refused():

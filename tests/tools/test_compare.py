@@ -28,7 +28,9 @@ from comparison import _hypotheses as hypotheses  # noqa: E402
 from comparison import _probe as probe  # noqa: E402
 from comparison import _runs as runs  # noqa: E402
 from comparison import _tables as tables  # noqa: E402
-from comparison._results import Results  # noqa: E402
+from experiments import calls  # noqa: E402
+from experiments.results import Results  # noqa: E402
+from experiments.tables import BEGIN, END, MISSING, write_between_marks  # noqa: E402
 
 FIGURES = {"accuracy": 0.5, "accuracy_75": 0.25, "mean_iou": 0.4, "unanswered": 0.0}
 
@@ -141,7 +143,7 @@ def test_trained_parameters_are_those_of_the_optimizer():
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    assert runs.trained_parameters({"optimizer": optimizer.state_dict()}) == 8
+    assert calls.trained_parameters({"optimizer": optimizer.state_dict()}) == 8
 
 
 # ---- tables
@@ -159,7 +161,7 @@ def save_answers(bench, name, ious, sides):
 
 def test_tables_say_what_is_missing(bench):
     text = tables.all_tables(bench.results, bench.out, 200.0)
-    assert text.count(f"| {tables.MISSING} |") >= 4 * len(cells.CELLS) + len(hypotheses.CLAIMS)
+    assert text.count(f"| {MISSING} |") >= 4 * len(cells.CELLS) + len(hypotheses.CLAIMS)
 
 
 def test_tables_of_two_cells_and_one_that_did_not_learn(bench, tmp_path):
@@ -175,8 +177,8 @@ def test_tables_of_two_cells_and_one_that_did_not_learn(bench, tmp_path):
         bench.results.add(row_of(bench, cell, "shuffled", accuracy=0.55))
         bench.results.add(row_of(bench, cell, "probe", **probed()))
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    tables.write_between_marks(page, tables.all_tables(bench.results, bench.out, 200.0))
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_between_marks(page, tables.all_tables(bench.results, bench.out, 200.0))
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| heatmap_linear | 1 | 0.875 | 0.250 | 0.400 | 0.000 |  | 0.550 |  |" in text
@@ -185,7 +187,7 @@ def test_tables_of_two_cells_and_one_that_did_not_learn(bench, tmp_path):
     # Two of four small targets more, none of the large ones.
     assert "| H3 | heatmap_linear - slot_linear, small less large targets | +0.500 [+0.000, +1.000] | open |" in text
     with pytest.raises(DataError, match="no place for tables"):
-        tables.write_between_marks(bench.out / "results.jsonl", "")
+        write_between_marks(bench.out / "results.jsonl", "")
 
 
 @pytest.mark.parametrize(

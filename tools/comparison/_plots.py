@@ -3,17 +3,14 @@
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from comparison._cells import CELLS, CONNECTORS, READOUTS, cell_of
-from comparison._results import Results
 from comparison._tables import Rows, figures_of, final_rows, newest_base, seeds_of
+from experiments.pictures import save_pictures
+from experiments.results import Results
 from lumen.metrics.refer_answers import side_names
 
-matplotlib.use("Agg")
-_DPI = 130
 _STYLES = dict(zip(CONNECTORS, ("-o", "--s", ":^"), strict=True))
 
 
@@ -26,7 +23,6 @@ def draw(results: Results, folder: Path, clock: float) -> list[Path]:
         clock: Of the runs that are compared; ``compare_clock`` shows all.
     """
     rows = final_rows(results, clock)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = {
         "accuracy": lambda axes: draw_accuracy(axes, rows),
         "clock": lambda axes: draw_clock(axes, results),
@@ -34,16 +30,7 @@ def draw(results: Results, folder: Path, clock: float) -> list[Path]:
         "phrases": lambda axes: draw_phrases(axes, rows),
         "probe": lambda axes: draw_probe(axes, rows),
     }
-    paths = []
-    for name, fill in pictures.items():
-        figure, axes = pyplot.subplots(figsize=(6, 4))
-        fill(axes)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
-        paths.append(folder / f"compare_{name}.png")
-        figure.savefig(paths[-1], dpi=_DPI, bbox_inches="tight")
-        pyplot.close(figure)
-    return paths
+    return save_pictures({f"compare_{name}": fill for name, fill in pictures.items()}, folder, size=(6, 4))
 
 
 def draw_accuracy(axes: Axes, rows: Rows) -> None:

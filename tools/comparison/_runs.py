@@ -1,22 +1,18 @@
 """Runs of cells: training for an equal clock, then each evaluation, all in processes of their own, none done twice."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from comparison._cells import CELLS, ROOT, STARTS, Cell, cell_of
+from comparison._cells import CELLS, STARTS, Cell, cell_of
 from comparison._probe import probe_run
-from comparison._results import Results
+from experiments import calls
+from experiments.calls import commit, cost_of, digest_of_start, find_start, say
+from experiments.results import Results
 from lumen.errors import ConfigError
-from lumen.paths import find_path
 from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from lumen.serialization.fingerprint import digest_file
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 MUON_PER_ADAMW = 0.02 / 3e-3
@@ -32,7 +28,6 @@ VAL = {
 }
 OBJECTS = "objects"
 _CONNECTOR = "lmm.base_model.model.multi_modal_projector."
-_LAST_LINES = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +75,7 @@ class Bench:
     @property
     def digest(self) -> str:
         """A short digest of the weights in ``base``, and the clock of the first stage."""
-        return f"{digest_file(self.base / 'model.safetensors')[:8]}_{START_CLOCK:g}"
+        return f"{digest_of_start(self.base)}_{START_CLOCK:g}"
 
     def folder(self, run: Run) -> Path:
         """Return the folder of a run."""
@@ -93,10 +88,8 @@ def bench_of(out: Path, base: Path, options: tuple[str, ...] = ()) -> Bench:
     Raises:
         ConfigError: There is no model at ``base``.
     """
-    found = Path(find_path(base))
-    if not (found / "model.safetensors").is_file():
-        raise ConfigError(f"{base} holds no model: make it by python tools/pretrain_nano.py, or name it with --base")
-    return Bench(out, found.resolve(), Results(out / "results.jsonl"), options)
+    found = find_start(base, "make it by python tools/pretrain_nano.py")
+    return Bench(out, found, Results(out / "results.jsonl"), options)
 
 
 def run_cell(bench: Bench, cell: Cell, *, seed: int, clock: float, lr: float | None) -> None:
@@ -158,21 +151,9 @@ def measure(bench: Bench, run: Run, what: str, changes: Mapping[str, str]) -> No
 def record(bench: Bench, run: Run, what: str, payload: Mapping[str, Any]) -> None:
     """Add a line to the results: the run, its commit, its config, what it cost, and what was measured."""
     folder = bench.folder(run)
-    checkpoint = load_checkpoint(find_checkpoint(folder))
-    meta = checkpoint["meta"]
-    cost = {
-        "steps": meta["iter"],
-        "clock_used": meta["cpu_seconds"]["train"] / 2,
-        "parameters": trained_parameters(checkpoint),
-    }
+    cost = cost_of(load_checkpoint(find_checkpoint(folder)))
     config = (folder / f"{run.cell}.py").read_text(encoding="utf-8")
     bench.results.add({**asdict(run), "what": what, "commit": commit(), **cost, **payload, "config": config})
-
-
-def trained_parameters(checkpoint: Mapping[str, Any]) -> int:
-    """Return how many numbers were trained: the optimizer keeps something of the size of each parameter."""
-    kept = checkpoint["optimizer"]["state"].values()
-    return sum(max(value.numel() for value in of_one.values() if isinstance(value, Tensor)) for of_one in kept)
 
 
 def checkpoint_of(bench: Bench, run: Run) -> Path:
@@ -222,37 +203,10 @@ def with_inner_connector(checkpoint: Path) -> Path:
 
 
 def call(bench: Bench, run: Run, tool: str, *words: object, work: Path, changes: Mapping[str, str]) -> None:
-    """Run tools/train.py or tools/test.py; what it prints goes into a file of its work folder.
-
-    Exits with its code where it fails, after its last lines.
-    """
+    """Run tools/train.py or tools/test.py on a run; see ``experiments.calls.call``."""
     cell = (CELLS | STARTS)[run.cell]
     rates = {"optim_wrapper.optimizer.lr": run.lr, "optim_wrapper.optimizer.muon_lr": run.lr * MUON_PER_ADAMW}
     changes = {"_lmm.name_or_path": bench.base, **rates, **changes}
     if run.cell in CELLS:
         changes["load_from.checkpoint"] = str(start_of(bench, cell))
-    overrides = [*(f"{key}={value}" for key, value in changes.items()), *bench.options]
-    command = [ROOT / "tools" / tool, cell.config, *words, "--work-dir", work, "--seed", run.seed]
-    work.mkdir(parents=True, exist_ok=True)
-    log = work / "output.log"
-    with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, *map(str, command), "--cfg-options", *overrides],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        say("\n".join([*log.read_text(encoding="utf-8").splitlines()[-_LAST_LINES:], f"{tool} failed, see {log}"]))
-        sys.exit(done.returncode)
-
-
-def commit() -> str:
-    """Return the commit of the checkout, marked where files were changed since."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def say(text: str) -> None:
-    """Print progress at once."""
-    print(text, flush=True)
+    calls.call(tool, cell.config, *words, work=work, seed=run.seed, changes=changes, options=bench.options)

@@ -1,20 +1,15 @@
 """The tables of docs/comparison.md, made of the results file and the answers of each run alone."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from comparison._cells import CELLS, READOUTS, Cell, cell_of
 from comparison._hypotheses import CLAIMS, did_not_learn, intervals_of
-from comparison._results import Results
-from lumen.errors import DataError
+from experiments.results import Results
+from experiments.tables import MISSING, markdown, shown
 from lumen.metrics.bootstrap import Interval
 from lumen.metrics.refer_answers import Answers, side_names
-from lumen.serialization.atomic import write_text
 
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-MISSING = "not run yet"
 KINDS = ("attribute", "relation", "group")
 Rows = dict[tuple[str, int, str], dict[str, Any]]
 
@@ -40,20 +35,6 @@ def all_tables(results: Results, out: Path, clock: float) -> str:
     parts += [("Runs at another clock", further)] if further else []
     head = f"Clock {clock:g}, start {newest_base(results) or MISSING}."
     return "\n\n".join([head, *(f"**{title}**\n\n{text}" for title, text in parts)])
-
-
-def write_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the marks of a Markdown file.
-
-    Raises:
-        DataError: The file lacks them.
-    """
-    content = path.read_text(encoding="utf-8")
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"{path} has no place for tables: write a line {BEGIN} and a line {END} into it")
-    write_text(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def newest_base(results: Results) -> str | None:
@@ -198,20 +179,6 @@ def further_table(results: Results, clock: float) -> str:
     return markdown(["cell", "seed", "clock", "evaluation", "acc@.5"], lines) if lines else ""
 
 
-def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Return the mean of values and, of several, their standard deviation; nothing for none."""
-    if not values:
-        return ""
-    text = f"{mean(values):.{digits}f}"
-    return f"{text} +- {stdev(values):.{digits}f}" if len(values) > 1 else text
-
-
 def shown_interval(found: Interval) -> str:
     """Return a difference with its interval."""
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -1,0 +1,1 @@
+"""The ablations: what ``tools/ablate.py`` is made of."""
