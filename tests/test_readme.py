@@ -28,7 +28,8 @@ from lumen.serialization.checkpoint import plain, save_checkpoint, trained_state
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "projects").glob("*/README.md"))]
-TOOLS = sorted((ROOT / "tools").glob("**/[!_]*.py"))
+# Folders that are packages hold parts of tools.
+TOOLS = sorted(path for path in (ROOT / "tools").glob("**/[!_]*.py") if not path.with_name("__init__.py").exists())
 FOLDERS = ("tools/", "configs/", "projects/", "docs/", "tests/", "lumen/")
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
