@@ -141,7 +141,7 @@ ABLATIONS = (
     Ablation(
         name="grid",
         title="The grid of the heatmap",
-        paper="The paper: always 14 pixels. Table 9a varies the input instead: 448 is clearly better than 336, 896 worse.",
+        paper="The paper: always 14 pixels. Table 9a varies the input: 448 is clearly better than 336, 896 is worse.",
         cells={"coarse": "stride 16, the tower's tokens", "base": "stride 8", "finest": "stride 4"},
     ),
     Ablation(
