@@ -86,7 +86,7 @@ def row_of(bench, name, seed=0, ap=0.5, *, steps=None, what="names", **further):
 def test_what_is_done_is_not_run_again(bench, capsys):
     bench.results.add(row_of(bench, "peaks_5", seed=3, ap=0.125))
     runs.run_cell(bench, cells.CELLS["peaks_5"], seed=3)
-    assert "done before: coco/bbox_mAP 0.125" in capsys.readouterr().out
+    assert "done before: AP 0.125, AP50 0.375, AP, peak alone -0.125" in capsys.readouterr().out
     assert [path.name for path in bench.out.iterdir()] == ["results.jsonl"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation._cells import CELLS, Cell, Evaluation
+from ablation._cells import CELLS, LABELS, Cell, Evaluation
 from experiments.calls import call, commit, cost_of, digest_of_start, find_start, say
 from experiments.results import Results
 from lumen.serialization.checkpoint import load_checkpoint
@@ -97,9 +97,9 @@ def run_cell(bench: Bench, cell: Cell, *, seed: int, steps: int | None = None) -
             config = (checkpoint.parent / trained.config.name).read_text(encoding="utf-8")
             cost = cost_of(load_checkpoint(checkpoint))
             bench.results.add({**wanted, "commit": commit(), **cost, "figures": figures, "config_text": config})
-        row = bench.results.find(**wanted)[0]
-        first, value = next(iter(row["figures"].items()))
-        say(f"{cell.name}, seed {seed}: {what}{', done before' * bool(done)}: {first} {value:.3f}")
+        figures = bench.results.find(**wanted)[0]["figures"]
+        shown = ", ".join(f"{label} {figures[name]:.3f}" for name, label in LABELS.items() if name in figures)
+        say(f"{cell.name}, seed {seed}: {what}{', done before' * bool(done)}: {shown}")
 
 
 def _trained(bench: Bench, cell: Cell, run: Run) -> Path:
