@@ -108,6 +108,12 @@ class Template:
     tokens: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for part in (self.name, self.before, self.after, self.answer):
+            if not isinstance(part, str):
+                raise PromptError(f"template {self.name!r}: its parts must be texts, got {part!r}")
+        for words in (self.slots, self.tokens):
+            if isinstance(words, str) or not all(isinstance(word, str) and word for word in words):
+                raise PromptError(f"template {self.name!r}: slots and tokens must be lists of texts, got {words!r}")
         object.__setattr__(self, "slots", tuple(self.slots))
         object.__setattr__(self, "tokens", tuple(self.tokens))
         text = self.answer or self.after

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.connectors import Connector
 from lumen.lmm.connectors.replace import put_connector
 from lumen.lmm.families import Family
@@ -57,12 +57,14 @@ def load_base(path: str, config: PretrainedConfig, family: Family, options: Base
 
     Raises:
         ConfigError: See ``load_model``, ``load_tokenizer`` and ``load_statistics``.
-        CheckpointError: See ``load_model``.
+        CheckpointError: See ``load_model``; also if transformers fails on what a file holds.
     """
-    # The small files first: what they lack is found before the weights load.
-    tokenizer = load_tokenizer(path, config=config, family=family, chat_template=options.chat_template)
-    statistics = load_statistics(path)
-    return LoadedBase(load_model(path, config, options), tokenizer, statistics)
+    remedy = "fetch the repository again, or name another"
+    with named_faults(f"the files of {path!r} hold no model", CheckpointError, remedy=remedy):
+        # The small files first: what they lack is found before the weights load.
+        tokenizer = load_tokenizer(path, config=config, family=family, chat_template=options.chat_template)
+        statistics = load_statistics(path)
+        return LoadedBase(load_model(path, config, options), tokenizer, statistics)
 
 
 def transformer_layers(base_model: PreTrainedModel) -> list[GradientCheckpointingLayer]:

@@ -5,17 +5,21 @@ import importlib.util
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from lumen.errors import CheckpointError, ConfigError
+from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.options import BaseOptions
 from lumen.lmm.packing.plain_attention import PLAIN
 
 KNOWN_ATTENTION = ("eager", PLAIN, "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+MAX_LAYERS = 10_000
+MAX_NUMBERS_PER_BYTE = 16  # half a bit each: no quantization is as narrow
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,11 +33,43 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
             taken in its place and a warning is logged.
 
     Raises:
-        CheckpointError: If there is no model of that name.
+        CheckpointError: If there is no model of that name, or its config.json has values that no model can have.
         ConfigError: If transformers itself does not have this kind of model, or lacks what the attention needs.
     """
     if attention is not None and "/" in attention:
         raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}: no code is fetched for it")
+    remedy = "fetch the repository again, or name another"
+    with named_faults(f"the config.json of {path!r} describes no model", CheckpointError, remedy=remedy):
+        config = _read_config(path, attention)
+        _check_depth(config, path)
+        config._attn_implementation = _available(config, attention, path)
+    return config
+
+
+def _check_depth(config: PretrainedConfig, path: str) -> None:
+    """Refuse a model of more layers than any has: each is built, in time and memory, before weights are looked at."""
+    for name, value in vars(config).items():
+        if isinstance(value, PretrainedConfig):
+            _check_depth(value, path)
+        elif type(value) is int and value > MAX_LAYERS and ("layers" in name or "depth" in name):
+            raise CheckpointError(
+                f"the config.json of {path!r} has {name}={value}, of which {MAX_LAYERS} are the most: fetch the "
+                "repository again"
+            )
+
+
+def _check_amount(model: PreTrainedModel, path: str) -> None:
+    """Refuse a model of far more numbers than the files of its folder hold: they would all be allocated."""
+    files = [file for pattern in ("*.safetensors", "*.bin") for file in Path(path).glob(pattern)]
+    held, numbers = sum(file.stat().st_size for file in files), sum(one.numel() for one in model.parameters())
+    if files and numbers > MAX_NUMBERS_PER_BYTE * held:
+        raise CheckpointError(
+            f"the config.json of {path!r} describes a model of {numbers} numbers, its weights have {held} bytes: fetch "
+            "the repository again"
+        )
+
+
+def _read_config(path: str, attention: str | None) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, attn_implementation=attention, trust_remote_code=False)
     except OSError as error:
@@ -46,9 +82,7 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
             f"transformers has no model class for {path!r}: {first_line(error)} Code from a model repository is never "
             "run: use the repository in transformers' own layout (its name often ends in -hf), or a newer transformers"
         ) from error
-    without_code(config)
-    config._attn_implementation = _available(config, attention)
-    return config
+    return without_code(config)
 
 
 def without_code(config: PretrainedConfig) -> PretrainedConfig:
@@ -69,15 +103,16 @@ def without_code(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _available(config: PretrainedConfig, attention: str | None) -> str | None:
+def _available(config: PretrainedConfig, attention: str | None, path: str) -> str | None:
     """Return the attention that all parts of a model have: the one asked for, or ``eager``."""
     if attention is None or type(config) not in AutoModelForImageTextToText._model_mapping:
         return attention
     try:
         with torch.device("meta"):
-            AutoModelForImageTextToText.from_config(
+            model = AutoModelForImageTextToText.from_config(
                 copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False
             )
+        _check_amount(model, path)
     except ImportError as error:
         raise ConfigError(f"attention={attention!r} cannot run here: {first_line(error)}") from error
     except ValueError as error:

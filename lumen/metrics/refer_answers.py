@@ -1,6 +1,7 @@
 """The answer to each single sentence, kept in a file, so that models can be compared sentence by sentence."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -62,7 +63,7 @@ class Answers:
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return cls(**{field.name: file[field.name] for field in fields(cls)})
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} holds no answers ({error}): evaluate that run again") from error
 
     def require_same_sentences(self, other: "Answers", what: str) -> None:

@@ -13,7 +13,6 @@ A checkpoint of Lumen is one dict:
 
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -312,7 +311,9 @@ def _refuse_broken(path: Path) -> None:
             if unpacked > path.stat().st_size:
                 raise CheckpointError(f"{path} unpacks to {unpacked} bytes, more than the file has: it is not loaded")
             broken = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises errors of many classes, such as of an encoding, on damaged headers
         raise CheckpointError(
             f"{path} is not a whole checkpoint: {_first_line(error)}. It is truncated or was not written by Lumen; "
             "resume from another checkpoint of the folder"

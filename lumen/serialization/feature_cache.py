@@ -307,8 +307,11 @@ def _check_manifest(content: Any, path: Path) -> None:
     kinds = {"num_images": int, "images_per_shard": int, "files": dict, "notes": dict, "data": dict, "model": dict}
     kinds["weights"] = str
     wrong = [key for key, kind in kinds.items() if type(content.get(key)) is not kind]
+    sizes = ["num_images", "images_per_shard"]
     if wrong or content["num_images"] < 0 or content["images_per_shard"] < 1:
-        raise DataError(f"{path} is damaged: {wrong or ['num_images', 'images_per_shard']}; {_WRITE_AGAIN}")
+        raise DataError(f"{path} is damaged: {wrong or sizes}; {_WRITE_AGAIN}")
+    if content["num_images"] > content["images_per_shard"] * len(content["notes"]):
+        raise DataError(f"{path} is damaged: {sizes} name more than {len(content['notes'])} shards; {_WRITE_AGAIN}")
 
 
 def shard_name(number: int) -> str:

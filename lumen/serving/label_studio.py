@@ -152,7 +152,7 @@ def read_labels(config: str) -> BoxLabels:
         raise ConfigError(f"a labelling config is a text of at most {_MAX_CONFIG} letters")
     try:
         root = ElementTree.fromstring(config)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, UnicodeError) as error:  # json can hold halves of surrogate pairs
         raise ConfigError(f"the labelling config cannot be read as XML: {error}") from error
     images = {element.get("name"): element.get("value", "") for element in root.iter("Image")}
     for element in root.iter("RectangleLabels"):
@@ -177,8 +177,11 @@ def read_source(source: Any, images: Path | None, limits: Limits) -> bytes:
         return from_base64(source)
     if not isinstance(source, str) or not source:
         raise DataError(f"the task names no image, got {source!r:.80}")
-    parts = urlsplit(source)
-    named = parse_qs(parts.query).get("d", [""])[0]
+    try:
+        parts = urlsplit(source)
+        named = parse_qs(parts.query).get("d", [""])[0]
+    except ValueError as error:  # an address may be given that is none
+        raise DataError(f"the image {source!r:.80} is not an address: {error}") from error
     if not parts.path.endswith(_LOCAL) or not named:
         raise DataError(
             f"the image {source!r:.80} is not fetched: give it as data:image/...;base64,... or by local storage "

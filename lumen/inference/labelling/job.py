@@ -184,9 +184,16 @@ def write_part(folder: Path, number: int, records: Sequence[Mapping[str, Any]]) 
 
 
 def read_counts(folder: Path, number: int) -> dict[str, int]:
-    """Return the counts of a part that is done."""
-    with part_path(folder, number).open(encoding="ascii") as file:
-        return json.loads(file.readline())
+    """Return the counts of a part that is done.
+
+    Raises:
+        DataError: The part is damaged.
+    """
+    path = part_path(folder, number)
+    remedy = "remove it, and label again"
+    with named_faults(f"{path} cannot be read", DataError, remedy=remedy), path.open(encoding="ascii") as file:
+        counts = json.loads(file.readline())
+        return {name: int(counts[name]) for name in ("pictures", "faulty", "objects")}
 
 
 def read_part(folder: Path, number: int) -> Iterator[dict[str, Any]]:

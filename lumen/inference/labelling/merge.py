@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lumen.errors import DataError
+from lumen.errors import DataError, named_faults
 from lumen.inference.labelling.formats import FORMATS, check_formats
 from lumen.inference.labelling.job import Job, part_path, read_job, read_part
 from lumen.serialization.atomic import atomic_file, write_text
@@ -26,15 +26,24 @@ def merge_parts(folder: Path, formats: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: A format is unknown, or cannot hold these labels.
-        DataError: The folder holds no job, or parts are missing; the message names them.
+        DataError: The folder holds no job, or parts are missing or damaged; the message names what is missing.
     """
     job = read_job(folder)
-    check_formats(formats, job)
-    _require_all(folder, job)
-    records = partial(_records, folder, job)
-    (folder / SUMMARY).unlink(missing_ok=True)
-    for name in dict.fromkeys(formats):
-        FORMATS[name](folder, job, records)
+    remedy = "make room where the disk is full; else remove the parts, which are damaged, and label again"
+    with named_faults(f"the labels in {folder} cannot be merged", DataError, remedy=remedy):
+        check_formats(formats, job)
+        _require_all(folder, job)
+        (folder / SUMMARY).unlink(missing_ok=True)
+        records = partial(_records, folder, job)
+        for name in dict.fromkeys(formats):
+            FORMATS[name](folder, job, records)
+        summary = _write_faults(folder, job, records) | {"formats": list(formats)}
+        write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _write_faults(folder: Path, job: Job, records: Callable[[], Iterator[dict[str, Any]]]) -> dict[str, Any]:
+    """List the pictures that could not be read, and return the counts of the summary."""
     pictures, faulty, objects = 0, 0, Counter(dict.fromkeys(job.names, 0))
     with atomic_file(folder / FAULTS) as file:
         for record in records():
@@ -45,9 +54,7 @@ def merge_parts(folder: Path, formats: Sequence[str]) -> dict[str, Any]:
                 file.write(
                     f"{record['file']}\t{' '.join(record['fault'].split())}\n".encode("utf-8", "surrogateescape")
                 )
-    summary = {"pictures": pictures, "faulty": faulty, "objects": dict(objects), "formats": list(formats)}
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    return summary
+    return {"pictures": pictures, "faulty": faulty, "objects": dict(objects)}
 
 
 def _records(folder: Path, job: Job) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, TemplateError
+from jinja2 import Environment, TemplateError, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -25,7 +25,16 @@ _LARGEST = 1_000_000
 _WIDE = re.compile(r"%[-+ #0]*\d{5}|:[^{}]*\d{5}[^{}]*\}")
 """A width in a format, as in ``'%10000000000d' % 1``."""
 
-_FAULTS = (TemplateError, TypeError, ValueError, AttributeError, KeyError)
+_OWN_BLOCKS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+"""Blocks that transformers adds to jinja's."""
+
+_WIDENING = {"center", "ljust", "rjust", "zfill", "expandtabs"}
+"""Methods and filters that make a text as wide as they are told."""
+
+_FAULTS = (
+    *(TemplateError, TypeError, ValueError, AttributeError, LookupError),
+    *(ArithmeticError, MemoryError, RecursionError),
+)
 
 
 def words(text: str) -> list[dict[str, str]]:
@@ -132,16 +141,51 @@ def _templates(
 def _excess_of(template: Any) -> str | None:
     """Return by what a template, which comes with a model, could take unbounded memory; it is not rendered then.
 
-    ``{{ 'a' * 10**10 }}`` is a valid one. Chat templates join texts; they have no use for products and large numbers.
+    ``{{ 'a' * 10**10 }}`` is a valid one. Chat templates join texts; they have no use for products, large numbers,
+    loops over numbers in each other, or a text that is joined with itself again and again. A template is a
+    program: whoever means to can still write one that takes long.
     """
     if not isinstance(template, str) or len(template) > MAX_TEMPLATE_CHARACTERS:
         return f"it is not a text of at most {MAX_TEMPLATE_CHARACTERS} characters"
     for line, kind, text in Environment().lex(template):
         is_large = kind == "integer" and int(text.replace("_", ""), 0) > _LARGEST
-        is_wide = kind == "string" and _WIDE.search(text) is not None
+        is_wide = (kind == "string" and _WIDE.search(text) is not None) or (kind == "name" and text in _WIDENING)
         if (kind == "operator" and text in ("*", "**")) or is_large or is_wide:
             return f"line {line} has {text[:40]!r}; products, numbers above {_LARGEST} and such widths are refused"
+    return _excess_of_loops(template)
+
+
+def _excess_of_loops(template: str) -> str | None:
+    """Return the loop of a template that would run, or grow its text, without bound."""
+    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_OWN_BLOCKS.sub("", template))
+    for loop in tree.find_all(nodes.For):
+        inner = [part for part in loop.find_all(nodes.For) if part is not loop]
+        if _is_over_numbers(loop) and any(map(_is_over_numbers, inner)):
+            return f"line {loop.lineno} has a loop over numbers in another; such loops are refused"
+        for assignment in loop.find_all(nodes.Assign):
+            if list(map(_name_of, _joined(assignment.node))).count(_name_of(assignment.target)) > 1:
+                return f"line {assignment.lineno} joins a text with itself in a loop, which is refused"
     return None
+
+
+def _is_over_numbers(loop: nodes.For) -> bool:
+    calls = [loop.iter, *loop.iter.find_all(nodes.Call)]
+    return any(isinstance(call, nodes.Call) and _name_of(call.node) == "range" for call in calls)
+
+
+def _joined(node: nodes.Node) -> list[nodes.Node]:
+    """Return what an expression joins by ``~`` and ``+``."""
+    if isinstance(node, nodes.Concat):
+        return [part for each in node.nodes for part in _joined(each)]
+    return [*_joined(node.left), *_joined(node.right)] if isinstance(node, nodes.Add) else [node]
+
+
+def _name_of(node: nodes.Node) -> str:
+    """Return the name of a variable, ``a`` or ``a.b``; of anything else a text that is no name."""
+    if isinstance(node, nodes.Getattr | nodes.NSRef):
+        owner = node.name if isinstance(node, nodes.NSRef) else _name_of(node.node)
+        return f"{owner}.{node.attr}"
+    return node.name if isinstance(node, nodes.Name) else f"<{id(node)}>"
 
 
 def _fault_of(tokenizer: PreTrainedTokenizerBase, template: str, placeholder: str) -> str | None:

@@ -112,8 +112,10 @@ def group_numbers(
 
 def _truth(entry: Mapping[str, Any], number: int) -> dict[str, Any]:
     box = [float(value) for value in entry["bbox"]]
+    if len(box) != 4:
+        raise ValueError(f"annotation {entry.get('id')}: bbox {box} has not four numbers")
     area = float(entry.get("area", box[2] * box[3]))
-    if len(box) != 4 or not all(map(math.isfinite, (*box, area))):
+    if not all(map(math.isfinite, (*box, area))):
         raise ValueError(f"annotation {entry.get('id')}: bbox {box} or area {area} is not finite")
     ids = {"id": number, "image_id": entry["image_id"], "category_id": entry["category_id"]}
     return {**ids, "bbox": box, "area": area, "iscrowd": int(entry.get("iscrowd", 0))}

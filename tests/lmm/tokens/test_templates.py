@@ -109,6 +109,9 @@ def test_a_template_that_asks_for_the_date_gets_the_same_every_day(folder):
         "{{ '{:>99999999999}'.format(1) }}",
         "{{ 'a'.center(99999999999) }}",
         "{{ 'a'.center(0xfffffffff) }}",
+        "{{ 'a'.center('99999999999'|int) }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{% set n = namespace(t='a') %}{% for i in range(60) %}{% set n.t = n.t ~ '' ~ n.t %}{% endfor %}",
         "{# long #}" + "a" * 200_000,
     ],
 )
@@ -116,3 +119,10 @@ def test_a_template_that_would_fill_the_memory_is_not_rendered(folder, bomb):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     with pytest.raises(ConfigError, match=r"has no chat template .* (refused|at most)"):
         find_template(str(folder), tokenizer, placeholder="<image>", given="{#-#}" + bomb)
+
+
+def test_loops_that_end_are_rendered_and_endless_calls_are_told(folder):
+    counted = "{% for m in messages %}{% for i in range(2) %}{% set a = m.role ~ m.role %}{% endfor %}{% endfor %}"
+    assert find(folder, given=counted + SHOWS) == counted + SHOWS
+    with pytest.raises(ConfigError, match="RecursionError"):
+        find(folder, given="{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}")
