@@ -120,6 +120,8 @@ def as_coco(content: Any, ann_file: str | os.PathLike[str]) -> dict[str, Any]:
 
 def parse_json(path: str | os.PathLike[str]) -> Any:
     """Return the content of a json file, or raise DataError."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
+        raise DataError(f"{path}: not a file: name a json file")
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)

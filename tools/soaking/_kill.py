@@ -155,7 +155,8 @@ def check_whole(folder: Path, whole: Reference, best: float) -> float:
     try:
         newest = load_newest(folder, complaints.append)
         for path in folder.glob("*.pth"):
-            load_checkpoint(path)
+            if not path.name.startswith(TEMPORARY):
+                load_checkpoint(path)
     except LumenError as error:
         raise FoundFault(f"after a kill: {error}") from error
     if complaints:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from lumen.serialization.lock import held_file
 
 _JOB, _PARTS = "job.json", "parts"
 _VERSION = 1
+_LABEL_AGAIN = "remove it, and label again"
 _PLACES = ("folder", "config", "checkpoint", "lmm")  # of a model; its digests say whether it is the same
 
 
@@ -155,7 +157,19 @@ def read_job(folder: Path) -> Job:
         if content.pop("version") != _VERSION:
             raise DataError(f"{path} is of another version of Lumen; label into another folder")
         pictures = Survey(**content.pop("pictures"))
-        return Job(**{**content, "pictures": pictures, "names": tuple(content["names"])})
+        _check_kinds(pictures, num_pictures=int, digest=str, same_stem=(str, NoneType))
+        job = Job(**{**content, "pictures": pictures, "names": tuple(content["names"])})
+        _check_kinds(job, source=str, task=str, threshold=(float, int, NoneType), model=dict, has_masks=bool)
+        _check_kinds(job, part_size=int)
+        if job.part_size < 1 or pictures.num_pictures < 0 or not all(isinstance(name, str) for name in job.names):
+            raise DataError(f"{path} is damaged: its names or sizes are not those of a job; label into another folder")
+        return job
+
+
+def _check_kinds(given: Any, **kinds: Any) -> None:
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(given, name), kind)]
+    if wrong:
+        raise TypeError(f"{wrong} are of another kind")
 
 
 def hold_part_of_job(folder: Path, number: int, of: int) -> AbstractContextManager[None]:
@@ -190,17 +204,46 @@ def read_counts(folder: Path, number: int) -> dict[str, int]:
         DataError: The part is damaged.
     """
     path = part_path(folder, number)
-    remedy = "remove it, and label again"
-    with named_faults(f"{path} cannot be read", DataError, remedy=remedy), path.open(encoding="ascii") as file:
+    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN), path.open(encoding="ascii") as file:
         counts = json.loads(file.readline())
         return {name: int(counts[name]) for name in ("pictures", "faulty", "objects")}
 
 
-def read_part(folder: Path, number: int) -> Iterator[dict[str, Any]]:
-    """Yield the answers of a part that is done, in the order of the pictures."""
-    with part_path(folder, number).open(encoding="ascii") as file:
+def read_part(folder: Path, number: int, *, num_names: int) -> Iterator[dict[str, Any]]:
+    """Yield the answers of a part that is done, in the order of the pictures.
+
+    Args:
+        folder: Of the job.
+        number: Of the part.
+        num_names: How many names the job has.
+
+    Raises:
+        DataError: The part is damaged.
+    """
+    path = part_path(folder, number)
+    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN), path.open(encoding="ascii") as file:
         next(file)
-        yield from map(json.loads, file)
+        for record in map(json.loads, file):
+            _check_record(record, num_names)
+            yield record
+
+
+def _check_record(record: Any, num_names: int) -> None:
+    """Raise ValueError where an answer is not what ``write_part`` was given."""
+    if not isinstance(record, dict) or not isinstance(record.get("file"), str):
+        raise ValueError("an answer names no file")
+    if type(record.get("id", 0)) is not int or not isinstance(record.get("fault", ""), str):
+        raise ValueError(f"id or fault of {record['file']!r} is of another kind")
+    if "fault" in record:
+        return
+    labels, scores, boxes, masks = (record.get(key, []) for key in ("labels", "scores", "bboxes", "masks"))
+    is_sound = all(type(record.get(key)) is int and record[key] > 0 for key in ("height", "width"))
+    is_sound &= all(type(label) is int and 0 <= label < num_names for label in labels)
+    is_sound &= all(type(value) in (int, float) for value in scores) and len(scores) == len(labels)
+    is_sound &= ("bboxes" in record or "masks" in record) and {len(boxes), len(masks)} <= {0, len(labels)}
+    is_sound &= all(len(box) == 4 and all(type(value) in (int, float) for value in box) for box in boxes)
+    if not is_sound or not all(isinstance(counts, str) for counts in masks):
+        raise ValueError(f"the answer to {record['file']!r} is incomplete")
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lumen.errors import DataError, named_faults
+from lumen.errors import DataError
 from lumen.inference.labelling.formats import FORMATS, check_formats
 from lumen.inference.labelling.job import Job, part_path, read_job, read_part
 from lumen.serialization.atomic import atomic_file, write_text
@@ -29,16 +29,14 @@ def merge_parts(folder: Path, formats: Sequence[str]) -> dict[str, Any]:
         DataError: The folder holds no job, or parts are missing or damaged; the message names what is missing.
     """
     job = read_job(folder)
-    remedy = "make room where the disk is full; else remove the parts, which are damaged, and label again"
-    with named_faults(f"the labels in {folder} cannot be merged", DataError, remedy=remedy):
-        check_formats(formats, job)
-        _require_all(folder, job)
-        (folder / SUMMARY).unlink(missing_ok=True)
-        records = partial(_records, folder, job)
-        for name in dict.fromkeys(formats):
-            FORMATS[name](folder, job, records)
-        summary = _write_faults(folder, job, records) | {"formats": list(formats)}
-        write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    check_formats(formats, job)
+    _require_all(folder, job)
+    records = partial(_records, folder, job)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    for name in dict.fromkeys(formats):
+        FORMATS[name](folder, job, records)
+    summary = _write_faults(folder, job, records) | {"formats": list(formats)}
+    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -59,7 +57,7 @@ def _write_faults(folder: Path, job: Job, records: Callable[[], Iterator[dict[st
 
 def _records(folder: Path, job: Job) -> Iterator[dict[str, Any]]:
     for number in range(job.num_parts):
-        yield from read_part(folder, number)
+        yield from read_part(folder, number, num_names=len(job.names))
 
 
 def _require_all(folder: Path, job: Job) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lumen.data.annotations import parse_json
-from lumen.data.image import decode_image, read_image
+from lumen.data.image import MAX_BYTES, decode_image, read_image
 from lumen.errors import ConfigError, DataError, named_faults
 from lumen.paths import IMAGE_SUFFIXES
 
@@ -48,7 +48,8 @@ class Picture:
         try:
             with open(self.path, "rb") as shard:
                 shard.seek(self.place[0])
-                content = shard.read(self.place[1])
+                # A shard may state any size: `read` would take so much memory, whether it is there or not.
+                content = shard.read(min(self.place[1], MAX_BYTES + 1))
         except OSError as error:
             raise DataError(f"{self.path}: the shard cannot be read ({error})") from error
         return decode_image(content, f"{self.name} of {self.path}")

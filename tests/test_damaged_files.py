@@ -1,0 +1,126 @@
+"""Damaged files and texts that once gave other errors than those of Lumen, each made by hand."""
+
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from lumen.data.annotations import parse_json
+from lumen.errors import CheckpointError, ConfigError, DataError, PromptError
+from lumen.inference.labelling.job import Job, Survey, open_job, part_path, read_counts, write_part
+from lumen.inference.labelling.merge import merge_parts
+from lumen.inference.labelling.pictures import list_pictures
+from lumen.lmm.adapter import HFAdapter
+from lumen.metrics.coco.ground_truth import read_ground_truth
+from lumen.metrics.refer_answers import Answers
+from lumen.prompts import read_template
+from lumen.serialization.checkpoint import load_newest, save_checkpoint
+from lumen.serialization.feature_cache import MANIFEST, CacheWriter, FeatureCache
+from lumen.serving.label_studio import read_labels, read_source
+from lumen.serving.limits import Limits
+
+
+def test_a_checkpoint_whose_table_of_contents_is_no_text_falls_back_to_the_one_before(tmp_path):
+    for number in (1, 2):
+        save_checkpoint(tmp_path / f"iter_{number}.pth", {"state_dict": {"a": torch.ones(1)}, "meta": {}})
+    content = bytearray((tmp_path / "iter_2.pth").read_bytes())
+    entry = content.index(b"PK\1\2")  # of the central directory; its name starts at 46, its flags at 8
+    content[entry + 46] = 0xFF
+    content[entry + 9] |= 0x08  # the name is UTF-8
+    (tmp_path / "iter_2.pth").write_bytes(content)
+    warnings = []
+    assert load_newest(tmp_path, warnings.append)[0].name == "iter_1.pth"
+    assert "is not a whole checkpoint" in warnings[0]
+
+
+def test_a_member_of_a_shard_that_states_eight_gigabytes_is_refused(tmp_path):
+    entry = tarfile.TarInfo("a.png")
+    entry.size = 8 * 2**30
+    (tmp_path / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    (picture,) = (picture for picture, _ in zip(list_pictures(tmp_path / "a.tar"), range(1), strict=False))
+    with pytest.raises(DataError, match="cannot be read"):
+        picture.read()
+
+
+def test_a_pipe_is_not_read_as_json(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(DataError, match="not a file"):
+        parse_json(tmp_path / "a.json")
+
+
+def test_a_box_of_two_numbers_is_no_ground_truth(tmp_path):
+    content = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}]}
+    content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2]}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has not four numbers"):
+        read_ground_truth(tmp_path / "a.json")
+
+
+def test_a_cache_cannot_have_more_images_than_shards_hold(tmp_path):
+    with CacheWriter(tmp_path / "cache", images_per_shard=2) as writer:
+        writer.finish(weights={"a": torch.ones(1)}, data={}, model={})
+    manifest = tmp_path / "cache" / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"num_images": 10**30}))
+    with pytest.raises(DataError, match="name more than 1 shards"):
+        FeatureCache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\n", b"[]\n{}\n", b'{"pictures": 1}\n{"file": "a.jpg"}\n'])
+def test_damaged_parts_of_a_job_are_named(tmp_path, damage):
+    pictures = Survey(num_pictures=1, digest="ab", same_stem=None)
+    open_job(tmp_path, Job("photos", pictures, ("star",), "detection", None, {}, has_masks=False, part_size=1))
+    write_part(tmp_path, 0, [{"file": "a.jpg", "height": 4, "width": 4, "labels": [], "scores": [], "bboxes": []}])
+    assert merge_parts(tmp_path, ["coco"])["pictures"] == 1
+    part_path(tmp_path, 0).write_bytes(damage)
+    with pytest.raises(DataError, match="000000.jsonl cannot be read"):
+        merge_parts(tmp_path, ["coco"])
+    with pytest.raises(DataError, match="remove it, and label again"):
+        read_counts(tmp_path, 0)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_answers_in_an_unknown_compression_are_refused(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros(3))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 99
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match="holds no answers"):
+        Answers.load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("change", [{"before": 3}, {"answer": ["a"]}, {"slots": "[LOC]"}, {"tokens": [1]}])
+def test_parts_of_a_template_are_texts(change):
+    parts = {"name": "own", "before": "Find", "after": "[LOC]", "answer": ""}
+    assert read_template(parts).slots == ("[LOC]",)
+    with pytest.raises(PromptError, match="texts, got"):
+        read_template(parts | change)
+
+
+def test_texts_of_label_studio_may_hold_anything(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read as XML"):
+        read_labels("<View>\ud83d</View>")
+    with pytest.raises(DataError, match="is not an address"):
+        read_source("http://[/data/local-files/?d=a.png", tmp_path, Limits())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, of which 10000 are the most"),
+        ("text_config", {"hidden_size": 10**5}, "describes a model of [0-9]+ numbers, its weights have"),
+        ("text_config", {"num_attention_heads": 0}, "describes no model"),
+        ("text_config", {"num_hidden_layers": "two"}, "describes no model"),
+    ],
+)
+def test_a_base_whose_config_no_model_can_have_is_refused(tiny_nano, tmp_path, part, change, message):
+    for file in tiny_nano.iterdir():
+        os.link(file, tmp_path / file.name)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content[part] |= change
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        HFAdapter(str(tmp_path), base={"attention": "eager"})
