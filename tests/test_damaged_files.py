@@ -75,7 +75,7 @@ def test_damaged_parts_of_a_job_are_named(tmp_path, damage):
     write_part(tmp_path, 0, [{"file": "a.jpg", "height": 4, "width": 4, "labels": [], "scores": [], "bboxes": []}])
     assert merge_parts(tmp_path, ["coco"])["pictures"] == 1
     part_path(tmp_path, 0).write_bytes(damage)
-    with pytest.raises(DataError, match="000000.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"000000\.jsonl cannot be read"):
         merge_parts(tmp_path, ["coco"])
     with pytest.raises(DataError, match="remove it, and label again"):
         read_counts(tmp_path, 0)
