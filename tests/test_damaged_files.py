@@ -40,7 +40,7 @@ def test_a_member_of_a_shard_that_states_eight_gigabytes_is_refused(tmp_path):
     entry = tarfile.TarInfo("a.png")
     entry.size = 8 * 2**30
     (tmp_path / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    (picture,) = (picture for picture, _ in zip(list_pictures(tmp_path / "a.tar"), range(1), strict=False))
+    picture = next(list_pictures(tmp_path / "a.tar"))  # the end of the shard, which is missing, is never reached
     with pytest.raises(DataError, match="cannot be read"):
         picture.read()
 
@@ -91,12 +91,11 @@ def test_answers_in_an_unknown_compression_are_refused(tmp_path):
         Answers.load(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("change", [{"before": 3}, {"answer": ["a"]}, {"slots": "[LOC]"}, {"tokens": [1]}])
-def test_parts_of_a_template_are_texts(change):
+def test_slots_of_a_template_are_a_list():
     parts = {"name": "own", "before": "Find", "after": "[LOC]", "answer": ""}
     assert read_template(parts).slots == ("[LOC]",)
-    with pytest.raises(PromptError, match="texts, got"):
-        read_template(parts | change)
+    with pytest.raises(PromptError, match="must be lists of texts, got"):
+        read_template(parts | {"slots": "[LOC]"})
 
 
 def test_texts_of_label_studio_may_hold_anything(tmp_path):
@@ -110,7 +109,7 @@ def test_texts_of_label_studio_may_hold_anything(tmp_path):
     ("part", "change", "message"),
     [
         ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, of which 10000 are the most"),
-        ("text_config", {"hidden_size": 10**5}, "describes a model of [0-9]+ numbers, its weights have"),
+        ("text_config", {"intermediate_size": 10**8}, "describes a model of [0-9]+ numbers, its weights have"),
         ("text_config", {"num_attention_heads": 0}, "describes no model"),
         ("text_config", {"num_hidden_layers": "two"}, "describes no model"),
     ],
