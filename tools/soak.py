@@ -58,12 +58,12 @@ def parse_options() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Do what is asked for."""
-    from comparison._results import Results
+    from experiments.results import Results
     from soaking._tables import all_tables, count_faults
 
     results = Results(options.out / "results.jsonl")
     if options.part == "table":
-        from comparison._tables import write_between_marks
+        from experiments.tables import write_between_marks
 
         text = all_tables(results)
         print(text)

@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import random
 import time
 import tracemalloc
 from contextlib import contextmanager
@@ -12,11 +11,8 @@ import pytest
 
 from lumen.data.check import check_coco
 from lumen.data.coco import CocoDataset
-from lumen.data.keypoints import CocoKeypointsDataset, read_skeleton
 from lumen.data.refer_files import load_plain_pickle, read_refer
-from lumen.data.text import QuestionsDataset
-from lumen.errors import DataError, LumenError
-from lumen.metrics.pose_ground_truth import read_pose_truth
+from lumen.errors import DataError
 
 IMAGES = [
     {"id": 1, "file_name": "a.jpg", "height": 8, "width": 8},
@@ -31,94 +27,6 @@ KEYPOINTS = {
         {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1, 1, 4, 4], "keypoints": [2, 2, 2, 3, 3, 0]},
     ],
 }  # fmt: skip
-DETECTIONS = [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.5}]
-TEXTS = {
-    "questions": {"images": IMAGES, "questions": [{"id": 1, "image_id": 1, "question": "is it?", "answers": ["yes"]}]},
-    "captions": {"images": IMAGES, "annotations": [{"id": 1, "image_id": 1, "caption": "a star"}]},
-    "conversations": [
-        {"id": "a", "image": "a.jpg", "conversations": [
-            {"from": "human", "value": "<image>what?"}, {"from": "gpt", "value": "a star"}]}
-    ],
-}  # fmt: skip
-REFS = {"refs": [{"image_id": 1, "ann_ids": [5], "sentence": "the star", "kind": "plain"}], "groups": []}
-NASTY = [
-    *(None, True, [], {}, [[]], "", " ", "\ud83d", "a\0b", "../x", "[LOC]", "x" * 9000, {"a": {"b": []}}, [1, None]),
-    *(0, -1, 1.5, 10**400, -(2**63), float("nan"), float("inf"), 1e308, 3, 2**53),
-]
-
-
-def places_of(node, path=()):
-    """Return the path of each node."""
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    return [path, *(place for key, value in entries for place in places_of(value, (*path, key)))]
-
-
-def mutated(content, rng):
-    """Return a copy in which one or two nodes are replaced, doubled or taken away."""
-    content = {"root": copy.deepcopy(content)}
-    for _ in range(rng.choice([1, 1, 2])):
-        *path, key = rng.choice(places_of(content)[1:])
-        parent = content
-        for step in path:
-            parent = parent[step]
-        kind = rng.random()
-        if kind < 0.7:
-            parent[key] = copy.deepcopy(rng.choice(NASTY))
-        elif isinstance(parent, list):
-            parent.insert(key, copy.deepcopy(parent[key]))
-        else:
-            del parent[key]
-            if "root" not in content:
-                return None
-    return content["root"]
-
-
-def fuzz(tmp_path, content, read, *, count, seed=0):
-    """Give mutated files to a reader; return how many were read."""
-    rng, path, num_read = random.Random(seed), tmp_path / "ann.json", 0
-    for _ in range(count):
-        path.write_text(json.dumps(mutated(content, rng)))
-        try:
-            read(path)
-        except LumenError:
-            continue
-        num_read += 1
-    return num_read
-
-
-def read_keypoints(path, **options):
-    dataset = CocoKeypointsDataset(ann_file=str(path), skip_budget=1.0, **options)
-    return [dataset.get_data_info(index) for index in range(len(dataset))]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_mutated_keypoint_files(tmp_path):
-    (tmp_path / "found.json").write_text(json.dumps(DETECTIONS))
-    found = {"detections": str(tmp_path / "found.json"), "test_mode": True}
-    assert 0 < fuzz(tmp_path, KEYPOINTS, read_keypoints, count=80) < 80
-    fuzz(tmp_path, KEYPOINTS, lambda path: read_keypoints(path, **found), count=40)
-    fuzz(tmp_path, KEYPOINTS, lambda path: read_skeleton(path, "star"), count=40)
-    fuzz(tmp_path, KEYPOINTS, read_pose_truth, count=40)
-    fuzz(tmp_path, KEYPOINTS, check_coco, count=40)
-    whole = tmp_path / "whole.json"
-    whole.write_text(json.dumps(KEYPOINTS))
-    found = {"test_mode": True}
-    fuzz(tmp_path, DETECTIONS, lambda path: read_keypoints(whole, detections=str(path), **found), count=40)
-
-
-@pytest.mark.parametrize("layout", TEXTS)
-def test_mutated_text_files(tmp_path, layout):
-    def read(path):
-        dataset = QuestionsDataset(ann_file=str(path), layout=layout, skip_budget=1.0)
-        return [dataset.get_data_info(index) for index in range(len(dataset))]
-
-    assert 0 < fuzz(tmp_path, TEXTS[layout], read, count=150) < 150
-
-
-def test_mutated_referring_files(tmp_path):
-    (tmp_path / "instances.json").write_text(json.dumps(KEYPOINTS))
-    options = {"layout": "shapes", "instances_file": str(tmp_path / "instances.json"), "skip_budget": 1.0}
-    fuzz(tmp_path, REFS, lambda path: read_refer(str(path), **options), count=100)
 
 
 @contextmanager

@@ -349,15 +349,6 @@ def test_threads_are_set_from_the_config(tmp_path):
     torch.set_num_threads(before)
 
 
-def test_a_run_killed_inside_saves_resumes_and_ends_with_the_same_bits(tmp_path):
-    script = Path(__file__).with_name("kill_while_saving.py")
-    result = subprocess.run(
-        [sys.executable, script, tmp_path, "8"], cwd=script.parents[2], capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert "8 kills inside a save" in result.stdout
-
-
 class OtherData(ToyData):
     """Data with other classes than those of training."""
 

@@ -14,8 +14,8 @@ from lumen.inference.predictor import LumenPredictor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from comparison._results import Results  # noqa: E402
-from comparison._tables import BEGIN, END  # noqa: E402
+from experiments.results import Results  # noqa: E402
+from experiments.tables import BEGIN, END  # noqa: E402
 from soaking._bounded import run_bounded  # noqa: E402
 from soaking._disk import Writer, try_disk  # noqa: E402
 from soaking._fuzz import fuzz, fuzz_chunk  # noqa: E402

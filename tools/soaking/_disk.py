@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison._results import Results
-
+from experiments.results import Results
 from lumen.errors import LumenError
 from soaking._bounded import run_bounded
 from soaking._machine import provenance

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from comparison._results import Results
-
+from experiments.results import Results
 from lumen.errors import LumenError
 from soaking._bounded import run_bounded
 from soaking._machine import provenance

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison._results import Results
-
+from experiments.results import Results
 from lumen.errors import LumenError
 from soaking._bounded import run_bounded
 from soaking._machine import provenance

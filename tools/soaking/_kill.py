@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison._results import Results
 
+from experiments.results import Results
 from lumen.engine.work_folder import was_evaluated
 from lumen.errors import LumenError
 from lumen.serialization.atomic import TEMPORARY

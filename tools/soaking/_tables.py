@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from comparison._results import Results
-from comparison._tables import markdown
+from experiments.results import Results
+from experiments.tables import markdown
 
 Rows = list[dict[str, Any]]
 MISSING = "not run yet"

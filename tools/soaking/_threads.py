@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison._results import Results
 
+from experiments.results import Results
 from lumen.inference.predictor import LumenPredictor
 from soaking._machine import provenance
 from soaking._model import save_tiny_model
