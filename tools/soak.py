@@ -35,7 +35,7 @@ def parse_options() -> argparse.Namespace:
     kill.add_argument("--kills", type=int, default=100, help="kills in the results, at least [%(default)s]")
     fuzz = parts.add_parser("fuzz", help="mutated inputs for all readers")
     fuzz.add_argument("--count", type=int, default=100_000, help="inputs in all [%(default)s]")
-    fuzz.add_argument("--chunk", type=int, default=2000, help="inputs in one process [%(default)s]")
+    fuzz.add_argument("--round", type=int, default=20_000, help="inputs of a round over all readers [%(default)s]")
     fuzz.add_argument("--reader", nargs="+", default=[], help="readers whose name starts so [all]")
     hostile = parts.add_parser("hostile", help="files made to run code, fill the memory or never end")
     hostile.add_argument("--file", nargs="+", default=[], help="files whose name starts so [all]")
@@ -90,7 +90,7 @@ def run_part(options: argparse.Namespace, results: "Results") -> None:  # noqa: 
         from soaking._readers import all_readers
 
         readers = chosen(all_readers(), options.reader)
-        fuzz(results, readers, count=options.count, chunk=options.chunk, seed=options.seed)
+        fuzz(results, readers, count=options.count, round_size=options.round, seed=options.seed)
     elif options.part == "hostile":
         from soaking._hostile import soak_hostile
         from soaking._hostile_files import all_files

@@ -53,12 +53,12 @@ def test_what_a_reader_does_wrong_is_found_with_its_input(tmp_path):
 
     reader = Reader("wrong", 1, lambda rng: rng.choice([b"a", b"x", b"z"]), lambda folder: lambda c: read(c.decode()))
     results = Results(tmp_path / "results.jsonl")
-    fuzz(results, [reader], count=20, chunk=10, seed=0)
+    fuzz(results, [reader], count=20, round_size=10, seed=0)
     kinds = {fault["error"].partition(" ")[0]: fault["input"] for row in results.rows for fault in row["faults"]}
     assert kinds == {"KeyError": "eA==", "MemoryError": "eg=="}
     assert count_faults(results.rows) == 4 and len(results.rows) == 2
-    fuzz(results, [reader], count=20, chunk=10, seed=0)
-    assert len(results.rows) == 2, "chunks that are done are not repeated"
+    fuzz(results, [reader], count=20, round_size=10, seed=0)
+    assert len(results.rows) == 2, "rounds that are done are not repeated"
     slow = text_reader("slow", 1, ["y"], read)
     assert fuzz_chunk(slow, number=0, size=1, seed=0)["faults"][0]["error"] == "more than 5 s"
 
@@ -133,7 +133,7 @@ def test_killed_trainings_resume_and_end_with_the_same_bits(tmp_path):
     "arguments",
     [
         ("kill", "--kills", "60"),
-        ("fuzz", "--count", "20000", "--chunk", "500", "--seed", "1"),
+        ("fuzz", "--count", "20000", "--seed", "1"),
         ("hostile",),
         ("threads", "--answers", "1000"),
         ("disk",),

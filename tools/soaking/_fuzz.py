@@ -29,31 +29,29 @@ class TooSlowError(BaseException):
     """One input took too long; no reader may catch it."""
 
 
-def fuzz(results: Results, readers: Sequence[Reader], *, count: int, chunk: int, seed: int) -> None:
-    """Give every reader its share of ``count`` inputs, in chunks; a chunk that is in the results is not repeated.
+def fuzz(results: Results, readers: Sequence[Reader], *, count: int, round_size: int, seed: int) -> None:
+    """Give every reader its share of ``count`` inputs, round by round; what is in the results is not repeated.
 
     Args:
-        results: Where each chunk adds a line.
+        results: Where each reader adds a line per round.
         readers: What is fuzzed.
-        count: Inputs in all.
-        chunk: Inputs in one process.
-        seed: Of the mutations; a chunk has its own generator, made of this, its reader and its number.
+        count: Inputs in all; the last round is a whole one.
+        round_size: Inputs of a round, over all readers. A reader gets those of a round in one process.
+        seed: Of the mutations; each round of a reader has its own generator, made of this, its name and the number.
     """
     total = sum(reader.share for reader in readers)
-    wanted = {reader.name: -(-count * reader.share // total) for reader in readers}
-    # Chunk by chunk over all readers, so that a run that is stopped has tried each of them.
-    for number in range(-(-max(wanted.values()) // chunk)):
+    for number in range(-(-count // round_size)):
         for reader in readers:
-            size = min(chunk, wanted[reader.name] - number * chunk)
-            place = {"what": "fuzz", "reader": reader.name, "chunk": number, "seed": seed, "inputs": size}
-            if size > 0 and not results.find(**place):
+            size = -(-round_size * reader.share // total)
+            place = {"what": "fuzz", "reader": reader.name, "round": number, "seed": seed, "inputs": size}
+            if not results.find(**place):
                 row = place | fuzz_chunk(reader, number=number, size=size, seed=seed)
                 results.add(row | provenance())
                 _tell(row)
 
 
 def fuzz_chunk(reader: Reader, *, number: int, size: int, seed: int) -> dict[str, Any]:
-    """Return what a reader did with a chunk: how many inputs it read and refused, and its faults."""
+    """Return what a reader did with its part of a round: how many inputs it read and refused, and its faults."""
     rng = random.Random(f"{seed} {reader.name} {number}")
     outcome = run_bounded(
         lambda: _read_all(reader, rng, size),
@@ -119,7 +117,7 @@ def _limited(seconds: float) -> Any:
 
 
 def _tell(row: dict[str, Any]) -> None:
-    head = f"{row['reader']} {row['chunk']}: {row['read']} read, {row['refused']} refused"
+    head = f"{row['reader']} {row['round']}: {row['read']} read, {row['refused']} refused"
     print(f"{head}, {sum(fault['number'] for fault in row['faults'])} faults", flush=True)
     for fault in row["faults"][:_KEPT_FAULTS]:
         print(f"  {fault['number']} x {fault['error']}", flush=True)
