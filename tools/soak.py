@@ -1,6 +1,6 @@
 """Reliability: what kills, wrong files, hostile files, threads and full disks do to Lumen, with counts.
 
-Results are lines of OUT/results.jsonl; chains and chunks that are in there are not done again. docs/reliability.md
+Results are lines of OUT/results.jsonl; what is in there is not done again. docs/reliability.md
 says what each part does. The exit code is 1 where a part finds a fault.
 """
 

@@ -113,8 +113,8 @@ def _complaint(before: _Files, after: _Files, new: _Files) -> str | None:
 
 
 def _files_of(folder: Path) -> _Files:
-    """Return the files below a folder by name, without those that a training writes as it goes."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "filler")
+    """Return the files below a folder by name, without locks, whose content does not matter."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "filler" and path.suffix != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
