@@ -112,7 +112,6 @@ def _available(config: PretrainedConfig, attention: str | None, path: str) -> st
             model = AutoModelForImageTextToText.from_config(
                 copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False
             )
-        _check_amount(model, path)
     except ImportError as error:
         raise ConfigError(f"attention={attention!r} cannot run here: {first_line(error)}") from error
     except ValueError as error:
@@ -120,6 +119,7 @@ def _available(config: PretrainedConfig, attention: str | None, path: str) -> st
             raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}") from error
         _LOGGER.warning("%s; attention='eager' is used", first_line(error))
         return "eager"
+    _check_amount(model, path)
     return attention
 
 
