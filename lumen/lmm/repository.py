@@ -42,7 +42,8 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
     with named_faults(f"the config.json of {path!r} describes no model", CheckpointError, remedy=remedy):
         config = _read_config(path, attention)
         _check_depth(config, path)
-        config._attn_implementation = _available(config, attention, path)
+        _check_amount(config, path)
+        config._attn_implementation = _available(config, attention)
     return config
 
 
@@ -58,15 +59,21 @@ def _check_depth(config: PretrainedConfig, path: str) -> None:
             )
 
 
-def _check_amount(model: PreTrainedModel, path: str) -> None:
-    """Refuse a model of far more numbers than the files of its folder hold: they would all be allocated."""
+def _check_amount(config: PretrainedConfig, path: str) -> None:
+    """Refuse a model of which one table alone has far more numbers than the files of its folder hold bytes.
+
+    All of its tables would be allocated before weights of another shape are found.
+    """
     files = [file for pattern in ("*.safetensors", "*.bin") for file in Path(path).glob(pattern)]
-    held, numbers = sum(file.stat().st_size for file in files), sum(one.numel() for one in model.parameters())
-    if files and numbers > MAX_NUMBERS_PER_BYTE * held:
-        raise CheckpointError(
-            f"the config.json of {path!r} describes a model of {numbers} numbers, its weights have {held} bytes: fetch "
-            "the repository again"
-        )
+    held, parts = sum(file.stat().st_size for file in files), [config, *vars(config).values()]
+    for part in parts if files else ():
+        sizes = [getattr(part, name, None) for name in ("hidden_size", "vocab_size", "intermediate_size")]
+        width, *others = [size if type(size) is int else 0 for size in sizes]
+        if isinstance(part, PretrainedConfig) and width * max(width, *others) > MAX_NUMBERS_PER_BYTE * held:
+            raise CheckpointError(
+                f"the config.json of {path!r} describes tables of {width} x {max(width, *others)} numbers, its weights "
+                f"have {held} bytes: fetch the repository again"
+            )
 
 
 def _read_config(path: str, attention: str | None) -> PretrainedConfig:
@@ -103,13 +110,13 @@ def without_code(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _available(config: PretrainedConfig, attention: str | None, path: str) -> str | None:
+def _available(config: PretrainedConfig, attention: str | None) -> str | None:
     """Return the attention that all parts of a model have: the one asked for, or ``eager``."""
     if attention is None or type(config) not in AutoModelForImageTextToText._model_mapping:
         return attention
     try:
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
+            AutoModelForImageTextToText.from_config(
                 copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False
             )
     except ImportError as error:
@@ -119,7 +126,6 @@ def _available(config: PretrainedConfig, attention: str | None, path: str) -> st
             raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}") from error
         _LOGGER.warning("%s; attention='eager' is used", first_line(error))
         return "eager"
-    _check_amount(model, path)
     return attention
 
 
