@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lumen import __version__
-from lumen.commands import label, serve
+from lumen.commands import label, serve, train
 from lumen.commands.options import (
     WRITTEN,
     BaseModel,
@@ -80,6 +80,7 @@ app = typer.Typer(
 
 app.command("label", epilog="\n\n".join(label.EXAMPLES))(label.label)
 app.command("serve", epilog="\n\n".join(serve.EXAMPLES))(serve.serve)
+app.command("train", epilog="\n\n".join(train.EXAMPLES))(train.train)
 
 
 def main() -> None:

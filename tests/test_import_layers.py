@@ -20,7 +20,7 @@ LAYERS = {
     6: ("decoders",),
     7: ("model", "pretraining"),
     8: ("engine", "inference"),
-    9: ("serving",),  # above inference, whose predictor it puts behind HTTP
+    9: ("serving", "tuning", "recipes"),  # above inference and engine, which they put to use; recipes are configs
     10: ("commands",),
     11: ("cli",),
 }

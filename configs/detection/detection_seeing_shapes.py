@@ -14,14 +14,11 @@ from mmengine.config import read_base
 from lumen.decoders.detection import DetectionDecoder
 
 with read_base():
-    from .._base_.detection_coco import *
-    from .._base_.nano import _lmm, _model
-    from .._base_.runtime import *
-    from .._base_.schedule_nano import *
+    from lumen.recipes.packaged_nano import *
 
-_lmm["name_or_path"] = "nano"
-_lmm["base"]["new_tokens"] = "learn"
-_lmm["readout"]["phrase_reconstruction"] = False
+    from .._base_.detection_coco import *
+    from .._base_.runtime import *
+
 model = dict(
     _model,
     input_hw=(160, 160),
@@ -29,11 +26,4 @@ model = dict(
     loss_weights={"aligner/loss_presence": 0.5, "detection/loss_box": 2.0},
 )
 _ask["num_prompts"] = 6
-_llm = ["lmm.base_model.model.language_model.*", "lmm.base_model.model.multi_modal_projector.*"]
-optim_wrapper["paramwise_cfg"]["adamw"] = [*_tokens, *_llm]
-optim_wrapper["paramwise_cfg"]["lr_mult"] = {
-    "lmm.*": 1.0,
-    **dict.fromkeys(_llm, 0.2),
-    **dict.fromkeys(_tokens, 0.1),
-}
 train_cfg = dict(max_iters=1050)

@@ -7,12 +7,5 @@ python tools/train.py configs/finetune/counting.py --cfg-options model.lmm.name_
 
 from mmengine.config import read_base
 
-from lumen.decoders.counting import CountingDecoder
-from lumen.metrics.counting import CountingMetric
-
 with read_base():
-    from .._base_.pretrained_lmm import *
-
-model["decoders"] = [dict(type=CountingDecoder)]
-val_evaluator = dict(type=CountingMetric)
-test_evaluator = val_evaluator
+    from lumen.recipes.counting import *

@@ -47,6 +47,8 @@ from lumen.serialization.checkpoint import (
 )
 from lumen.serialization.sharding import gather, shard_optimizer_state
 
+_WHOLE = "_whole"  # behind the name of a config that is written with all that it inherits
+
 
 @RUNNERS.register_module()
 class LumenRunner(Runner):
@@ -94,6 +96,14 @@ class LumenRunner(Runner):
     def epoch(self) -> int:
         """Epochs done; 0 before training."""
         return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
+
+    def dump_config(self) -> None:
+        """Write the config into the work folder; one that was read from there stays as it was written."""
+        source = self.cfg.filename
+        if source is None or Path(source).resolve().parent != Path(self.work_dir).resolve():
+            return super().dump_config()
+        # With all that it inherits, and with the overrides of the command line; the newest one of a folder is used.
+        self.cfg.dump(Path(self.work_dir) / f"{Path(source).stem.removesuffix(_WHOLE)}{_WHOLE}.py")
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Set the number of threads, join the other ranks, then set what MMEngine sets."""

@@ -1,4 +1,4 @@
-"""Data of a user's own in miniature, as ``configs/_base_/pretrained_lmm.py`` expects it below ``data/mine``."""
+"""Data of a user's own in miniature, as ``lumen/recipes/pretrained_lmm.py`` expects it below ``data/mine``."""
 
 from real_layouts import coco_file, picture, write
 

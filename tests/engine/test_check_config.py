@@ -43,7 +43,7 @@ test_evaluator = [dict(type=ToyMetric)]
 def folder(tmp_path):
     toy = Path(__file__).with_name("toy.py")
     (tmp_path / "toy.py").write_text(toy.read_text())
-    runtime = (ROOT / "configs/_base_/runtime.py").read_text()
+    runtime = (ROOT / "lumen/recipes/runtime.py").read_text()
     (tmp_path / "base.py").write_text(runtime)
     (tmp_path / "config.py").write_text(CONFIG)
     before = list(sys.path)
@@ -199,7 +199,7 @@ def test_settings_that_were_one_object_are_overridden_apart(folder):
 
 
 def test_the_shared_runtime_config_holds_settings_only():
-    text = (ROOT / "configs/_base_/runtime.py").read_text()
+    text = (ROOT / "lumen/recipes/runtime.py").read_text()
     names = {line.split(" = ")[0] for line in text.splitlines() if " = " in line and line[0].isalpha()}
     assert names <= RUNNER_SETTINGS
 
