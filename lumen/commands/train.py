@@ -1,7 +1,7 @@
 """``lumen train``: a decoder on labelled pictures, from a look at the data to an AP."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,6 +41,14 @@ Minutes = Annotated[float | None, typer.Option(min=0.1, help="Take as many steps
 ValShare = Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the images that is held out.")]
 SkipBudget = Annotated[float, typer.Option(min=0, max=1, help="Share of images or of labels that may be unusable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the run, and of the images that are held out.")]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        help="What learns in the LMM: frozen, nothing; lora, low-rank adapters; whole, tower and LLM, for nano alone. "
+        "By default whole of nano and lora of a larger one.",
+        show_default=False,
+    ),
+]
 CfgOptions = Annotated[
     list[str] | None,
     typer.Option(help="KEY.PATH=VALUE: a line more in the config; once per setting.", show_default=False),
@@ -59,6 +67,7 @@ def train(
     images: Images = None,
     iters: Iters = None,
     minutes: Minutes = None,
+    tune: Tune = None,
     val_share: ValShare = 0.2,
     skip_budget: SkipBudget = 0.01,
     seed: Seed = 0,
@@ -85,7 +94,7 @@ def train(
     from lumen.tuning.start import Source, prepare
 
     folder = out or Path("work_dirs") / f"{data.resolve().stem}_{task}"
-    wishes = Wishes(task, iters, seed, skip_budget, tuple(cfg_options or ()))
+    wishes = Wishes(task, iters, seed, skip_budget, tune, tuple(cfg_options or ()))
     options = {"progress": lambda records: track(records, "images", console=Console(stderr=True), transient=True)}
     config = prepare(Source(data, images, val_share), lmm, wishes, folder, minutes=minutes, **options)
     print(f"config: {config}\n")
@@ -100,11 +109,8 @@ def _run(folder: Path, *, resume: bool) -> None:
     """Train in a work folder and print the figures of the validation."""
     from lumen.tuning.start import config_to_resume, train
 
-    figures = train(config_to_resume(folder), resume=resume)
-    print(_figures_text(figures))
+    headline, figures = train(config_to_resume(folder), resume=resume)
+    others = [f"{name} {value:.3f}" for name, value in figures.items() if name != headline and value >= 0]
+    print(f"validation: {', '.join(others)}")
+    print(f"{'AP' if 'AP' in headline else headline} {figures[headline]:.3f}  ({headline}, validation)")
     print(f"to use it: lumen predict PICTURE NAME --model {folder}")
-
-
-def _figures_text(figures: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    return "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())

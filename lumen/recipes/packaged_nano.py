@@ -7,8 +7,8 @@ It stands behind a task:
         from lumen.recipes.packaged_nano import *
     model["lmm"], model["aligner"] = _lmm, _aligner
 
-``[LOC]`` is new to nano: its tower goes on learning, its LLM at a fifth of the rate. ``model.input_hw`` may be any
-multiple of 16.
+``[LOC]`` is new to nano: its tower goes on learning, its LLM at a fifth of the rate. With ``custom_hooks = [_freeze,
+*custom_hooks]`` behind it, nano stays unchanged but for LoRA. ``model.input_hw`` may be any multiple of 16.
 """
 
 from mmengine.config import read_base

@@ -102,10 +102,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=WarmUpThenDecay, warm_up=200, decay=dict(type=CosineAnnealingLR, eta_min=5e-6))
-custom_hooks = [
-    dict(type=FreezeHook, freeze=["lmm.base_model.*"], trainable=["*.lora_*"]),
-    dict(type=EmaHook, decay=0.999),
-]
+_freeze = dict(type=FreezeHook, freeze=["lmm.base_model.*"], trainable=["*.lora_*"])
+custom_hooks = [_freeze, dict(type=EmaHook, decay=0.999)]
 train_cfg = dict(max_iters=5000, val_interval=1000)
 val_cfg = dict(dtype="bfloat16")
 test_cfg = dict(dtype="bfloat16")

@@ -64,7 +64,7 @@ def _run_of(place: Path) -> ModelFiles:
 
 def _check_run(config: Config, run: ModelFiles, task: str) -> None:
     """Raise ConfigError where a run cannot go on with other data."""
-    kinds = [_resolved(decoder["type"], DECODERS) for decoder in config.model["decoders"]]
+    kinds = [registered(decoder["type"], DECODERS) for decoder in config.model["decoders"]]
     tasks = [kind.spec.name for kind in kinds]
     if tasks != [task]:
         raise ConfigError(
@@ -72,7 +72,7 @@ def _check_run(config: Config, run: ModelFiles, task: str) -> None:
             "on; give its LMM to begin another one"
         )
     dataset = (config.get("train_dataloader") or {}).get("dataset", {})
-    kind = _resolved(dataset.get("type"), DATASETS)
+    kind = registered(dataset.get("type"), DATASETS)
     if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
         raise ConfigError(
             f"{run.config} trains on {getattr(kind, '__name__', kind)}, which is not one set of images with boxes: "
@@ -80,7 +80,8 @@ def _check_run(config: Config, run: ModelFiles, task: str) -> None:
         )
 
 
-def _resolved(kind: Any, registry: Any) -> Any:
+def registered(kind: Any, registry: Any) -> Any:
+    """Return the class that a ``type`` of a config stands for: it names the class itself or as text."""
     return registry.get(kind) if isinstance(kind, str) else kind
 
 

@@ -16,6 +16,7 @@ from lumen.tuning.splits import Split, Splits
 from lumen.tuning.survey import Survey
 
 CONFIG = "config.py"
+TUNES = ("frozen", "lora", "whole")
 _BEFORE = "before"
 _PACKAGE = Path(__file__).resolve().parents[2]
 _NANO_SIDE = 320  # of its input at most; it was pretrained at 160
@@ -36,6 +37,7 @@ class Wishes:
         iters: Steps; None for a number by the size of the data.
         seed: Seed of the run.
         skip_budget: Share of the images, and of the annotations, that may be unusable.
+        tune: What learns in the LMM, of ``TUNES``; None for ``whole`` of nano, ``lora`` of a larger one.
         overrides: ``key.path=value`` texts, as ``--cfg-options`` takes them.
     """
 
@@ -43,6 +45,7 @@ class Wishes:
     iters: int | None = None
     seed: int = 0
     skip_budget: float = 0.01
+    tune: str | None = None
     overrides: Sequence[str] = ()
 
 
@@ -76,6 +79,7 @@ def config_text(base: Base, splits: Splits, survey: Survey, wishes: Wishes, fold
         *(["    from lumen.recipes.packaged_nano import *"] if base.is_nano and not base.run else []),
         "",
         *_model_lines(base, survey, wishes.task),
+        *_tune_lines(base, wishes.tune),
         f"_names = {_literal(survey.names)}",
         f"_shared = dict(classes=_names, skip_budget={wishes.skip_budget!r})",
         f'train_dataloader["dataset"].update(_shared, {_place(splits.train)})',
@@ -98,6 +102,24 @@ def _model_lines(base: Base, survey: Survey, task: str) -> list[str]:
         'model["lmm"], model["aligner"] = _lmm, _aligner',
         f'model["input_hw"] = {input_hw!r}',
     ]
+
+
+def _tune_lines(base: Base, tune: str | None) -> list[str]:
+    """Return what makes the LMM learn as asked."""
+    if tune is None:
+        return []
+    if tune not in TUNES or base.run or (tune == "whole" and not base.is_nano):
+        raise ConfigError(
+            f"--tune is one of {', '.join(TUNES)}; a run that goes on keeps its own, and whole is for nano alone, got "
+            f"{tune!r} for {base.name_or_path}"
+        )
+    lora = '_lmm["base"]["lora"] = '
+    frozen = '_freeze["trainable"] = []'
+    if not base.is_nano:
+        return [f"{lora}None", frozen] if tune == "frozen" else []
+    rank = [f'{lora}dict(r=16, alpha=32, dropout=0.05, targets=["q_proj", "v_proj"])']
+    hooks = ["custom_hooks = [_freeze, *custom_hooks]"]
+    return {"frozen": [frozen, *hooks], "lora": [*rank, *hooks], "whole": []}[tune]
 
 
 def nano_input_hw(size_hw: tuple[int, int]) -> tuple[int, int]:

@@ -19,8 +19,9 @@ from lumen.errors import ConfigError
 from lumen.lmm.meta import KNOWN
 from lumen.lmm.repository import read_config as read_lmm_config
 from lumen.paths import find_path
+from lumen.registry import DECODERS
 from lumen.serialization.checkpoint import find_checkpoint
-from lumen.tuning.base import find_base
+from lumen.tuning.base import find_base, registered
 from lumen.tuning.recipe import CONFIG, Wishes, config_text, load, write_config
 from lumen.tuning.splits import Splits, find_splits
 from lumen.tuning.survey import check_task, survey
@@ -99,8 +100,8 @@ def prepare(
     return path
 
 
-def train(path: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Train what a written config describes; return the figures of the last validation by name.
+def train(path: Path, *, resume: bool = False) -> tuple[str, dict[str, float]]:
+    """Train what a written config describes; return the name of the main figure, and all of the last validation.
 
     Args:
         path: The config.
@@ -115,7 +116,9 @@ def train(path: Path, *, resume: bool = False) -> dict[str, Any]:
     config = load(path)
     config.resume = resume
     LumenRunner.from_cfg(config).train()
-    return json.loads((Path(config.work_dir) / "protocol_val.json").read_text(encoding="utf-8"))["figures"]
+    card = json.loads((Path(config.work_dir) / "protocol_val.json").read_text(encoding="utf-8"))
+    figures = {name: value for name, value in card["figures"].items() if isinstance(value, int | float)}
+    return registered(config.model["decoders"][0]["type"], DECODERS).spec.headline, figures
 
 
 def config_to_resume(folder: Path) -> Path:

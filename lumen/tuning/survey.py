@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "chat": "configs/text/chat_nano_llava.py",
 }
 _MIN_IMAGES = 2
+_NO_OBJECT = "class without any usable annotation"
 _CANNOT_TRAIN = (
     "a category id or name occurs twice; merge or rename them",
     "name of a category cannot be asked for: it is empty or holds a special token",
@@ -75,6 +76,7 @@ def survey(splits: Splits, task: str, *, skip_budget: float, progress: Progress 
         if split is None:
             continue
         report = check_coco(split.ann_file, split.images, content=split.content, progress=progress)
+        report.pop(_NO_OBJECT, None)  # told by the count of each class
         _refuse_faults(split, report, skip_budget)
         parsed = parse_coco(
             split.content,

@@ -1,0 +1,109 @@
+"""``lumen train`` from a folder of pictures to an AP, in an empty folder, with a tiny model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pages import run
+from tuning_cases import coco_content, write_photos
+
+from lumen.data.shapes import make_shapes
+from lumen.serialization.checkpoint import load_checkpoint
+from lumen.tuning.recipe import load
+
+FEW = ("--iters", "2", "--cfg-options", "val_dataloader.batch_size=2", "--cfg-options", "_ask.num_negatives=1")
+
+
+@pytest.fixture
+def lumen(photos, tmp_path, monkeypatch, capsys):
+    """Return a function that runs ``lumen`` in an empty folder and gives its exit status, output and errors."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+    def lumen(*words):
+        status = run(["lumen", *map(str, words)], monkeypatch)
+        return status, *capsys.readouterr()
+
+    return lumen
+
+
+def test_one_command_trains_and_prints_an_ap(lumen, photos, tiny_seeing, tmp_path):
+    status, out, err = lumen("train", "--data", photos, "--lmm", tiny_seeing, *FEW)
+    assert status == 0, err
+    assert "train: 8 images, 8 with objects, 8 objects" in out and "parameters are trained" in out
+    work = tmp_path / "empty/work_dirs/photos_detection"
+    figures = json.loads((work / "protocol_val.json").read_text())["figures"]
+    assert f"AP {figures['coco/bbox_mAP']:.3f}  (coco/bbox_mAP, validation)" in out
+    # The config stays as it was written; with all that it inherits it lies beside it.
+    assert len((work / "config.py").read_text().splitlines()) < 30
+    assert (work / "config_whole.py").is_file()
+    assert load(work / "config_whole.py").model.lmm.name_or_path == str(tiny_seeing)
+
+    status, _, err = lumen("train", "--data", photos, "--lmm", tiny_seeing)
+    assert status == 2 and "holds a training already" in err
+    status, out, err = lumen("predict", photos / "images/01.png", "cat", "--model", work, "--out", "out")
+    assert status == 0, err
+
+    # Other pictures, from where it ended, by the clock; then once more in the same folder.
+    status, out, err = lumen("train", "--data", photos, "--lmm", work, "--out", "more", "--minutes", "0.1", "--dry-run")
+    assert status == 0, err
+    config = load(tmp_path / "empty/more/config.py")
+    assert config.load_from == str(work / "iter_2.pth") and config.train_cfg.max_iters >= 1
+    text = (tmp_path / "empty/more/config.py").read_text()
+    text = text.replace(f"max_iters={config.train_cfg.max_iters}", "max_iters=1")
+    (tmp_path / "empty/more/config.py").write_text(text)
+    status, out, err = lumen("train", "--resume", "--out", "more")
+    assert status == 0 and "AP " in out, err
+    assert load_checkpoint(tmp_path / "empty/more/iter_1.pth")["meta"]["iter"] == 1
+    status, _, err = lumen("train", "--data", photos, "--lmm", work, "--out", "pose", "--task", "counting")
+    assert status == 2 and "trains detection, and --task is counting" in err
+
+
+@pytest.mark.parametrize("task", ["segmentation", "counting"])
+def test_a_plan_for_a_pretrained_lmm(task, lumen, photos, repositories, tmp_path):
+    pytest.importorskip("peft")
+    words = ("--lmm", repositories("smolvlm"), "--task", task, "--out", "work", "--dry-run")
+    status, out, err = lumen("train", "--data", photos / "labels.json", *words)
+    assert status == 0, err
+    assert "lumen train --resume --out work" in out
+    config = load(tmp_path / "empty/work/config.py")
+    assert [decoder["type"].spec.name for decoder in config.model.decoders] == [task]
+    assert config.model.lmm.base.lora and config.train_cfg.max_iters == 500
+    assert not list((tmp_path / "empty/work").glob("*.pth"))
+
+
+def test_what_is_refused_leaves_nothing_behind(lumen, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_photos(tmp_path / "one/images", range(1))
+    (tmp_path / "one/a.json").write_text(json.dumps(coco_content(range(1))))
+    refused = {
+        ("--data", photos, "--lmm", "nobody/nothing"): "the base model 'nobody/nothing' cannot be read",
+        ("--data", photos, "--task", "vqa"): "has no recipe for --task vqa",
+        ("--data", tmp_path / "one"): "none can be held out",
+        ("--data", tmp_path / "nowhere"): "there is no data",
+        ("--data", photos, "--cfg-options", "modle.lmm=1"): "modle",
+        ("--data", photos, "--tune", "half"): "--tune is one of",
+        ("--data", photos, "--iters", "5", "--minutes", "1"): "--iters or --minutes",
+        ("--resume",): "--resume takes --out",
+        ("--resume", "--out", "work"): "holds no config.py",
+        (): "give --data",
+    }
+    for words, message in refused.items():
+        status, _, err = lumen("train", *words)
+        assert status == 2 and message in err, (words, err)
+    assert list((tmp_path / "empty").rglob("*")) == []
+
+
+@pytest.mark.slow
+def test_fifty_pictures_are_enough_for_an_ap(tmp_path):
+    make_shapes(tmp_path / "shapes", 50, 1, workers=1, num_test=1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "shapes/train").rename(tmp_path / "photos/images")
+    (tmp_path / "shapes/annotations/instances_train.json").rename(tmp_path / "photos/labels.json")
+    command = [sys.executable, "-m", "lumen.cli", "train", "--data", "../photos"]
+    done = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("AP ")]
+    assert float(line.split()[1]) > 0.1
