@@ -83,7 +83,7 @@ def prepare(
     splits = find_splits(source.data, folder.resolve(), task=wishes.task, **options)
     found = survey(splits, wishes.task, skip_budget=wishes.skip_budget, progress=progress)
     say(found.text)
-    was_there = folder.exists()
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         _write_splits(splits)
         path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
@@ -94,8 +94,8 @@ def prepare(
             plan = replace(plan, num_iters=load(path).train_cfg.max_iters)
         say(plan_text(plan))
     except BaseException:
-        if not was_there:
-            shutil.rmtree(folder, ignore_errors=True)
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
         raise
     return path
 

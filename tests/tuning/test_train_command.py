@@ -74,7 +74,7 @@ def test_a_plan_for_a_pretrained_lmm(task, lumen, photos, repositories, tmp_path
 
 
 def test_what_is_refused_leaves_nothing_behind(lumen, photos, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write_photos(tmp_path / "one/images", range(1))
     (tmp_path / "one/a.json").write_text(json.dumps(coco_content(range(1))))
     refused = {
