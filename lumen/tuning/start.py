@@ -21,10 +21,10 @@ from lumen.lmm.repository import read_config as read_lmm_config
 from lumen.paths import find_path
 from lumen.registry import DECODERS
 from lumen.serialization.checkpoint import find_checkpoint
-from lumen.tuning.base import find_base, registered
+from lumen.tuning.base import Base, find_base, registered
 from lumen.tuning.recipe import CONFIG, Wishes, config_text, load, write_config
 from lumen.tuning.splits import Splits, find_splits
-from lumen.tuning.survey import check_task, survey
+from lumen.tuning.survey import Survey, check_task, survey
 
 _MFU = 0.35  # share of a plain matrix product's rate that a training is taken to reach
 _TRIAL_STEPS, _TIMED_STEPS = 6, 4
@@ -85,18 +85,32 @@ def prepare(
     say(found.text)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        _write_splits(splits)
-        path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
-        plan = _plan(load(path), lmm_config)
-        if minutes is not None:
-            wishes = replace(wishes, iters=steps_within(load(path), minutes))
-            path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
-            plan = replace(plan, num_iters=load(path).train_cfg.max_iters)
-        say(plan_text(plan))
+        return _write(base, splits, found, wishes, folder, lmm_config, minutes, say)
     except BaseException:
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
         raise
+
+
+def _write(
+    base: Base,
+    splits: Splits,
+    found: Survey,
+    wishes: Wishes,
+    folder: Path,
+    lmm_config: Any,
+    minutes: float | int | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Write new label files and the config, with as many steps as fit, and tell the plan."""
+    for split in (splits.train, splits.val, splits.test):
+        if split is not None:
+            split.write()
+    path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
+    if minutes is not None:
+        wishes = replace(wishes, iters=steps_within(load(path), minutes))
+        path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
+    say(plan_text(_plan(load(path), lmm_config)))
     return path
 
 
@@ -207,9 +221,3 @@ def _require_free(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; --out names a folder")
-
-
-def _write_splits(splits: Splits) -> None:
-    for split in (splits.train, splits.val, splits.test):
-        if split is not None:
-            split.write()
