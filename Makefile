@@ -47,7 +47,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(DEMO_READY)
 	@echo "== set-up: what the tests need"
-	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,label,ray,serve,dev]'
+	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,label,ray,serve,wandb,dev]'
 	@touch $@
 
 $(READY): $(DEV_READY)

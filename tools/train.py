@@ -12,6 +12,7 @@ from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # 
 EXAMPLES = """examples:
   python tools/train.py configs/detection/detection_nano_shapes.py
   python tools/train.py configs/detection/detection_nano_shapes.py --resume
+  python tools/train.py configs/detection/detection_nano_shapes.py --log-to tensorboard
   python tools/train.py configs/detection/detection_nano_shapes.py --cfg-options optim_wrapper.optimizer.lr=1e-4
   torchrun --nproc-per-node 8 tools/train.py configs/detection/detection_nano_shapes.py --launcher pytorch --amp
 
@@ -28,6 +29,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--resume", nargs="?", const=True, default=False, metavar="CKPT", help="continue the newest or a given one"
     )
+    parser.add_argument(
+        "--log-to", nargs="+", default=[], metavar="NAME", help="draw curves in tensorboard, wandb, or both"
+    )
     return parser.parse_args()
 
 
@@ -36,7 +40,9 @@ def main(options: argparse.Namespace) -> None:
     config = load_tool_config(options, ROOT)
     config.resume = options.resume
     from lumen.engine.runner import LumenRunner
+    from lumen.engine.tracking import log_to
 
+    log_to(config, options.log_to)
     LumenRunner.from_cfg(config).train()
 
 

@@ -22,7 +22,7 @@ env_cfg = dict(
 log_processor = dict(by_epoch=False, window_size=50)
 log_level = "INFO"
 randomness = dict(seed=0)  # resuming needs the seed that the run started with
-# Curves in TensorBoard: --cfg-options "visualizer.vis_backends=[{'type':'TensorboardVisBackend'}]".
+# tools/train.py --log-to tensorboard wandb adds backends.
 visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
 load_from = None
 resume = False
