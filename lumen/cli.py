@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lumen import __version__
-from lumen.commands import label, serve, train
+from lumen.commands import convert, label, serve, train
 from lumen.commands.options import (
     WRITTEN,
     BaseModel,
@@ -79,6 +79,7 @@ app = typer.Typer(
 
 
 app.command("label", epilog="\n\n".join(label.EXAMPLES))(label.label)
+app.command("convert", epilog="\n\n".join(convert.EXAMPLES))(convert.convert)
 app.command("serve", epilog="\n\n".join(serve.EXAMPLES))(serve.serve)
 app.command("train", epilog="\n\n".join(train.EXAMPLES))(train.train)
 

@@ -32,6 +32,7 @@ EXAMPLES = (
     "lumen label photos/ star --out labels/ --part 3/8, and when all eight are done: lumen label --merge labels/",
 )
 _PART_SIZE = 256
+_FORMATS = ("coco", "yolo", "voc", "parquet", "masks", "label-studio", "fiftyone")
 
 Words = Annotated[
     list[str] | None,
@@ -47,7 +48,12 @@ OutFolder = Annotated[
 ]
 Formats = Annotated[
     list[str] | None,
-    typer.Option("--format", help="coco (default), yolo, voc, parquet or masks; once per format.", show_default=False),
+    typer.Option(
+        "--format",
+        help=f"coco (default), {', '.join(_FORMATS[1:-1])} or {_FORMATS[-1]}; once per format.",
+        show_default=False,
+        autocompletion=lambda: list(_FORMATS),
+    ),
 ]
 Merge = Annotated[
     Path | None, typer.Option(help="Write the files of a folder whose parts are all done, and nothing else.")

@@ -20,20 +20,18 @@ from starlette.requests import Request as HttpRequest
 from lumen.data.image import check_inside
 from lumen.errors import ConfigError, DataError
 from lumen.inference.reports import Request
+from lumen.interop.label_studio import LOCAL_FILES, make_prediction, rectangles
 from lumen.serving.asking import Answer
 from lumen.serving.bodies import Fields, Question, from_base64, make_request, read_fields, read_json
 from lumen.serving.limits import Limits
 
 if TYPE_CHECKING:
-    from mmengine.structures import InstanceData
-
     from lumen.inference.predictor import LumenPredictor
 
 PREFIX = "/label-studio"
 MAX_TASKS = 100
 _MAX_CONFIG = 200_000
 _FINDERS = ("detection", "written_boxes", "segmentation")
-_LOCAL = "/data/local-files/"
 
 
 class Tasks(BaseModel):
@@ -134,12 +132,8 @@ class LabelStudio:
         content = await run_in_threadpool(read_source, source, self._images, self._limits)
         question = Question(content, hashlib.sha256(content).hexdigest(), request, "rle", False)
         answer = await self._answer(question, http)
-        scores = answer.table.scores.tolist()
-        return {
-            "model_version": self.version,
-            "score": sum(scores) / len(scores) if scores else 0.0,
-            "result": regions(answer.table, answer.size_hw, control),
-        }
+        names = {"from_name": control.from_name, "to_name": control.to_name}
+        return make_prediction(answer.table, rectangles(answer.table, answer.size_hw, **names), self.version)
 
 
 def read_labels(config: str) -> BoxLabels:
@@ -182,10 +176,10 @@ def read_source(source: Any, images: Path | None, limits: Limits) -> bytes:
         named = parse_qs(parts.query).get("d", [""])[0]
     except ValueError as error:  # an address may be given that is none
         raise DataError(f"the image {source!r:.80} is not an address: {error}") from error
-    if not parts.path.endswith(_LOCAL) or not named:
+    if not parts.path.endswith(LOCAL_FILES) or not named:
         raise DataError(
             f"the image {source!r:.80} is not fetched: give it as data:image/...;base64,... or by local storage "
-            f"({_LOCAL}?d=PATH), with lumen serve --images FOLDER"
+            f"({LOCAL_FILES}?d=PATH), with lumen serve --images FOLDER"
         )
     if images is None:
         raise DataError(f"the image {named!r} is a local file, and no folder is served: lumen serve --images FOLDER")
@@ -196,29 +190,3 @@ def read_source(source: Any, images: Path | None, limits: Limits) -> bytes:
     if path.stat().st_size > limits.body_bytes:
         raise DataError(f"{named}: {path.stat().st_size} bytes, the limit is {limits.body_bytes}")
     return path.read_bytes()
-
-
-def regions(table: "InstanceData", size_hw: tuple[int, int], control: BoxLabels) -> list[dict[str, Any]]:
-    """Return boxes as regions of Label Studio, in percent of the image."""
-    height, width = size_hw
-    rows = zip(table.bboxes.tolist(), table.scores.tolist(), table.phrases, strict=True)
-    return [
-        {
-            "from_name": control.from_name,
-            "to_name": control.to_name,
-            "type": "rectanglelabels",
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "score": score,
-            "value": {
-                "x": 100 * x1 / width,
-                "y": 100 * y1 / height,
-                "width": 100 * (x2 - x1) / width,
-                "height": 100 * (y2 - y1) / height,
-                "rotation": 0,
-                "rectanglelabels": [phrase],
-            },
-        }
-        for (x1, y1, x2, y2), score, phrase in rows
-    ]

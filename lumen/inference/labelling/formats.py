@@ -15,18 +15,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
-from mmengine.structures import InstanceData
 from PIL import Image
 
 from lumen.errors import ConfigError
+from lumen.inference.labelling.exports import write_fiftyone, write_label_studio
 from lumen.inference.labelling.job import Job
+from lumen.inference.labelling.records import Records, readable, size_hw, table_of, write_lines
 from lumen.inference.labelling.run import read_ahead
 from lumen.interop.supervision import to_supervision
 from lumen.ops.masks import decode_masks, mask_area, mask_boxes
 from lumen.serialization.atomic import TEMPORARY, atomic_file
 
-Records = Callable[[], Iterator[dict[str, Any]]]
 _WRITES_AT_ONCE = 16
 _MAX_MAP_LABEL = 255
 
@@ -40,9 +39,9 @@ def write_coco(folder: Path, job: Job, records: Records) -> None:
         file.write(b'{"info": %s,\n' % json.dumps({"description": f"lumen label, {job.task}"}).encode())
         categories = [{"id": number, "name": name} for number, name in enumerate(job.names, start=1)]
         file.write(b'"categories": %s,\n"images": [' % json.dumps(categories).encode())
-        _write_lines(file, (_coco_image(number, record) for number, record in _readable(records)))
+        write_lines(file, (_coco_image(number, record) for number, record in readable(records)))
         file.write(b'],\n"annotations": [')
-        _write_lines(file, _coco_annotations(records))
+        write_lines(file, _coco_annotations(records))
         file.write(b"]}\n")
 
 
@@ -51,7 +50,7 @@ def write_yolo(folder: Path, job: Job, records: Records) -> None:
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations, save_data_yaml
 
     def lines(record: Mapping[str, Any]) -> bytes:
-        found = detections_to_yolo_annotations(to_supervision(table_of(record, job)), _size_hw(record))
+        found = detections_to_yolo_annotations(to_supervision(table_of(record, job)), size_hw(record))
         return "".join(f"{line}\n" for line in found).encode("ascii")
 
     _write_each(folder / "yolo" / "labels", ".txt", records, lines)
@@ -66,7 +65,7 @@ def write_voc(folder: Path, job: Job, records: Records) -> None:
 
     def xml(record: Mapping[str, Any]) -> bytes:
         detections = to_supervision(table_of(record, job))
-        return detections_to_pascal_voc(detections, list(job.names), record["file"], (*_size_hw(record), 3)).encode()
+        return detections_to_pascal_voc(detections, list(job.names), record["file"], (*size_hw(record), 3)).encode()
 
     _write_each(folder / "voc", ".xml", records, xml)
 
@@ -79,9 +78,9 @@ def write_masks(folder: Path, job: Job, records: Records) -> None:
 
     def png(record: Mapping[str, Any]) -> bytes:
         table = table_of(record, job)
-        label_map = np.zeros(_size_hw(record), dtype=np.uint8)
+        label_map = np.zeros(size_hw(record), dtype=np.uint8)
         for row in table.scores.argsort(stable=True).tolist():
-            label_map[decode_masks([table.masks[row]], _size_hw(record))[0].numpy()] = int(table.labels[row]) + 1
+            label_map[decode_masks([table.masks[row]], size_hw(record))[0].numpy()] = int(table.labels[row]) + 1
         content = io.BytesIO()
         Image.fromarray(label_map).save(content, "PNG")
         return content.getvalue()
@@ -119,6 +118,8 @@ FORMATS: Mapping[str, Callable[[Path, Job, Records], None]] = {
     "voc": write_voc,
     "parquet": write_parquet,
     "masks": write_masks,
+    "label-studio": write_label_studio,
+    "fiftyone": write_fiftyone,
 }
 _PER_PICTURE = ("yolo", "voc", "masks")
 _NEEDS = {"yolo": "supervision", "voc": "supervision", "parquet": "pyarrow"}
@@ -146,17 +147,6 @@ def check_formats(formats: Iterable[str], job: Job) -> None:
             )
 
 
-def table_of(record: Mapping[str, Any], job: Job) -> InstanceData:
-    """Return the answer about a picture as ``LumenPredictor.predict`` gave it, rounded."""
-    table = InstanceData(scores=torch.tensor(record["scores"]), labels=torch.tensor(record["labels"], dtype=torch.long))
-    if "bboxes" in record:
-        table.bboxes = torch.tensor(record["bboxes"]).reshape(-1, 4)
-    if "masks" in record:
-        table.masks = [{"size": list(_size_hw(record)), "counts": counts} for counts in record["masks"]]
-    table.phrases = [job.names[label] for label in record["labels"]]
-    return table
-
-
 def _coco_image(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": record.get("id", number),
@@ -167,8 +157,8 @@ def _coco_image(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _coco_annotations(records: Records) -> Iterator[dict[str, Any]]:
     number = 0
-    for place, record in _readable(records):
-        masks = [{"size": list(_size_hw(record)), "counts": counts} for counts in record.get("masks", ())]
+    for place, record in readable(records):
+        masks = [{"size": list(size_hw(record)), "counts": counts} for counts in record.get("masks", ())]
         boxes = record["bboxes"] if "bboxes" in record else mask_boxes(masks).tolist()
         for row, (label, score) in enumerate(zip(record["labels"], record["scores"], strict=True)):
             number += 1
@@ -186,20 +176,6 @@ def _coco_annotations(records: Records) -> Iterator[dict[str, Any]]:
             }
 
 
-def _readable(records: Records) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the pictures that could be read, with their positions from 1."""
-    return ((number, record) for number, record in enumerate(records(), start=1) if "fault" not in record)
-
-
-def _size_hw(record: Mapping[str, Any]) -> tuple[int, int]:
-    return record["height"], record["width"]
-
-
-def _write_lines(file: Any, entries: Iterable[dict[str, Any]]) -> None:
-    for place, entry in enumerate(entries):
-        file.write((b",\n" if place else b"\n") + json.dumps(entry).encode())
-
-
 def _write_each(folder: Path, ending: str, records: Records, make: Callable[[Mapping[str, Any]], bytes]) -> None:
     """Write a file per picture, several at once, since each waits for the disk."""
 
@@ -211,7 +187,7 @@ def _write_each(folder: Path, ending: str, records: Records, make: Callable[[Map
 
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_WRITES_AT_ONCE) as pool:
-        for _ in read_ahead(_readable(records), write, pool=pool, ahead=4 * _WRITES_AT_ONCE):
+        for _ in read_ahead(readable(records), write, pool=pool, ahead=4 * _WRITES_AT_ONCE):
             pass
 
 

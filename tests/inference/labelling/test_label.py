@@ -12,12 +12,13 @@ from PIL import Image
 from lumen.data.coco import CocoDataset
 from lumen.errors import ConfigError, DataError, PromptError
 from lumen.inference.labelling import job as jobs
-from lumen.inference.labelling.formats import FORMATS, table_of
+from lumen.inference.labelling.formats import FORMATS
 from lumen.inference.labelling.job import Job, Survey, hold_part_of_job, part_path, survey
 from lumen.inference.labelling.merge import merge_parts
 from lumen.inference.labelling.on_ray import PartLabeller, rows_of_parts
 from lumen.inference.labelling.pictures import Picture, list_pictures
 from lumen.inference.labelling.progress import pace_of
+from lumen.inference.labelling.records import table_of
 from lumen.inference.labelling.run import Effort, describe_predictor, label_pictures, missing_parts
 from lumen.inference.labelling.start import ModelChoice, label_source, make_job
 from lumen.inference.reports import Request
