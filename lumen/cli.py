@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ from lumen.commands.options import (
 from lumen.errors import ConfigError, DataError, LumenError
 from lumen.inference.reports import Output, Request, predict_files
 from lumen.inference.sources import MAX_NEW_TOKENS, Source, describe_source, find_model, open_model
+from lumen.inference.tiles import Tiles
 from lumen.paths import IMAGE_SUFFIXES
 
 _EXAMPLES = (
@@ -43,6 +45,7 @@ _EXAMPLES = (
     "lumen predict photo.jpg star ring --task counting",
     "lumen predict photo.jpg 'how many stars are there?' --task vqa",
     "lumen predict photo.jpg --task caption",
+    "lumen predict aerial.jpg car --tiles 640",
     "lumen predict photo.jpg dog 'red cup' --lmm Qwen/Qwen3-VL-4B-Instruct",
 )
 
@@ -55,7 +58,7 @@ TaskName = Annotated[
     str,
     typer.Option(
         help="detection, segmentation, pose, grounding, referring_segmentation, semantic_segmentation, counting, "
-        "vqa, caption, or a task of your own; the model must have a decoder for it."
+        "vqa, caption, or a task of your own; the model must have a decoder for it.",
     ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")]
@@ -69,6 +72,16 @@ SkeletonFile = Annotated[
 ]
 WithPictures = Annotated[bool, typer.Option(help="Write a picture per image, unless the answer is text.")]
 WithHeatmaps = Annotated[bool, typer.Option(help="Write a heatmap picture per phrase.")]
+TileSide = Annotated[
+    int | None,
+    typer.Option(
+        help="Ask about tiles of so many pixels, too, and join the answers: for small objects in large images."
+    ),
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(help="--tiles: share of the side that neighbouring tiles have in common; by default 0.2."),
+]
 
 app = typer.Typer(
     help="Find anything you can name: one multimodal model pass, any number of phrases.",
@@ -117,6 +130,8 @@ def predict(
     category: Category = None,
     keypoints: KeypointNames = None,
     skeleton_from: SkeletonFile = None,
+    tiles: TileSide = None,
+    overlap: Overlap = None,
     device: Device = None,
     pictures: WithPictures = True,
     heatmaps: WithHeatmaps = False,
@@ -131,6 +146,7 @@ def predict(
     bare, files = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model)
     source = choose_source(task, bare, files)
     request = make_request(phrases, WRITTEN if lmm else task, threshold, category, keypoints, skeleton_from)
+    request = replace(request, tiles=make_tiles(tiles, overlap, heatmaps))
     if predict_with(source, paths, request, Output(out, json_file, pictures, heatmaps), device=device):
         raise typer.Exit(2)
 
@@ -290,6 +306,17 @@ def make_request(
 
     skeleton = read_skeleton(skeleton_from, category)
     return Request((category,), task, threshold, skeleton.names, skeleton.bones)
+
+
+def make_tiles(side: int | None, overlap: float | None, heatmaps: bool) -> Tiles | None:
+    """Return how large images are cut, if they are; raises ConfigError where options do not fit each other."""
+    if side is None:
+        if overlap is not None:
+            raise ConfigError("--overlap belongs to --tiles")
+        return None
+    if heatmaps:
+        raise ConfigError("--heatmaps draws the maps of whole images, not of tiles: leave --heatmaps or --tiles out")
+    return Tiles(side) if overlap is None else Tiles(side, overlap)
 
 
 def split_inputs(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:

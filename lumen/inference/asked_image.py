@@ -16,6 +16,8 @@ from lumen.inference.compute import SharedModel, require_batch
 from lumen.inference.conversation import Reply, repeated, routes_of
 from lumen.inference.crops import check_boxes, crop_samples, pose_table
 from lumen.inference.questions import Question, question_about, require_task, require_threshold
+from lumen.inference.tiled import answer_tiles, require_tileable
+from lumen.inference.tiles import Tiles, as_tiles
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.split import num_bytes
 from lumen.ops.geometry import InputTransform, box_area
@@ -77,6 +79,7 @@ class AskedImage:
         *,
         task: str = "detection",
         score_threshold: float | int | None = None,
+        tiles: Tiles | int | None = None,
     ) -> InstanceData:
         """Answer phrases about the image.
 
@@ -87,6 +90,9 @@ class AskedImage:
             score_threshold: Answers with a lower score are left out; a semantic mask's score is the phrase's presence.
                 None for the task's own: 0 for ``grounding`` and ``referring_segmentation``, whose decoder decides
                 which sentence has no target, 0.3 otherwise. Counts and texts are never left out.
+            tiles: Ask about the image as a whole and about each tile, too, for objects that are too small when all of
+                it is shrunk to the network input; see ``Tiles``. A number is the side of a tile in pixels. An image
+                that is not larger than a tile is asked as without.
 
         Returns:
             One row per answer, on the CPU: the task's ``TaskSpec.predictions``, boxes and points in original pixels,
@@ -95,11 +101,18 @@ class AskedImage:
             phrase by phrase (sentences, semantic masks, counts, texts) in the order of ``phrases``.
 
         Raises:
-            PromptError: A phrase is not acceptable, or no decoder knows the task.
-            ConfigError: The threshold is not a finite number.
+            PromptError: A phrase is not acceptable, no decoder knows the task, or it is not one for tiles.
+            ConfigError: The threshold is not a finite number, or the tiles cannot be.
         """
         question = question_about(self._shared.model, phrases, task, self._classes)
-        return self._answer(question, score_threshold)
+        tiles = None if tiles is None else as_tiles(tiles)
+        if tiles is not None:
+            require_tileable(self._decoders[task].spec)
+        table = self._answer(question, score_threshold)
+        if tiles is None or max(self.size_hw) <= tiles.side:
+            return table
+        options = {"question": question, "whole": table, "score_threshold": score_threshold}
+        return answer_tiles(self._shared, self._image, tiles, self._views.whole, **options)
 
     def pose(
         self,

@@ -1,20 +1,18 @@
 """``LumenPredictor``: an image once, phrases and questions as often as you like, answers in original pixels."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
-from lumen.data.image import PAD_VALUE, as_rgb, render_image
+from lumen.data.image import PAD_VALUE, as_rgb
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import Skeleton
 from lumen.data.transforms import ResizeToInput
@@ -23,26 +21,15 @@ from lumen.errors import ConfigError, DataError, PromptError
 from lumen.inference.asked_image import AskedImage
 from lumen.inference.compute import DTYPES, SharedModel, choose_device, require_batch
 from lumen.inference.conversation import Reply
+from lumen.inference.drawn import DrawnImage, answer_drawn, draw_image
 from lumen.inference.pretrained import from_pretrained, load_trained
 from lumen.inference.questions import question_about, require_threshold
+from lumen.inference.tiles import Tiles
 from lumen.lmm.encoded import EncodedImages
 from lumen.model import Lumen
 from lumen.ops.geometry import InputTransform
 
 ImageLike = str | PathLike[str] | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnImage:
-    """An image at the size of the network input; ``LumenPredictor.draw`` makes one.
-
-    Args:
-        frame: From original pixels to the network input.
-        pixels: RGB.
-    """
-
-    frame: InputTransform
-    pixels: UInt8[Tensor, "3 height width"]
 
 
 class LumenPredictor:
@@ -208,9 +195,10 @@ class LumenPredictor:
         *,
         task: str = "detection",
         score_threshold: float | int | None = None,
+        tiles: Tiles | int | None = None,
     ) -> InstanceData:
         """Answer phrases about the image that was set; see ``AskedImage.predict``."""
-        return self._current().predict(phrases, task=task, score_threshold=score_threshold)
+        return self._current().predict(phrases, task=task, score_threshold=score_threshold, tiles=tiles)
 
     def pose(
         self,
@@ -296,11 +284,7 @@ class LumenPredictor:
         Raises:
             DataError: See ``set_image``.
         """
-        pixels = as_rgb(image)
-        whole = self._views.whole
-        frame = whole.draw_frame(pixels.shape[:2])
-        drawn = render_image(pixels, frame, pad_value=whole.pad_value)
-        return DrawnImage(frame, torch.from_numpy(drawn).permute(2, 0, 1))
+        return draw_image(as_rgb(image), self._views.whole)
 
     def predict_drawn(
         self,
@@ -323,18 +307,7 @@ class LumenPredictor:
         """
         question = question_about(self.model, phrases, task, self.classes)
         require_threshold(score_threshold)
-        of_size = defaultdict(list)
-        for place, image in enumerate(images):
-            of_size[image.frame.input_hw].append(place)
-        answers: dict[int, InstanceData] = {}
-        for places in of_size.values():
-            samples = [question.sample(images[place].frame) for place in places]
-            encoded = self._shared.encode(torch.stack([images[place].pixels for place in places]))
-            tables = self._shared.decode(encoded, samples, task)
-            answers |= {
-                place: question.table(table, score_threshold) for place, table in zip(places, tables, strict=True)
-            }
-        return [answers[place] for place in range(len(images))]
+        return answer_drawn(self._shared, images, question, score_threshold)
 
     def ask_together(
         self, images: Sequence[ImageLike], asked: Sequence[tuple[Sequence[str], str, float | None]]

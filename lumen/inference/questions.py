@@ -19,7 +19,7 @@ DEFAULT_THRESHOLD = 0.3
 _THRESHOLDS = {"grounding": 0.0, "referring_segmentation": 0.0, "written_boxes": 0.0}
 _ASKS_NOTHING = frozenset({"caption"})
 _UNFILTERED = frozenset({"counting"})
-_PHRASE_BY_PHRASE = frozenset({"grounding", "referring_segmentation", "semantic_segmentation", "counting"})
+PHRASE_BY_PHRASE = frozenset({"grounding", "referring_segmentation", "semantic_segmentation", "counting"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Question:
             lowest = _THRESHOLDS.get(self.task, DEFAULT_THRESHOLD) if score_threshold is None else score_threshold
             is_asked = is_asked & (answer.scores >= lowest)
         phrase, row = is_asked.nonzero(as_tuple=True)
-        if "scores" in answer and self.task not in _PHRASE_BY_PHRASE:
+        if "scores" in answer and self.task not in PHRASE_BY_PHRASE:
             order = answer.scores[row].argsort(descending=True, stable=True)
             phrase, row = phrase[order], row[order]
         kept = answer[row]

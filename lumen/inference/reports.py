@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumen.errors import ConfigError, DataError
+from lumen.inference.tiles import Tiles
 from lumen.serialization.atomic import write_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Request:
         threshold: Lowest score that is kept; None for the task's own.
         keypoints: Names of the keypoints, for ``pose``.
         bones: Pairs of indices into ``keypoints``; used for drawing only.
+        tiles: How large images are cut; see ``AskedImage.predict``.
 
     Raises:
         ConfigError: The task lacks what it needs, or gets what it does not take.
@@ -42,6 +44,7 @@ class Request:
     threshold: float | None = None
     keypoints: tuple[str, ...] = ()
     bones: tuple[tuple[int, int], ...] = ()
+    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
         if self.task == "pose" and (len(self.phrases) != 1 or not self.keypoints):
@@ -51,6 +54,8 @@ class Request:
             )
         if self.task != "pose" and self.keypoints:
             raise ConfigError(f"keypoints belong to task pose, got task {self.task!r}")
+        if self.task == "pose" and self.tiles is not None:
+            raise ConfigError("--tiles belongs to tasks that find boxes and masks, got task 'pose'")
         if not self.phrases:
             raise ConfigError("name at least one phrase to look for, such as: lumen predict photo.jpg star 'red ring'")
 
@@ -106,7 +111,8 @@ def ask(predictor: "LumenPredictor", request: Request) -> Any:
     """Return the table that answers a request about the image that was set."""
     if request.task == "pose":
         return predictor.pose(request.phrases[0], request.keypoints, score_threshold=request.threshold)
-    return predictor.predict(request.phrases, task=request.task, score_threshold=request.threshold)
+    options = {"score_threshold": request.threshold, "tiles": request.tiles}
+    return predictor.predict(request.phrases, task=request.task, **options)
 
 
 def describe_answer(path: Path, size_hw: Sequence[int], request: Request, table: Any) -> dict[str, Any]:
@@ -123,6 +129,7 @@ def describe_answer(path: Path, size_hw: Sequence[int], request: Request, table:
         "task": request.task,
         "phrases": list(request.phrases),
         **(skeleton if request.keypoints else {}),
+        **({} if request.tiles is None else {"tiles": asdict(request.tiles)}),
         **fields,
     }
 
