@@ -31,6 +31,7 @@ from lumen.inference.reports import Output, Request, predict_files
 from lumen.inference.sources import MAX_NEW_TOKENS, Source, describe_source, find_model, open_model
 from lumen.inference.tiles import Tiles
 from lumen.paths import IMAGE_SUFFIXES
+from lumen.prompts import KNOWN_TASKS
 
 _EXAMPLES = (
     "Examples:",
@@ -59,6 +60,7 @@ TaskName = Annotated[
     typer.Option(
         help="detection, segmentation, pose, grounding, referring_segmentation, semantic_segmentation, counting, "
         "vqa, caption, or a task of your own; the model must have a decoder for it.",
+        autocompletion=lambda: [wording.name for wording in KNOWN_TASKS],
     ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON files.")]
@@ -86,7 +88,6 @@ Overlap = Annotated[
 app = typer.Typer(
     help="Find anything you can name: one multimodal model pass, any number of phrases.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -100,7 +101,7 @@ app.command("train", epilog="\n\n".join(train.EXAMPLES))(train.train)
 def main() -> None:
     """Run the command; an error that the user can correct is one line and exit code 2."""
     with one_line_errors():
-        app()
+        app(prog_name="lumen")
 
 
 @app.callback(invoke_without_command=True)
