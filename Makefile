@@ -24,13 +24,14 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # All Python files that git tracks and no others.
 FILES = $(or $(shell git ls-files '*.py'),$(error lint checks the files that git tracks, and git lists none here))
 
-.PHONY: help setup demo test test-slow test-real real lint clean
+.PHONY: help setup demo test test-slow test-real real lint docs clean
 
 help:
 	@echo "make demo       boxes without training; train on shapes, evaluate COCO AP, draw a picture (7 minutes after set-up)"
 	@echo "make test       lint and the default tests (under 5 minutes after set-up)"
 	@echo "make test-slow  the tests that train longer, and those with real weights of packages; make test-real: the latter"
 	@echo "make lint       formatting and style of the files that git tracks"
+	@echo "make docs       the documentation as a site, in build/site; a broken link or reference is an error"
 	@echo "make setup      all of the set-up (about 10 minutes the first time; the demo's part takes 2, without a compiler)"
 
 setup: $(READY)
@@ -47,7 +48,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(DEMO_READY)
 	@echo "== set-up: what the tests need"
-	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,label,ray,serve,wandb,dev]'
+	$(PIP) --no-build-isolation --editable '.[train,lora,text,supervision,label,ray,serve,wandb,docs,dev]'
 	@touch $@
 
 $(READY): $(DEV_READY)
@@ -72,6 +73,10 @@ demo: $(DEMO_READY)
 lint: $(DEV_READY)
 	@$(BIN)/ruff format --check $(FILES)
 	@$(BIN)/ruff check $(FILES)
+
+# Material's notice about MkDocs 2 is for authors of sites.
+docs: $(DEV_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint $(READY)
 	$(PYTEST)

@@ -1,6 +1,7 @@
 """Where relative paths lead: the current folder, the folder that ``LUMEN_DATA`` names, the checkout, or the package."""
 
 import os
+import re
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -25,3 +26,10 @@ def find_path(path: str | Path) -> str:
     if str(path) in PACKAGED:
         tried.append(PACKAGED[str(path)])
     return next((str(place) for place in tried if place.exists()), str(path))
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Return whether a name can only be a model of the Hugging Face Hub: ``org/name``, where no folder ``org`` is."""
+    part = r"[A-Za-z0-9](?:[\w.-]*\w)?"
+    matched = re.fullmatch(f"({part})/{part}", str(name), re.ASCII)
+    return matched is not None and not Path(matched[1]).exists()

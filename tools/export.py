@@ -12,6 +12,7 @@ from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # 
 EXAMPLES = """examples:
   python tools/export.py configs/detection/detection_nano_shapes.py work_dirs/detection_nano_shapes \\
       --out exported/nano --card work_dirs/detection_nano_shapes/protocol_test.json
+  python tools/export.py CONFIG CHECKPOINT --out exported/nano --copy-base --license apache-2.0 --push my-org/nano
   python tools/export.py CONFIG CHECKPOINT --out exported/masks --decoder segmentation
 """
 
@@ -32,7 +33,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--card", type=Path, help="protocol_test.json of an evaluation, for the figures of the model card"
     )
-    return parser.parse_args()
+    parser.add_argument("--license", help="licence of what is exported, as the hub spells it: apache-2.0")
+    parser.add_argument(
+        "--copy-base", action="store_true", help="write a copy of the base model along; not with --decoder"
+    )
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder to this repository of the hub")
+    parser.add_argument("--private", action="store_true", help="--push: a new repository is private")
+    options = parser.parse_args()
+    if options.private and options.push is None:
+        parser.error("--private belongs to --push")
+    if options.copy_base and options.decoder is not None:
+        parser.error("--copy-base writes the base of a whole model: leave it or --decoder out")
+    return options
 
 
 def main(options: argparse.Namespace) -> None:
@@ -42,6 +54,7 @@ def main(options: argparse.Namespace) -> None:
 
     from lumen.data.annotations import parse_json
     from lumen.data.views import find_views
+    from lumen.inference.hub import push_to_hub
     from lumen.inference.pretrained import decoder_config, save_decoder, save_pretrained
     from lumen.registry import MODELS
     from lumen.serialization.checkpoint import load_checkpoint, load_trained_state, named_checkpoint
@@ -53,7 +66,8 @@ def main(options: argparse.Namespace) -> None:
     names = load_trained_state(model, checkpoint)
     if options.decoder is not None:
         settings = decoder_config(config.model, options.decoder)
-        save_decoder(model, options.decoder, options.out, config=settings, stage=options.stage, card=card)
+        about = {"stage": options.stage, "card": card, "license_id": options.license}
+        save_decoder(model, options.decoder, options.out, config=settings, **about)
     else:
         about = {"iter": str(checkpoint["meta"].get("iter", "?")), "config": options.config.name}
         save_pretrained(
@@ -65,8 +79,12 @@ def main(options: argparse.Namespace) -> None:
             classes=options.classes,
             description=about,
             card=card,
+            license_id=options.license,
+            copy_base=options.copy_base,
         )
     print(f"wrote {options.out}")
+    if options.push is not None:
+        print(f"uploaded: {push_to_hub(options.out, options.push, private=options.private or None)}")
 
 
 if __name__ == "__main__":

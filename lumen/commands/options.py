@@ -13,8 +13,8 @@ WRITTEN = "written_boxes"
 ModelFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Exported folder with model.json, or work folder of a run, whose config is run as Python code. By "
-        "default the newest exported folder in work_dirs.",
+        help="Exported folder with model.json, or org/name, one of the Hugging Face Hub, or work folder of a run, "
+        "whose config is run as Python code. By default the newest exported folder in work_dirs.",
         show_default=False,
     ),
 ]

@@ -129,6 +129,7 @@ class LumenPredictor:
         *,
         types: Collection[type] = (),
         base_model: str | PathLike[str] | None = None,
+        revision: str | None = None,
         classes: Sequence[str] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -136,18 +137,20 @@ class LumenPredictor:
         """Open a folder that ``tools/export.py`` wrote; see ``lumen.inference.pretrained.from_pretrained``.
 
         Args:
-            folder: The folder.
+            folder: The folder, or ``org/name``, a repository of the Hugging Face Hub.
             types: Classes of plug-ins that may be built.
             base_model: Folder or model id of the base model, if it is not the folder that is named in this one. A model
                 id that only the folder names is not downloaded.
+            revision: Branch, tag or commit of the repository.
             classes: Those of the folder when left out.
             device: See ``from_checkpoint``.
             dtype: See ``from_checkpoint``.
 
         Raises:
             CheckpointError: The folder, or the base model that it builds on, cannot be loaded.
+            ConfigError: ``revision`` is given for a folder.
         """
-        loaded = from_pretrained(folder, types=types, base_model=base_model)
+        loaded = from_pretrained(folder, types=types, base_model=base_model, revision=revision)
         device, dtype = choose_device(device, dtype)
         return cls(
             loaded.model,

@@ -1,11 +1,11 @@
 """Small checkpoints to share: a whole model, or one decoder, as safetensors and json. Nothing in them is code.
 
 A folder of a whole model holds ``model.json`` (how to build it, how images are framed) and ``model.safetensors`` (what
-differs from the base model); that of a decoder ``decoder.json`` (what it fits) and ``decoder.safetensors``. Both hold a
-``README.md``. Types are dotted names that are looked up among registered classes: nothing is imported.
+differs from the base model), and ``base`` where a copy of the base model was asked for; that of a decoder
+``decoder.json`` (what it fits) and ``decoder.safetensors``. Both hold a ``README.md``. Types are dotted names that are
+looked up among registered classes: nothing is imported.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -14,36 +14,28 @@ from typing import Any
 
 import torch
 from mmengine import Config
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lumen import __version__
 from lumen.config import read_config
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views, find_views
 from lumen.decoders.base import Decoder
 from lumen.errors import CheckpointError, ConfigError, named_faults
+from lumen.inference.exported import COPIED_BASE, DECODER, MODEL, models_named, read_folder, write_folder
+from lumen.inference.hub import open_folder
 from lumen.inference.model_card import decoder_card, model_card
 from lumen.inference.questions import Question
 from lumen.model import Lumen
 from lumen.paths import CHECKOUT, find_path
 from lumen.prompts import TaskWording
 from lumen.registry import DECODERS, MODELS
-from lumen.serialization.atomic import publish_folder, temporary_folder
 from lumen.serialization.checkpoint import absent_names, load_checkpoint, load_trained_state, trained_state
 from lumen.serialization.config_json import class_of, config_from_json, config_to_json, dotted_name, known_types
 from lumen.serialization.fingerprint import digest_tensors, require_equal
 
-FORMAT = 1
-MODEL, DECODER = "model", "decoder"
 _SKETCH = 1024
 _REMEDY = "Load the model that it was trained with"
-_KEYS = {
-    MODEL: ("model", "absent", "views", "classes", "description"),
-    DECODER: ("decoder", "task", "stage", "fits"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +65,8 @@ def save_pretrained(
     classes: Sequence[str] | None = None,
     description: Mapping[str, str] | None = None,
     card: Mapping[str, Any] | None = None,
+    license_id: str | None = None,
+    copy_base: bool = False,
 ) -> Path:
     """Write a whole model: what differs from its base model, and how to build and ask it.
 
@@ -86,13 +80,16 @@ def save_pretrained(
         classes: Phrases to ask for where a question names none.
         description: What else a reader should know, such as the stage.
         card: A protocol card, as ``protocol_test.json`` holds it, for the figures in ``README.md``.
+        license_id: The licence that it is given under, as the hub spells it, such as ``apache-2.0``.
+        copy_base: Whether the folder gets a copy of the base model, whose own licence then holds for that part.
 
     Returns:
         The folder.
 
     Raises:
         CheckpointError: The folder is in use, or ``names`` has one that the model lacks.
-        ConfigError: ``config`` holds what json cannot, or a class that is not registered.
+        ConfigError: ``config`` holds what json cannot, or a class that is not registered; or the base model is not a
+            folder of safetensors, which could be copied.
     """
     state = trained_state(model) if names is None else _named(model.state_dict(), names)
     content = {
@@ -102,9 +99,13 @@ def save_pretrained(
         "classes": None if classes is None else list(classes),
         "description": {**model.describe(), **(description or {})},
     }
+    lmm = content["model"]["lmm"]
+    base = Path(find_path(lmm["name_or_path"])) if copy_base else None
+    lmm["name_or_path"] = COPIED_BASE if copy_base else lmm["name_or_path"]
+    about = {"classes": classes, "license_id": license_id, "plug_ins": _plug_ins(content["model"])}
     specs = [decoder.spec for decoder in model.decoders.values()]
-    readme = model_card(specs, content["description"], card, plug_ins=_plug_ins(content["model"]))
-    return _write(Path(folder), MODEL, content, state, readme)
+    readme = model_card(specs, content["description"], card, base_model=lmm["name_or_path"], **about)
+    return write_folder(Path(folder), MODEL, content, state, readme=readme, base=base)
 
 
 def from_pretrained(
@@ -113,25 +114,32 @@ def from_pretrained(
     types: Collection[type] = (),
     base_model: Path | str | None = None,
     model_ids: Collection[str] = (),
+    revision: str | None = None,
 ) -> Pretrained:
     """Build a model that ``save_pretrained`` wrote.
 
     The folder is data: it causes no import and no download. What it needs beside itself is named by the caller.
 
     Args:
-        folder: Looked up by ``lumen.paths.find_path``.
+        folder: Looked up by ``lumen.paths.find_path``; or ``org/name``, a repository of the Hugging Face Hub, which is
+            fetched: of its files those of an exported model only.
         types: Classes of plug-ins that may be built beside those of Lumen; importing a plug-in that registers its
             classes does as well.
         base_model: Folder or model id of the base model, if it is not the folder that is named in the model's.
         model_ids: Ids of further models, such as a SAM, that the folder may name and that may be downloaded.
+        revision: Branch, tag or commit of the repository; a commit cannot change later.
 
     Raises:
         CheckpointError: A file is missing or broken, names a class that is not known or a model that is not on this
-            machine, or the base model is missing or another one.
+            machine, the base model is missing or another one, or the repository cannot be read.
+        ConfigError: ``revision`` is given for a folder.
     """
-    content, state = _read(Path(find_path(folder)), MODEL)
+    path = open_folder(folder, MODEL, revision=revision)
+    content, state = read_folder(path, MODEL)
     config = content["model"]
     with named_faults(f"{folder} holds no model that can be built", CheckpointError, remedy="copy the folder again"):
+        if base_model is None and config["lmm"]["name_or_path"] == COPIED_BASE:
+            base_model = path / COPIED_BASE
         if base_model is not None:
             config["lmm"]["name_or_path"] = str(base_model)
         _refuse_downloads(config, {str(base_model), *model_ids}, "model")
@@ -152,6 +160,7 @@ def save_decoder(
     config: Mapping[str, Any],
     stage: str = "decoding",
     card: Mapping[str, Any] | None = None,
+    license_id: str | None = None,
 ) -> Path:
     """Write one decoder, with what a model must have for it to fit.
 
@@ -162,6 +171,7 @@ def save_decoder(
         config: What the decoder was built from; the entry of ``config.model.decoders``.
         stage: How it was trained, for readers: ``decoding`` with LMM and aligner frozen.
         card: See ``save_pretrained``.
+        license_id: See ``save_pretrained``.
 
     Returns:
         The folder.
@@ -183,20 +193,26 @@ def save_decoder(
     if found != named:
         raise ConfigError(f"the decoder of {task!r} is a {found}, the config names {named!r}")
     facts = {"stage": stage, **content["fits"]}
-    readme = decoder_card(decoder.spec, facts, card, plug_ins=_plug_ins(content["decoder"]))
-    return _write(Path(folder), DECODER, content, decoder.state_dict(), readme)
+    readme = decoder_card(decoder.spec, facts, card, license_id=license_id, plug_ins=_plug_ins(content["decoder"]))
+    return write_folder(Path(folder), DECODER, content, decoder.state_dict(), readme=readme)
 
 
 def load_decoder(
-    model: Lumen, folder: Path | str, *, types: Collection[type] = (), model_ids: Collection[str] = ()
+    model: Lumen,
+    folder: Path | str,
+    *,
+    types: Collection[type] = (),
+    model_ids: Collection[str] = (),
+    revision: str | None = None,
 ) -> str:
     """Add a decoder that ``save_decoder`` wrote to a model; the answers of its other tasks stay as they are.
 
     Args:
         model: The model, with the LMM and the aligner that the decoder was trained with.
-        folder: Looked up by ``lumen.paths.find_path``.
+        folder: See ``from_pretrained``.
         types: See ``from_pretrained``.
         model_ids: See ``from_pretrained``.
+        revision: See ``from_pretrained``.
 
     Returns:
         The task that the model can answer now.
@@ -206,7 +222,7 @@ def load_decoder(
             message names what differs.
         ConfigError: The model has a decoder for this task.
     """
-    content, state = _read(Path(find_path(folder)), DECODER)
+    content, state = read_folder(open_folder(folder, DECODER, revision=revision), DECODER)
     complaint = f"the decoder in {folder} was trained with another model"
     require_equal(content["fits"], fingerprint(model), complaint, remedy=_REMEDY)
     remedy = "copy the folder again"
@@ -248,16 +264,13 @@ def decoder_config(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     return kinds[task]
 
 
-def _refuse_downloads(node: Any, named: Collection[str], place: str) -> None:
+def _refuse_downloads(config: Any, named: Collection[str], place: str) -> None:
     """Refuse a config from a folder where it names a model that is not a folder here, unless the caller named it."""
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in entries:
-        if key != "name_or_path":
-            _refuse_downloads(value, named, f"{place}.{key}")
-        elif not (value is None or str(value) in named or Path(find_path(str(value))).exists()):
-            argument = f"base_model={value!r}" if place == "model.lmm" else f"model_ids=[{value!r}]"
+    for where, name in models_named(config, place):
+        if not (name in named or Path(find_path(name)).exists()):
+            argument = f"base_model={name!r}" if where == "model.lmm.name_or_path" else f"model_ids=[{name!r}]"
             raise CheckpointError(
-                f"the base model {value!r}, which {place}.{key} names, cannot be read: it is not on this machine, and "
+                f"the base model {name!r}, which {where} names, cannot be read: it is not on this machine, and "
                 f"a folder alone never causes a download. Where you trust it, give {argument}, or its folder here"
             )
 
@@ -297,47 +310,6 @@ def _named(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Ten
     if unknown:
         raise CheckpointError(f"the model has no weights {unknown[:3]}: write those that it has")
     return {name: state[name] for name in names}
-
-
-def _write(folder: Path, kind: str, content: Mapping[str, Any], state: Mapping[str, Tensor], readme: str) -> Path:
-    """Write a folder that appears complete or not at all."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists: remove it, or name another folder")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    content = {"format": FORMAT, "lumen_version": __version__, "digest": digest_tensors(tensors), **content}
-    what = named_faults(f"{folder} cannot be written", CheckpointError, remedy="make room, or name another folder")
-    with what, temporary_folder(folder) as temporary:
-        save_file(tensors, temporary / f"{kind}.safetensors")
-        (temporary / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(readme, encoding="utf-8")
-        # safetensors makes files for their owner alone; these are to be shared.
-        (temporary / f"{kind}.safetensors").chmod((temporary / "README.md").stat().st_mode)
-        publish_folder(temporary, folder)
-    return folder
-
-
-def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the checked content of a folder."""
-    names = [f"{kind}.json", f"{kind}.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} holds no {kind}: {missing} are missing; check the path")
-    try:
-        content = json.loads((folder / names[0]).read_text(encoding="utf-8"))
-        state = load_file(folder / names[1])
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be read ({error}): a file is truncated or damaged; copy it again"
-        ) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(f"{folder / names[0]} has format {found}, this version of Lumen reads {FORMAT}")
-    expected = {*_KEYS[kind], "digest"}
-    if not expected <= content.keys():
-        raise CheckpointError(f"{folder / names[0]} lacks {sorted(expected - content.keys())}; copy it again")
-    if digest_tensors(state) != content["digest"]:
-        raise CheckpointError(f"{folder / names[1]} does not hold the weights that {names[0]} names; copy both again")
-    return content, state
 
 
 def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumen.errors import CheckpointError, ConfigError
+from lumen.paths import is_hub_id
 
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
@@ -31,7 +32,12 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
-    """A folder that ``tools/export.py`` wrote, without code, and its base model where it is not the recorded one."""
+    """What ``tools/export.py`` wrote, without code, and its base model where it is not the recorded one.
+
+    Args:
+        folder: The folder, or ``org/name``, a repository of the Hugging Face Hub.
+        base_model: Folder or id.
+    """
 
     folder: Path
     base_model: str | None = None
@@ -74,7 +80,7 @@ def find_model(
         found = ModelFiles(config, checkpoint)
     else:
         folder = model or _newest_exported()
-        if (folder / _EXPORTED).is_file():
+        if (folder / _EXPORTED).is_file() or is_hub_id(folder):
             return ExportedModel(folder, base_model)
         found = _files_of_run(folder)
     if base_model is not None:
