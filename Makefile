@@ -76,7 +76,7 @@ lint: $(DEV_READY)
 
 # Material's notice about MkDocs 2 is for authors of sites.
 docs: $(DEV_READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint $(READY)
 	$(PYTEST)
