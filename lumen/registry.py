@@ -36,6 +36,7 @@ DATASETS = _child(
         f"lumen.data.{module}"
         for module in ("attributes", "cached", "coco", "keypoints", "mixture", "refer", "semantic", "text")
     ),
+    "lumen.interop.mmdet.dataset",
 )
 TRANSFORMS = _child(
     "transform",
@@ -59,6 +60,7 @@ METRICS = _child(
             "text",
         )
     ),
+    "lumen.interop.mmdet.metric",
 )
 HOOKS = _child("hook", "HOOKS", "lumen.engine.hooks", "lumen.engine.hooks.visual")
 OPTIM_WRAPPERS = _child("optimizer wrapper", "OPTIM_WRAPPERS", "lumen.engine.optim")

@@ -1,12 +1,12 @@
 """What a model decides about the pipelines of its data, filled in where a config leaves it out."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from lumen.errors import ConfigError
-from lumen.registry import TRANSFORMS
+from lumen.registry import DATASETS, TRANSFORMS
 from lumen.structures import Prompt
 
 
@@ -43,7 +43,8 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
 
     Every transform that takes ``input_hw`` gets that of the model, every one that takes ``task`` the task of the
     model's only decoder, every one that takes ``fit_text`` the model's check. What the config names stays, and the
-    config that was given stays as it is.
+    config that was given stays as it is. So do the arguments that a data set names in ``foreign_settings``: they belong
+    to another library.
 
     Args:
         node: A config; data sets inside data sets are filled too, built ones are not.
@@ -54,11 +55,22 @@ def fill_pipelines(node: Any, inputs: ModelInputs) -> Any:
     """
     if isinstance(node, Mapping):
         # Data sets may lie in data sets, such as mixtures; pipelines are filled wherever they are.
-        filled = {key: fill_pipelines(value, inputs) for key, value in node.items() if key != "pipeline"}
+        foreign = _foreign_settings(node.get("type"))
+        filled = {
+            key: value if key in foreign else fill_pipelines(value, inputs)
+            for key, value in node.items()
+            if key != "pipeline"
+        }
         if "pipeline" in node:
             filled["pipeline"] = [fill_step(step, inputs) for step in node["pipeline"]]
         return filled
     return type(node)(fill_pipelines(item, inputs) for item in node) if isinstance(node, list | tuple) else node
+
+
+def _foreign_settings(kind: Any) -> Collection[str]:
+    """Return the arguments of a data set that hold settings of another library."""
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return getattr(found, "foreign_settings", ())
 
 
 def fill_step(step: Any, inputs: ModelInputs) -> Any:

@@ -29,6 +29,7 @@ _OPTIONAL_METAINFO = (
     *("instance_id", "box", "box_label", "box_score"),
     "questions",
     "fault",
+    "annotation",  # what another library's metrics read
 )
 
 
@@ -343,8 +344,8 @@ class PackSample:
 
     Reads ``image``, ``frame``, ``prompts``, ``gt_instances``, ``ignored_instances``, ``classes``, ``img_id``,
     ``img_path``, and what some data sets add: ``label_map_path``, ``ref_ids``, ``kinds``, ``target_rles``,
-    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``unlabelled``, ``fields``,
-    ``objects``, ``cells``.
+    ``instance_id``, ``box``, ``box_label``, ``box_score``, ``questions``, ``fault``, ``annotation``, ``unlabelled``,
+    ``fields``, ``objects``, ``cells``.
     Returns ``inputs``, uint8 (3, height, width) or (frames, 3, height, width), and ``data_samples``, the sample.
     """
 

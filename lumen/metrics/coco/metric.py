@@ -112,7 +112,7 @@ class CocoMetric(BaseMetric):
         """
         num_classes = len(self._cat_ids())
         for sample in data_samples:
-            result = _answer(sample, self.needs, num_classes)
+            result = checked_answer(sample, self.needs, num_classes)
             if "masks" in result:
                 _check_masks(result["masks"], self._size_hw(result["img_id"]), result["img_id"])
             self.results.append(result)
@@ -212,8 +212,21 @@ class CocoMetric(BaseMetric):
         return sorted(set(answered))
 
 
-def _answer(sample: Mapping[str, Any], needs: frozenset[str], num_classes: int) -> dict[str, Any]:
-    """Extract from one sample what the evaluation needs, as arrays and RLEs."""
+def checked_answer(sample: Mapping[str, Any], needs: frozenset[str], num_classes: int) -> dict[str, Any]:
+    """Return what an evaluation of detections needs of a sample.
+
+    Args:
+        sample: With ``img_id``, ``pred_instances`` in original pixels and, where there are any, ``prompts``.
+        needs: Fields to take; with ``peak_scores`` where there are any.
+        num_classes: Number of classes.
+
+    Returns:
+        ``img_id``, ``num_prompts``, the fields as arrays, and ``masks`` as a list of RLEs. Where several prompts ask
+        for one class, rows that are equal to the last bit come once.
+
+    Raises:
+        DataError: A field is missing or not finite, or a label is not that of a class.
+    """
     predictions = require_fields(sample, "pred_instances", needs)
     names = needs | {"peak_scores"} if "peak_scores" in predictions else needs
     table = {name: to_array(predictions[name]) for name in sorted(names - {"masks"})}

@@ -1,0 +1,1 @@
+"""MMDetection's data sets, metrics, visualizer and detectors, beside Lumen's own. Needs the extra ``mmdet``."""
