@@ -22,7 +22,7 @@ from lumen.commands.options import (
 )
 from lumen.errors import ConfigError
 from lumen.inference.reports import Request
-from lumen.inference.sources import MAX_NEW_TOKENS, describe_source
+from lumen.inference.sources import MAX_NEW_TOKENS, DetectorFiles, Source, describe_source
 
 EXAMPLES = (
     "Examples:",
@@ -72,6 +72,15 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads that read pictures; by default one per core, up to 8.")
 ]
 SkipBudget = Annotated[float, typer.Option(min=0, max=1, help="Share of the pictures that may be unreadable.")]
+Teacher = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        metavar="CONFIG CHECKPOINT",
+        help="A detector of mmdet, in place of a model of Lumen; it labels its own classes. The config is run as "
+        "Python code.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[
     str | None, typer.Option(help="float32 or bfloat16; by default bfloat16 on a GPU.", show_default=False)
 ]
@@ -88,6 +97,7 @@ def label(
     base_model: BaseModel = None,
     config: ConfigFile = None,
     checkpoint: CheckpointFile = None,
+    teacher: Teacher = None,
     lmm: LmmName = None,
     dialect: DialectName = None,
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
@@ -114,7 +124,7 @@ def label(
         return _write_files(merge, formats)
     if not words or len(words) < 2 or out is None:
         raise ConfigError("give a source, what to label, and --out, such as: lumen label photos/ star --out labels/")
-    choice = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model)
+    choice = (lmm, dialect, max_new_tokens, max_pixels), (model, config, checkpoint, base_model), teacher
     sizes = {"batch_size": batch_size, "skip_budget": skip_budget, **({} if workers is None else {"workers": workers})}
     asked, place = (words, images, task, threshold), (device, dtype)
     _label(asked, choice, place, out, formats, share=part, part_size=part_size, ray=ray, sizes=sizes)
@@ -122,7 +132,7 @@ def label(
 
 def _label(
     asked: tuple[Sequence[str], Path | None, str, float | None],
-    choice: tuple[Any, Any],
+    choice: tuple[Any, Any, tuple[Path, Path] | None],
     place: tuple[str | None, str | None],
     out: Path,
     formats: Sequence[str],
@@ -136,7 +146,7 @@ def _label(
     part = parse_part(share)
     if options["ray"] is not None and part != (1, 1):
         raise ConfigError("--ray shares the pictures among its workers; leave --part out")
-    source = choose_source(task, *choice)
+    source = _choose(task, *choice)
     request = Request(tuple(words[1:]), WRITTEN if choice[0][0] else task, threshold)
     from lumen.inference.labelling.run import Effort
     from lumen.inference.labelling.start import ModelChoice, label_source
@@ -153,6 +163,15 @@ def _label(
     )
     if counts["faulty"]:
         raise typer.Exit(1)
+
+
+def _choose(task: str, bare: Any, files: Any, teacher: tuple[Path, Path] | None) -> Source:
+    """Return what answers."""
+    if teacher is None:
+        return choose_source(task, bare, files)
+    if bare[0] is not None or any(file is not None for file in files):
+        raise ConfigError("give --teacher alone, without --lmm, --model, --base-model, --config and --checkpoint")
+    return DetectorFiles(*teacher)
 
 
 def parse_part(text: str) -> tuple[int, int]:

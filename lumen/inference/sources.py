@@ -11,6 +11,7 @@ from lumen.paths import is_hub_id
 
 if TYPE_CHECKING:
     from lumen.inference.predictor import LumenPredictor
+    from lumen.interop.mmdet.detector import MMDetDetector
 
 MAX_NEW_TOKENS = 1024
 """Bound on the tokens of a bare LMM's answer; a box takes 10 to 40."""
@@ -60,7 +61,15 @@ class BareLmm:
     max_pixels: int | None = None
 
 
-Source = ModelFiles | ExportedModel | BareLmm
+@dataclass(frozen=True, slots=True)
+class DetectorFiles:
+    """A detector of mmdet on disk: its config, which is code, and its weights."""
+
+    config: Path
+    checkpoint: Path
+
+
+Source = ModelFiles | ExportedModel | BareLmm | DetectorFiles
 
 
 def find_model(
@@ -90,12 +99,12 @@ def find_model(
 
 def describe_source(source: Source) -> str:
     """Return what a model is taken from, for the command line."""
-    if isinstance(source, ModelFiles):
+    if isinstance(source, ModelFiles | DetectorFiles):
         return f"{source.checkpoint} ({source.config})"
     return source.name_or_path if isinstance(source, BareLmm) else str(source.folder)
 
 
-def open_model(source: Source, device: str | None, dtype: str | None = None) -> "LumenPredictor":
+def open_model(source: Source, device: str | None, dtype: str | None = None) -> "LumenPredictor | MMDetDetector":
     """Import what is heavy and load the model, without progress bars and without waiting for the garbage collector.
 
     Imports create millions of objects that stay; scanning them repeatedly takes a fifth of the start-up time.
@@ -106,9 +115,15 @@ def open_model(source: Source, device: str | None, dtype: str | None = None) -> 
         dtype: ``float32`` or ``bfloat16``; bfloat16 on a GPU, float32 elsewhere, when left out.
 
     Raises:
-        ConfigError: There is no such precision, or see ``LumenPredictor``.
+        ConfigError: There is no such precision, or see ``LumenPredictor``; or mmdet is not installed.
         CheckpointError: The model cannot be loaded.
     """
+    if isinstance(source, DetectorFiles):
+        from lumen.interop.mmdet.detector import MMDetDetector
+
+        if dtype not in (None, "float32"):
+            raise ConfigError(f"a detector of mmdet computes in float32, got {dtype!r}")
+        return MMDetDetector.from_files(source.config, source.checkpoint, device=device)
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(f"the precision is one of {', '.join(PRECISIONS)}, got {dtype!r}")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -18,6 +18,7 @@ from lumen.inference.labelling.pictures import Picture
 from lumen.inference.predictor import DrawnImage, LumenPredictor
 from lumen.inference.pretrained import fingerprint
 from lumen.inference.questions import require_task, require_threshold
+from lumen.interop.mmdet.detector import DetectorImage, MMDetDetector
 from lumen.serialization.fingerprint import digest_tensors
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -50,13 +51,20 @@ class Effort:
             )
 
 
-def describe_predictor(predictor: LumenPredictor, task: str) -> dict[str, str]:
+AnyDrawn = DrawnImage | DetectorImage
+Labeller = LumenPredictor | MMDetDetector
+"""What answers: a model of Lumen, or a detector that knows its own classes."""
+
+
+def describe_predictor(predictor: Labeller, task: str) -> dict[str, str]:
     """Return what must stay the same from the first part of a job to the last: the weights and what is known of them.
 
     Raises:
         PromptError: The model has no decoder for the task.
         ConfigError: The task finds neither boxes nor masks.
     """
+    if isinstance(predictor, MMDetDetector):
+        return predictor.describe(task)
     require_task(predictor.model, task)
     found = predictor.model.decoders[task].spec.predictions
     if "prompt_index" not in found or not {"bboxes", "masks"} & found:
@@ -69,8 +77,15 @@ def describe_predictor(predictor: LumenPredictor, task: str) -> dict[str, str]:
     }
 
 
+def gives_masks(predictor: Labeller, task: str) -> bool:
+    """Return whether the answers to a task hold masks."""
+    if isinstance(predictor, MMDetDetector):
+        return task == "segmentation"
+    return "masks" in predictor.model.decoders[task].spec.predictions
+
+
 def label_pictures(
-    predictor: LumenPredictor,
+    predictor: Labeller,
     pictures: Iterable[Picture],
     job: Job,
     folder: Path,
@@ -150,8 +165,8 @@ class Totals:
 
 
 def answer_part(
-    predictor: LumenPredictor,
-    pictures: Iterable[tuple[Picture, DrawnImage | DataError]],
+    predictor: Labeller,
+    pictures: Iterable[tuple[Picture, AnyDrawn | DataError]],
     job: Job,
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
@@ -161,7 +176,7 @@ def answer_part(
     Pictures of one input size are computed together, so that a source of many sizes has whole batches, too.
     """
     records: list[dict[str, Any]] = []
-    waiting: dict[tuple[int, int], list[tuple[int, DrawnImage]]] = {}
+    waiting: dict[tuple[int, int], list[tuple[int, AnyDrawn]]] = {}
     for place, (picture, drawn) in enumerate(pictures):
         records.append({"file": picture.name} | ({} if picture.id is None else {"id": picture.id}))
         if isinstance(drawn, DataError):
@@ -224,7 +239,7 @@ def missing_parts(
             yield from pictures
 
 
-def draw_picture(predictor: LumenPredictor, picture: Picture) -> DrawnImage | DataError:
+def draw_picture(predictor: Labeller, picture: Picture) -> AnyDrawn | DataError:
     """Return a picture at input size, or why it cannot be read."""
     try:
         return predictor.draw(picture.read())
@@ -233,7 +248,7 @@ def draw_picture(predictor: LumenPredictor, picture: Picture) -> DrawnImage | Da
 
 
 def _answer(
-    predictor: LumenPredictor, batch: Sequence[tuple[int, DrawnImage]], job: Job, records: list[dict[str, Any]]
+    predictor: Labeller, batch: Sequence[tuple[int, AnyDrawn]], job: Job, records: list[dict[str, Any]]
 ) -> None:
     drawn = [image for _, image in batch]
     tables = predictor.predict_drawn(drawn, job.names, task=job.task, score_threshold=job.threshold)

@@ -9,8 +9,7 @@ from lumen.inference.labelling.formats import check_formats
 from lumen.inference.labelling.job import Job, Survey, check_names, hold_part_of_job, open_job, survey
 from lumen.inference.labelling.pictures import list_pictures
 from lumen.inference.labelling.progress import show_progress
-from lumen.inference.labelling.run import Effort, describe_predictor, label_pictures
-from lumen.inference.predictor import LumenPredictor
+from lumen.inference.labelling.run import Effort, Labeller, describe_predictor, gives_masks, label_pictures
 from lumen.inference.reports import Request
 from lumen.inference.sources import Source, open_model
 
@@ -23,7 +22,7 @@ class ModelChoice:
     device: str | None = None
     dtype: str | None = None
 
-    def open(self) -> LumenPredictor:
+    def open(self) -> Labeller:
         """Load it."""
         return open_model(self.source, self.device, self.dtype)
 
@@ -85,9 +84,11 @@ def _check_place(source: Path, folder: Path) -> None:
         raise ConfigError(f"{folder} lies in {source}, so that masks would be taken for pictures; name another --out")
 
 
-def make_job(predictor: LumenPredictor, request: Request, pictures: Survey, source: str, *, part_size: int) -> Job:
+def make_job(predictor: Labeller, request: Request, pictures: Survey, source: str, *, part_size: int) -> Job:
     """Return the job of asking a model about pictures; raises as ``describe_predictor``."""
     described = describe_predictor(predictor, request.task)
+    # What cannot be asked is refused before a picture is read.
+    predictor.predict_drawn([], request.phrases, task=request.task, score_threshold=request.threshold)
     return Job(
         source=source,
         pictures=pictures,
@@ -95,6 +96,6 @@ def make_job(predictor: LumenPredictor, request: Request, pictures: Survey, sour
         task=request.task,
         threshold=request.threshold,
         model=described,
-        has_masks="masks" in predictor.model.decoders[request.task].spec.predictions,
+        has_masks=gives_masks(predictor, request.task),
         part_size=part_size,
     )

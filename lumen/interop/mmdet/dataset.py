@@ -38,7 +38,8 @@ class MMDetDataset(NodeDataset):
 
     Args:
         dataset: Settings of the data set, wrappers such as ``ConcatDataset`` included, with ``type``.
-        config: In place of ``dataset``: a config file of mmdet, which is run as Python code and stays as it is.
+        config: In place of ``dataset``: a config file of mmdet, which is run as Python code and stays as it is; with
+            ``mmdet::`` in front one that mmdet ships, such as ``mmdet::_base_/datasets/voc0712.py``.
         loader: Which loader of ``config`` holds the data set.
         pipeline: Lumen's transforms, applied to each record.
         with_masks: Read masks too; an object without a sound one is skipped.
@@ -64,6 +65,7 @@ class MMDetDataset(NodeDataset):
     ) -> None:
         if (dataset is None) == (config is None):
             raise ConfigError("MMDetDataset takes dataset, the settings of mmdet, or config, a file that holds them")
+        self._config = config
         self._settings = dict(dataset if config is None else _dataset_of(config, loader))
         self.with_masks = with_masks
         self.skip_budget = skip_budget
@@ -82,6 +84,8 @@ class MMDetDataset(NodeDataset):
         self._metainfo.update(source.metainfo)
         if self.test_mode:
             self._metainfo["ann_file"] = self.ann_file
+            if self._config is not None:
+                self._metainfo["mmdet_config"] = self._config
         reader = RecordReader(source.metainfo["classes"], with_masks=self.with_masks, federated=source.federated)
         records = [reader.read(info, place) for place, info in enumerate(source.records)]
         if self.test_mode:

@@ -16,7 +16,7 @@ from torch import nn
 from lumen.data.annotations import read_coco
 from lumen.data.image import PAD_VALUE, as_rgb, read_image
 from lumen.errors import CheckpointError, ConfigError, PromptError, named_faults
-from lumen.interop.mmdet.library import build, mmdet_scope
+from lumen.interop.mmdet.library import build, mmdet_scope, read_file
 from lumen.ops.geometry import InputTransform
 from lumen.ops.masks import encode_masks
 from lumen.paths import find_path
@@ -27,7 +27,7 @@ _SCORE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DetectorImage:
     """An image for a detector.
 
     Args:
@@ -117,14 +117,14 @@ class MMDetDetector:
             )
         return {**self.description, "detector_digest": digest_tensors(self.model.state_dict())}
 
-    def draw(self, image: Any) -> Picture:
+    def draw(self, image: Any) -> DetectorImage:
         """Return an image, as ``LumenPredictor.set_image`` takes it, ready for the detector."""
         pixels = as_rgb(image)
-        return Picture(InputTransform.stretch(pixels.shape[:2], pixels.shape[:2]), pixels)
+        return DetectorImage(InputTransform.stretch(pixels.shape[:2], pixels.shape[:2]), pixels)
 
     def predict_drawn(
         self,
-        images: Sequence[Picture],
+        images: Sequence[DetectorImage],
         phrases: Sequence[str] | None = None,
         *,
         task: str = "detection",
@@ -161,7 +161,7 @@ class MMDetDetector:
         """Answer names about one image; see ``predict_drawn``."""
         return self.predict_drawn([self.draw(image)], phrases, score_threshold=score_threshold)[0]
 
-    def _answer(self, image: Picture, phrases: Sequence[str], lowest: float, *, with_masks: bool) -> InstanceData:
+    def _answer(self, image: DetectorImage, phrases: Sequence[str], lowest: float, *, with_masks: bool) -> InstanceData:
         found = self._found(image.pixels)
         label_of = torch.full((len(self.classes),), -1)
         for label, name in enumerate(phrases):
@@ -219,12 +219,10 @@ def write_detections(
 
 
 def _read_config(path: str | Path) -> Config:
-    found = find_path(path)
-    with named_faults(f"{found}: cannot be read as a config of mmdet", ConfigError, remedy="name a whole config"):
-        config = Config.fromfile(found)
+    config = read_file(path)
     lacking = [key for key in ("model", "test_dataloader") if config.get(key) is None]
     if lacking:
-        raise ConfigError(f"{found} has no {lacking}; name the whole config of a detector")
+        raise ConfigError(f"{path} has no {lacking}; name the whole config of a detector")
     return config
 
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine import Config
@@ -12,6 +13,7 @@ from lumen.errors import ConfigError, named_faults
 from lumen.paths import find_path
 
 _PATHS = ("data_root", "ann_file")
+_SHIPPED = "mmdet::"
 
 
 @contextmanager
@@ -67,17 +69,35 @@ def name_of(settings: Mapping[str, Any]) -> str:
 
 
 def read_part(path: str, key: str) -> Any:
-    """Return one setting of an mmdet config file, which is run as Python code; it is looked for as ``find_path`` does.
+    """Return one setting of an mmdet config file, which is run as Python code.
+
+    Args:
+        path: Looked for as ``find_path`` does; behind ``mmdet::`` among those that mmdet ships.
+        key: Name of the setting.
 
     Raises:
-        ConfigError: The file cannot be read, or has no such setting.
+        ConfigError: The file cannot be read, or has no such setting; or mmdet is not installed.
     """
-    found = find_path(path)
-    with named_faults(f"{found}: cannot be read as a config of mmdet", ConfigError, remedy="name a whole config"):
-        config = Config.fromfile(found)
+    config = read_file(path)
     if config.get(key) is None:
-        raise ConfigError(f"{found} has no {key!r}; it has {sorted(config)}")
+        raise ConfigError(f"{path} has no {key!r}; it has {sorted(config)}")
     return config[key]
+
+
+def read_file(path: str | Path) -> Config:
+    """Return the content of an mmdet config file; see ``read_part``.
+
+    Raises:
+        ConfigError: The file cannot be read; or mmdet is not installed.
+    """
+    with mmdet_scope("a config of mmdet"):
+        import mmdet
+
+        name = str(path)
+        shipped = Path(mmdet.__file__).parent / ".mim/configs"
+        found = str(shipped / name.removeprefix(_SHIPPED)) if name.startswith(_SHIPPED) else find_path(name)
+        with named_faults(f"{found}: cannot be read as a config of mmdet", ConfigError, remedy="name a whole config"):
+            return Config.fromfile(found)
 
 
 def with_found_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

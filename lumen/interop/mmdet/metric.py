@@ -24,32 +24,36 @@ class MMDetMetric(BaseMetric):
     one class count once.
 
     Args:
-        metric: Settings of a metric, with ``type``, or a list of such.
-        config: In place of ``metric``: a config file of mmdet, which is run as Python code and stays as it is.
-        evaluator: Which setting of ``config`` holds the metrics.
+        metric: Settings of a metric, with ``type``, or a list of such. When left out those of the config that the
+            evaluated ``MMDetDataset`` was given.
+        evaluator: Which setting of that config holds the metrics.
 
     Raises:
         ConfigError: mmdet is not installed, there is no such metric, or the settings do not fit it.
     """
 
     default_prefix = "mmdet"
+    needs = _NEEDS
 
     def __init__(
         self,
         *,
         metric: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        config: str | None = None,
         evaluator: str = "val_evaluator",
     ) -> None:
-        if (metric is None) == (config is None):
-            raise ConfigError("MMDetMetric takes metric, the settings of mmdet, or config, a file that holds them")
         super().__init__()
-        found = read_part(config, evaluator) if config is not None else metric
-        settings = [with_found_paths(one) for one in ([found] if isinstance(found, Mapping) else found)]
+        self._evaluator = evaluator
+        self._metrics: list[Any] = []
+        self.protocol: dict[str, Any] = {}
+        if metric is not None:
+            self._build(metric)
+
+    def _build(self, metric: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        settings = [with_found_paths(one) for one in ([metric] if isinstance(metric, Mapping) else metric)]
         with mmdet_scope("MMDetMetric"):
             self._metrics = [_build(one) for one in settings]
-        with_masks = any("segm" in getattr(each, "metrics", ()) for each in self._metrics)
-        self.needs = _NEEDS | {"masks"} if with_masks else _NEEDS
+        if any("segm" in getattr(each, "metrics", ()) for each in self._metrics):
+            self.needs = _NEEDS | {"masks"}
         self.protocol = {"mmdet": [{key: str(value) for key, value in one.items()} for one in settings]}
 
     @property
@@ -62,6 +66,10 @@ class MMDetMetric(BaseMetric):
         if not meta or not meta.get("classes"):
             raise DataError("metrics of mmdet need 'classes' in dataset_meta, the names of a data set's labels")
         self._dataset_meta = meta
+        if not self._metrics:
+            if "mmdet_config" not in meta:
+                raise ConfigError("MMDetMetric needs metric, or an MMDetDataset with config, whose metrics it takes")
+            self._build(read_part(meta["mmdet_config"], self._evaluator))
         for metric in self._metrics:
             metric.dataset_meta = meta
             _number_by_name(metric, meta["classes"])
