@@ -55,6 +55,7 @@ $(READY): $(DEV_READY)
 	@echo "== set-up: mmcv's ops are compiled from source, 6 to 7 minutes on 2 cores; nothing is printed meanwhile"
 	$(PIP) ninja packaging wheel
 	$(PIP) --no-build-isolation --editable '.[mmdet]'
+	$(PIP) --no-deps lvis  # mmdet reads LVIS by it; it asks for opencv-python, in place of the headless one
 	@touch $@
 	@echo "== set-up: done"
 

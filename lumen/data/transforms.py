@@ -27,9 +27,7 @@ _METAINFO = ("prompts", "frame", "classes", "img_id", "img_path")
 _OPTIONAL_METAINFO = (
     *("label_map_path", "ref_ids", "kinds", "target_rles"),
     *("instance_id", "box", "box_label", "box_score"),
-    "questions",
-    "fault",
-    "annotation",  # what another library's metrics read
+    *("questions", "fault", "annotation"),
 )
 
 
