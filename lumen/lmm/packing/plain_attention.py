@@ -48,9 +48,10 @@ def plain_attention(
         scores = (query * scale) @ key.transpose(1, 2)
     else:
         # The least number of a wider type would be minus infinity, and a row of those has no softmax. Autocast narrows
-        # what the product is given, whatever its type.
+        # what the product is given, whatever its type; the meta device, where costs are counted, has no autocast.
         device = value.device.type
-        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+        is_narrowed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        product = torch.get_autocast_dtype(device) if is_narrowed else value.dtype
         least = max(torch.finfo(dtype).min for dtype in (product, value.dtype))
         mask = attention_mask.clamp(min=least).to(value.dtype)
         mask = mask.expand(*size, *mask.shape[2:]).flatten(0, 1)

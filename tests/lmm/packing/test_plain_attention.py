@@ -43,6 +43,12 @@ def test_a_row_that_sees_nothing_stays_finite(dtype, is_narrowed):
     assert mixed.isfinite().all() and torch.allclose(weights.float(), torch.tensor(0.2), atol=1e-3)
 
 
+def test_costs_are_counted_on_the_meta_device():
+    parts, mask = inputs(torch.bfloat16)
+    mixed, _ = plain_attention(MODULE, *(part.to("meta") for part in parts), mask.to("meta"))
+    assert mixed.is_meta and mixed.shape == (2, 5, 4, 8)
+
+
 def test_attention_with_sinks_is_refused():
     parts, mask = inputs(torch.float32)
     with pytest.raises(ConfigError, match=r"does not know \['s_aux'\]"):
