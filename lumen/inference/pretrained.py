@@ -75,8 +75,7 @@ def save_pretrained(
         folder: Where to write; it must not exist, or be empty.
         config: What the model was built from, as in ``config.model``.
         views: How it sees images and objects; see ``lumen.data.views.find_views``.
-        names: Names of ``state_dict`` to write; what ``checkpoint.trained_state`` chooses when left out.
-            Of a checkpoint that was loaded, its names: what is trainable may not be known any more.
+        names: Names of ``state_dict`` to write, those of a checkpoint that was loaded; else ``trained_state`` chooses.
         classes: Phrases to ask for where a question names none.
         description: What else a reader should know, such as the stage.
         card: A protocol card, as ``protocol_test.json`` holds it, for the figures in ``README.md``.
@@ -102,9 +101,9 @@ def save_pretrained(
     lmm = content["model"]["lmm"]
     base = Path(find_path(lmm["name_or_path"])) if copy_base else None
     lmm["name_or_path"] = COPIED_BASE if copy_base else lmm["name_or_path"]
-    about = {"classes": classes, "license_id": license_id, "plug_ins": _plug_ins(content["model"])}
-    specs = [decoder.spec for decoder in model.decoders.values()]
-    readme = model_card(specs, content["description"], card, base_model=lmm["name_or_path"], **about)
+    about = {"base_model": lmm["name_or_path"], "classes": classes, "license_id": license_id}
+    about["plug_ins"], specs = _plug_ins(content["model"]), [decoder.spec for decoder in model.decoders.values()]
+    readme = model_card(specs, content["description"], card, **about)
     return write_folder(Path(folder), MODEL, content, state, readme=readme, base=base)
 
 

@@ -110,10 +110,9 @@ def base_folders() -> list[Hostile]:
         def build(folder: Path) -> Path:
             copy = folder / "copy"
             shutil.copytree(source, copy)
-            canary = f"open({str(folder / 'canary')!r}, 'w')\n"
             for name in ("code.py", "custom_generate/generate.py"):
                 (copy / name).parent.mkdir(exist_ok=True)
-                (copy / name).write_text(f"{canary}class Own: pass\n")
+                (copy / name).write_text(f"open({str(folder / 'canary')!r}, 'w')\nclass Own: pass\n")
             content = json.loads((copy / file).read_text()) if (copy / file).exists() else {}
             change(content)
             (copy / file).write_text(json.dumps(content))
