@@ -82,6 +82,13 @@ def test_damaged_parts_of_a_job_are_named(tmp_path, damage):
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_a_job_that_names_any_number_of_pictures_is_not_counted_through(tmp_path):
+    pictures = Survey(num_pictures=2**53, digest="ab", same_stem=None)
+    open_job(tmp_path, Job("photos", pictures, ("star",), "detection", None, {}, has_masks=False, part_size=1))
+    with pytest.raises(DataError, match=f"{2**53} of {2**53} parts in .* are missing"):
+        merge_parts(tmp_path, ["coco"])
+
+
 def test_answers_in_an_unknown_compression_are_refused(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros(3))
     content = bytearray((tmp_path / "a.npz").read_bytes())

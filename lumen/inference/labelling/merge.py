@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,13 @@ def _records(folder: Path, job: Job) -> Iterator[dict[str, Any]]:
 
 
 def _require_all(folder: Path, job: Job) -> None:
-    missing = [number for number in range(job.num_parts) if not part_path(folder, number).exists()]
+    # Not all of them are listed: a damaged job may name any number.
+    absent = (number for number in range(job.num_parts) if not part_path(folder, number).exists())
+    missing = list(islice(absent, 11))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        present = sum(1 for _ in part_path(folder, 0).parent.glob("*.jsonl"))
         raise DataError(
-            f"{len(missing)} of {job.num_parts} parts in {folder} are missing ({shown}): run each task of the array "
+            f"{job.num_parts - present} of {job.num_parts} parts in {folder} are missing ({shown}): run each task of the array "
             "again, what is done is passed over, and merge then"
         )
