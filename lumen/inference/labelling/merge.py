@@ -69,6 +69,6 @@ def _require_all(folder: Path, job: Job) -> None:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         present = sum(1 for _ in part_path(folder, 0).parent.glob("*.jsonl"))
         raise DataError(
-            f"{job.num_parts - present} of {job.num_parts} parts in {folder} are missing ({shown}): run each task of the "
-            "array again, what is done is passed over, and merge then"
+            f"{job.num_parts - present} of {job.num_parts} parts in {folder} are missing ({shown}): run each task of "
+            "the array again, what is done is passed over, and merge then"
         )
