@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import tarfile
 
 import numpy as np
@@ -21,6 +22,7 @@ from lumen.serialization.checkpoint import load_newest, save_checkpoint
 from lumen.serialization.feature_cache import MANIFEST, CacheWriter, FeatureCache
 from lumen.serving.label_studio import read_labels, read_source
 from lumen.serving.limits import Limits
+from lumen.visualization import save_png
 
 
 def test_a_checkpoint_whose_table_of_contents_is_no_text_falls_back_to_the_one_before(tmp_path):
@@ -130,3 +132,25 @@ def test_a_base_whose_config_no_model_can_have_is_refused(tiny_nano, tmp_path, p
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
         HFAdapter(str(tmp_path), base={"attention": "eager"})
+
+
+@pytest.mark.parametrize("room", [100, 3000])
+def test_pictures_on_a_full_disk_are_whole_or_an_error(tmp_path, room):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    save_png(tmp_path / "old.png", noise)
+    before = (tmp_path / "old.png").read_bytes()
+
+    def save():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        save_png(tmp_path / "old.png", 255 - noise)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            save()
+        except OSError:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"] and (tmp_path / "old.png").read_bytes() == before

@@ -178,9 +178,7 @@ class CacheWriter:
         # The last shard may be shorter; an empty data set still gets one.
         if self._tensors or self.num_images == 0:
             self._write_shard()
-        save_file(
-            {name: tensor.cpu().contiguous().clone() for name, tensor in weights.items()}, self.temporary / WEIGHTS
-        )
+        self._save(WEIGHTS, {name: tensor.cpu().contiguous().clone() for name, tensor in weights.items()})
         content = {
             "format": FORMAT,
             "num_images": self.num_images,
@@ -199,9 +197,14 @@ class CacheWriter:
     def _write_shard(self) -> None:
         number = max(0, self.num_images - 1) // self.images_per_shard
         name, texts = shard_name(number), self._notes.texts()
-        save_file(self._tensors, self.temporary / name, metadata=texts)
+        self._save(name, self._tensors, texts)
         self._note_digests[name] = _digest_texts(texts)
         self._tensors, self._notes = {}, _Notes()
+
+    def _save(self, name: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> None:
+        # safetensors has an error of its own for a full disk.
+        with named_faults(f"{self.folder} cannot be written", DataError, remedy="make room, or name another folder"):
+            save_file(dict(tensors), self.temporary / name, metadata=None if texts is None else dict(texts))
 
 
 class _Notes:

@@ -3,6 +3,7 @@
 import colorsys
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,11 @@ def stacked(upper: RgbImage, lower: RgbImage) -> RgbImage:
 def save_png(path: Path | str, image: RgbImage) -> None:
     """Write a picture; the folder is made if missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # In memory first: into a file Pillow writes by itself, and takes no notice when a full disk cuts the last piece.
+    content = BytesIO()
+    Image.fromarray(image).save(content, format="PNG", compress_level=3)
     with atomic_file(Path(path)) as file:
-        Image.fromarray(image).save(file, format="PNG", compress_level=3)
+        file.write(content.getvalue())
 
 
 def magnification(size_hw: tuple[int, int]) -> int:

@@ -1,6 +1,7 @@
 """Disks that are full and folders that are read-only: a clear error, old files whole, nothing half-written."""
 
 import ctypes
+import json
 import os
 import resource
 import tempfile
@@ -115,7 +116,16 @@ def _complaint(before: _Files, after: _Files, new: _Files) -> str | None:
 def _files_of(folder: Path) -> _Files:
     """Return the files below a folder by name, without locks, whose content does not matter."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "filler" and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): _content_of(path) for path in files}
+
+
+def _content_of(path: Path) -> bytes:
+    """Return the bytes of a file; safetensors writes the texts of its header in any order."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    if path.suffix != ".safetensors" or len(content) < end:
+        return content
+    return json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
 
 
 def _fill(folder: Path, way: str, room: int) -> Callable[[], object]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -147,7 +148,10 @@ def _run(job: partial, number: int, workers: int) -> Iterator[_SceneFiles]:
 def _write_scene(index: int, *, folder: Path, split: str, seed: int) -> _SceneFiles:
     image, objects = draw_scene(seed, split, index)
     name = f"{index:06d}.jpg"
-    Image.fromarray(image).save(folder / name, quality=_JPEG_QUALITY, subsampling=0)
+    # In memory first: into a file Pillow writes by itself, and takes no notice when a full disk cuts the last piece.
+    content = BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    (folder / name).write_bytes(content.getvalue())
     # Ids differ between splits, so that mixed-up files are found out.
     image_id = _FIRST_IDS[split] + index
     language = describe_scene(objects, image_id, seed)

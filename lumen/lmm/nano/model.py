@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lumen.corner_words import CornerWords
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, FIRST_WORDS, IMAGE_TOKEN, build_tokenizer
 from lumen.lmm.nano.vision import NanoVisionConfig
@@ -87,6 +87,7 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
 
     Raises:
         ConfigError: The package with the weights of the tower is missing.
+        CheckpointError: The disk is full or read-only.
     """
     folder = Path(folder)
     sizes = sizes or NanoSizes()
@@ -101,8 +102,10 @@ def make_nano(folder: str | Path, *, sizes: NanoSizes | None = None, seed: int =
     if sizes.tower == _PHOTO:
         efficientnet.load_imagenet_weights(model.model.vision_tower.network)
     note_untrained(model.config, _FROM_SCRATCH[sizes.tower])
-    model.save_pretrained(folder)
-    build_processor(config, tokenizer).save_pretrained(folder)
+    remedy = "make room, or name another folder"
+    with named_faults(f"{folder} cannot be written", CheckpointError, remedy=remedy):  # safetensors has its own error
+        model.save_pretrained(folder)
+        build_processor(config, tokenizer).save_pretrained(folder)
     return folder
 
 
