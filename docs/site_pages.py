@@ -18,6 +18,8 @@ TITLES = {
     "data": "Data",
     "metrics": "Metrics",
     "engine": "Training",
+    "tuning": "Training on a folder of pictures",
+    "recipes": "Recipes",
     "ops": "Functions on tensors",
     "serialization": "Files",
     "serving": "Server",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_links_to_other_files_lead_to_the_repository_or_are_words(hooks):
     assert hooks.rewrite_links(link, "docs/results.md", "") == "see the tool"
     shown = "see [the tool](https://example.org/lumen/blob/main/tools/train.py)"
     assert hooks.rewrite_links(link, "docs/results.md", "https://example.org/lumen/") == shown
+
+
+def test_the_navigation_has_every_page(hooks):
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
+    files = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb"), *hooks.readme_files()]
+    named = re.findall(r"[\w/]+\.(?:md|ipynb)$", nav, flags=re.MULTILINE)
+    assert sorted(named) == sorted(hooks.page_of(path.relative_to(ROOT).as_posix()) for path in files)
 
 
 def test_the_reference_has_every_part_of_the_package(hooks):
