@@ -21,6 +21,7 @@ from lumen.inference.pretrained import save_pretrained
 from lumen.inference.reports import Request, write_json
 from lumen.lmm.nano.model import make_nano
 from lumen.metrics.refer_answers import Answers
+from lumen.serialization.atomic import publish_folder, temporary_folder
 from lumen.serialization.checkpoint import save_checkpoint, write_pointer
 from lumen.serialization.feature_cache import CacheWriter
 from lumen.structures import PerceptionSample, Prompt
@@ -77,7 +78,9 @@ def _shapes(folder: Path, version: int) -> None:
 
 
 def _nano(folder: Path, version: int) -> None:
-    make_nano(folder / f"nano-{version}", sizes=SIZES, seed=version)
+    with temporary_folder(folder / "nano") as temporary:  # as tools/make_nano.py does
+        make_nano(temporary, sizes=SIZES, seed=version)
+        publish_folder(temporary, folder / "nano", replace=True)
 
 
 def _export(predictor: LumenPredictor, base: Path, folder: Path) -> None:
