@@ -118,7 +118,7 @@ def test_texts_of_label_studio_may_hold_anything(tmp_path):
     ("part", "change", "message"),
     [
         ("text_config", {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, of which 10000 are the most"),
-        ("text_config", {"intermediate_size": 10**8}, "describes tables of 32 x 100000000 numbers, its weights have"),
+        ("text_config", {"intermediate_size": 10**8}, "describes a model of [0-9]+ numbers, its weights have"),
         ("text_config", {"num_attention_heads": 0}, "describes no model"),
         ("text_config", {"num_hidden_layers": "two"}, "describes no model"),
     ],

@@ -42,7 +42,6 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
     with named_faults(f"the config.json of {path!r} describes no model", CheckpointError, remedy=remedy):
         config = _read_config(path, attention)
         _check_depth(config, path)
-        _check_amount(config, path)
         config._attn_implementation = _available(config, attention)
     return config
 
@@ -60,20 +59,21 @@ def _check_depth(config: PretrainedConfig, path: str) -> None:
 
 
 def _check_amount(config: PretrainedConfig, path: str) -> None:
-    """Refuse a model of which one table alone has far more numbers than the files of its folder hold bytes.
+    """Refuse a model of far more numbers than the files of its folder hold bytes.
 
     All of its tables would be allocated before weights of another shape are found.
     """
     files = [file for pattern in ("*.safetensors", "*.bin") for file in Path(path).glob(pattern)]
-    held, parts = sum(file.stat().st_size for file in files), [config, *vars(config).values()]
-    for part in parts if files else ():
-        sizes = [getattr(part, name, None) for name in ("hidden_size", "vocab_size", "intermediate_size")]
-        width, *others = [size if type(size) is int else 0 for size in sizes]
-        if isinstance(part, PretrainedConfig) and width * max(width, *others) > MAX_NUMBERS_PER_BYTE * held:
-            raise CheckpointError(
-                f"the config.json of {path!r} describes tables of {width} x {max(width, *others)} numbers, its weights "
-                f"have {held} bytes: fetch the repository again"
-            )
+    if not files or type(config) not in AutoModelForImageTextToText._model_mapping:
+        return
+    with torch.device("meta"):  # without memory
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=False)
+    held, numbers = sum(file.stat().st_size for file in files), sum(one.numel() for one in model.parameters())
+    if numbers > MAX_NUMBERS_PER_BYTE * held:
+        raise CheckpointError(
+            f"the config.json of {path!r} describes a model of {numbers} numbers, its weights have {held} bytes: fetch "
+            "the repository again"
+        )
 
 
 def _read_config(path: str, attention: str | None) -> PretrainedConfig:
@@ -140,10 +140,11 @@ def load_model(path: str, config: PretrainedConfig, options: BaseOptions) -> Pre
     Raises:
         ConfigError: If a library that the weights need is missing, they cannot be quantized as asked, or the dtype
             does not suit the attention.
-        CheckpointError: If weights are missing, left over, or of another shape.
+        CheckpointError: If weights are missing, left over, or of another shape, or far fewer than the model has.
     """
     if options.device_map is not None:
         require("accelerate", "device_map")
+    _check_amount(config, path)
     method = _check_own_quantization(path, config, options.quantization)
     asked: dict[str, Any] = {}
     if options.quantization is not None:  # a None would replace the repository's own
