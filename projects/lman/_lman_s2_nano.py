@@ -17,11 +17,13 @@ with read_base():
     from ._lman_nano import *
 
 _aligner["heat"]["point_sigma"] = 1.0
+# Most words of persons are new to nano.
+_lmm["readout"]["phrase_reconstruction"] = True
 optim_wrapper["paramwise_cfg"] = dict(
     muon=True,
     adamw=_tokens,
     # The tower goes on from what it knows; the connector comes from the first stage.
-    lr_mult={"lmm.*": 0.33, **dict.fromkeys(_tokens, 0.1)},
+    lr_mult={"lmm.*": 0.5, **dict.fromkeys(_tokens, 0.1)},
 )
 model = dict(
     type=Lumen,
@@ -37,5 +39,10 @@ model = dict(
         dict(type=ReidDecoder),
         dict(type=VqaDecoder),
     ],
-    loss_weights={"aligner/loss_presence": 0.5, "detection/loss_box": 2.0},
+    loss_weights={
+        "lmm/loss_phrase_reconstruction": 0.5,
+        "lmm/loss_text": 4.0,
+        "aligner/loss_presence": 0.5,
+        "detection/loss_box": 2.0,
+    },
 )

@@ -56,6 +56,7 @@ class ImageRecord:
         persons: Those that the source names.
         count: How many there are; None where the source does not know, such as with ignored regions.
         same: Whether its halves show the same person; None where it is not such a pair.
+        image_id: Number of the image in the source, so that other files about it can be joined; None where it has none.
     """
 
     image: str
@@ -63,6 +64,7 @@ class ImageRecord:
     persons: tuple[PersonRecord, ...] = ()
     count: int | None = None
     same: bool | None = None
+    image_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Caps:
 
     Args:
         questions: Questions of an image, over all forms.
+        attributes: Attributes that are asked of each person, each at most once.
         boxes: Boxes of an answer; the largest are kept.
         coordinates: Numbers of an answer of outlines; parts are left out at random until it fits.
         subset: How often a random subset of the keypoints is asked for, instead of all.
@@ -115,6 +118,7 @@ class Caps:
     """
 
     questions: int = 4
+    attributes: int = 1
     boxes: int = 30
     coordinates: int = 250
     subset: float = 0.4
@@ -196,15 +200,14 @@ def _named(
 
 def _ask_attributes(record: ImageRecord, asker: _Asker) -> Iterator[Asked]:
     for person in record.persons:
-        of_answer = {
-            truth: [name for name, value in person.attributes.items() if value is truth] for truth in (True, False)
-        }
-        truth = bool(asker.rng.integers(2))
-        # Both answers equally often, as far as a person has both.
-        names = of_answer[truth] or of_answer[not truth]
-        if names:
+        unasked = dict(person.attributes)
+        for _ in range(min(asker.caps.attributes, len(unasked))):
+            of_answer = {truth: [name for name, value in unasked.items() if value is truth] for truth in (True, False)}
+            truth = bool(asker.rng.integers(2))
+            # Both answers equally often, as far as a person has both.
+            names = of_answer[truth] or of_answer[not truth]
             name = names[asker.rng.integers(len(names))]
-            answer = POOLS["attributes"]["positive" if person.attributes[name] else "negative"]
+            answer = POOLS["attributes"]["positive" if unasked.pop(name) else "negative"]
             yield asker.word("attributes", person=asker.person(record, person), name=name), answer
 
 
@@ -262,8 +265,9 @@ def build_instructions(
         if not drawn:
             continue
         height, width = record.size_hw
-        images.append({"id": number, "file_name": record.image, "height": height, "width": width})
+        image_id = number if record.image_id is None else record.image_id
+        images.append({"id": image_id, "file_name": record.image, "height": height, "width": width})
         for form, text, answer in (asked[place] for place in drawn):
-            entry = {"id": len(questions) + 1, "image_id": number, "question": text, "answer": answer, "form": form}
+            entry = {"id": len(questions) + 1, "image_id": image_id, "question": text, "answer": answer, "form": form}
             questions.append(entry)
     return {"images": images, "questions": questions}

@@ -83,7 +83,8 @@ def read_coco_persons(source: Source, report: Report) -> Iterator[ImageRecord]:
         if len(usable) < len(entries):
             report["crowd, or box without extent"].append(image["file_name"])
         persons = tuple(_coco_person(each, person, content.get("attributes", ()), size_hw) for each in usable)
-        yield ImageRecord(image["file_name"], size_hw, persons, len(persons) if len(usable) == len(entries) else None)
+        count = len(persons) if len(usable) == len(entries) else None
+        yield ImageRecord(image["file_name"], size_hw, persons, count, image_id=image["id"])
 
 
 def _coco_person(entry: dict, category: dict, attributes: Any, size_hw: tuple[int, int]) -> PersonRecord:

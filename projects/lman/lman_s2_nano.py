@@ -17,7 +17,7 @@ from lumen.data.attributes import AttributesDataset
 from lumen.data.coco import CocoDataset
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.keypoints import CocoKeypointsDataset
-from lumen.data.mixture import MixedDataset, MixtureSampler
+from lumen.data.mixture import JoinedDataset, MixedDataset, MixtureSampler
 from lumen.data.semantic import SemanticDataset
 from lumen.data.text import AskQuestions, QuestionsDataset
 from lumen.data.transforms import AskClasses
@@ -75,7 +75,28 @@ _attributes = dict(
     type=CocoDataset,
     ann_file="annotations/attributes_train.json",
     data_prefix=dict(img="portraits/train"),
-    pipeline=[_load, _flip, dict(_ask, num_prompts=None, task="attributes"), _pack],
+)
+_questions = {
+    name: dict(
+        _person,
+        type=QuestionsDataset,
+        ann_file=f"humanins/{name}_train.json",
+        data_prefix=dict(img=f"{name}/train"),
+    )
+    for name in ("scenes", "portraits")
+}
+# An image is encoded once for its attributes and for the questions in words about them.
+_portraits = dict(
+    type=JoinedDataset,
+    base=_attributes,
+    further=dict(questions=dict(dataset=_questions["portraits"], key="questions")),
+    pipeline=[
+        _load,
+        _flip,
+        dict(_ask, num_prompts=None, task="attributes"),
+        dict(type=AskQuestions, num_prompts=5, forms=("attributes", "number")),
+        _pack,
+    ],
 )
 _identities = dict(
     _person,
@@ -85,29 +106,23 @@ _identities = dict(
     data_prefix=dict(img="identities/train"),
     pipeline=[_load, _flip, dict(_ask, task="reid"), _pack],
 )
+# All forms of questions, places as text among them.
 _texts = [
-    dict(
-        _person,
-        type=QuestionsDataset,
-        ann_file=f"humanins/{_name}_train.json",
-        data_prefix=dict(img=f"{_name}/train"),
-        pipeline=[_load, _resize, dict(type=AskQuestions, num_prompts=4), _pack],
-    )
-    for _name in ("scenes", "portraits")
+    dict(each, pipeline=[_load, _resize, dict(type=AskQuestions, num_prompts=2), _pack]) for each in _questions.values()
 ]
 train_dataloader = dict(
     _loader,
-    batch_size=8,
+    batch_size=12,
     sampler=dict(type=MixtureSampler),
     dataset=dict(
         type=MixedDataset,
-        datasets=[_boxes, _poses, _maps, _crowds, _attributes, _identities, *_texts],
-        weights=[0.15, 0.2, 0.15, 0.1, 0.15, 0.15, 0.05, 0.05],
+        datasets=[_boxes, _poses, _maps, _crowds, _portraits, _identities, *_texts],
+        weights=[0.14, 0.27, 0.13, 0.09, 0.16, 0.18, 0.015, 0.015],
     ),
 )
-load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_500.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
-custom_hooks = [dict(type=EmaHook, decay=0.998)]
-train_cfg = dict(max_iters=2400)
+load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_200.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
+custom_hooks = [dict(type=EmaHook, decay=0.995)]
+train_cfg = dict(max_iters=1000)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -30,6 +30,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--names", nargs="*", default=[], help="classes of label maps, the background first")
     parser.add_argument("--forms", nargs="*", help="what is asked; everything that the source knows when left out")
     parser.add_argument("--questions", type=int, default=Caps().questions, help="questions of an image at most")
+    parser.add_argument(
+        "--attributes", type=int, default=Caps().attributes, help="attributes asked of a person at most"
+    )
     parser.add_argument("--bins", type=int, default=40, help="intervals of a side, in which places are written")
     parser.add_argument("--pairs", type=int, default=0, help="write so many pictures of two persons beside --out")
     parser.add_argument("--seed", type=int, default=0, help="seed of wordings and choices")
@@ -46,7 +49,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             records = list(pair_pictures(records, args.images, folder, number=args.pairs, seed=args.seed))
         options = {"forms": args.forms} if args.forms else {}
-        caps = Caps(questions=args.questions)
+        caps = Caps(questions=args.questions, attributes=args.attributes)
         content = build_instructions(records, caps=caps, bins=args.bins, seed=args.seed, **options)
     except LumenError as error:
         sys.exit(f"error: {error}")

@@ -68,6 +68,19 @@ def test_yes_and_no_are_asked_equally_often():
     answers = [texts(ImageRecord("a.jpg", (9, 9), (person,)), "attributes", seed=seed)[0] for seed in range(60)]
     assert 20 <= sum(answer == "yes" for _, answer in answers) <= 40
     assert all(("hat" in asked) == (answer == "yes") for asked, answer in answers)
+    # Several of one person are different ones, as many as there are.
+    several = texts(ImageRecord("a.jpg", (9, 9), (person,)), "attributes", caps=Caps(questions=9, attributes=6))
+    names = [asked.split(": ")[1].rstrip("?") for asked, _ in several]
+    assert sorted(names) == sorted(person.attributes) and [answer for _, answer in several].count("yes") == 1
+
+
+def test_images_keep_the_numbers_that_their_source_gives_them():
+    persons = (PersonRecord((0.0, 0.0, 9.0, 9.0)),)
+    numbers = (None, 70)
+    records = [ImageRecord("a.jpg", (40, 40), persons, count=1, image_id=number) for number in numbers]
+    content = build_instructions(records, forms=["number"])
+    assert [image["id"] for image in content["images"]] == [1, 70]
+    assert [question["image_id"] for question in content["questions"]] == [1, 70]
 
 
 def test_a_file_of_instructions_is_read_as_questions(tmp_path):
