@@ -39,10 +39,15 @@ model = dict(
         dict(type=ReidDecoder),
         dict(type=VqaDecoder),
     ],
+    # As they come, the gradient of the counts is hundreds of times those of attributes and masks.
     loss_weights={
         "lmm/loss_phrase_reconstruction": 0.5,
         "lmm/loss_text": 4.0,
         "aligner/loss_presence": 0.5,
         "detection/loss_box": 2.0,
+        "semantic_segmentation/loss_mask": 4.0,
+        "semantic_segmentation/loss_dice": 4.0,
+        "counting/loss_count": 0.02,
+        "attributes/loss_attribute": 5.0,
     },
 )

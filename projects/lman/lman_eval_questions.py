@@ -1,7 +1,8 @@
 r"""Yes or no, asked in words about attributes of persons in portraits. Not measured; wanted: .80; chance is .50.
 
 python projects/lman/make_humanins.py coco_persons data/persons/annotations/portraits_test.json \
-        --images data/persons/portraits/test --out data/persons/humanins/portraits_test.json --forms attributes
+        --images data/persons/portraits/test --out data/persons/humanins/portraits_test.json --forms attributes \
+        --attributes 4
 
 python tools/test.py projects/lman/lman_eval_questions.py work_dirs/lman_s2_nano
 """
