@@ -41,10 +41,14 @@ def draw_scene(predictor: LumenPredictor, image: RgbImage) -> RgbImage:
 def draw_portrait(predictor: LumenPredictor, image: RgbImage) -> RgbImage:
     """Return an image with the parts of the person, and below it the attributes that are affirmed."""
     asked = predictor.image(image)
-    parts = asked.predict(PARTS, task="semantic_segmentation")
+    # The background is asked too, since masks make room for each other.
+    parts = asked.predict(["background", *PARTS], task="semantic_segmentation")
+    parts = parts[parts.labels > 0]
     attributes = asked.predict(ATTRIBUTES, task="attributes", score_threshold=0.5)
     picture = vis.draw_masks(image, parts.masks, parts.labels.tolist())
-    return vis.stacked(picture, vis.text_block([", ".join(sorted(attributes.phrases))], width=picture.shape[1]))
+    return vis.stacked(
+        picture, vis.text_block([", ".join(sorted(attributes.phrases)) or "no attribute"], width=picture.shape[1])
+    )
 
 
 def draw_crowd(predictor: LumenPredictor, image: RgbImage) -> RgbImage:
