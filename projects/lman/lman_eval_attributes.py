@@ -1,4 +1,4 @@
-"""Attributes of persons in portraits. Not measured; wanted: mA at least .85; one answer to all has .50.
+"""Attributes of persons in portraits. Wanted: mA at least .85; one answer to all has .50.
 
 python tools/test.py projects/lman/lman_eval_attributes.py work_dirs/lman_s2_nano
 """

@@ -1,4 +1,4 @@
-"""Numbers of persons in crowds. Not measured; wanted: an error of at most .3 of that of the training mean.
+"""Numbers of persons in crowds. Wanted: an error of at most .3 of that of the training mean.
 
 python tools/test.py projects/lman/lman_eval_counting.py work_dirs/lman_s2_nano
 """

@@ -1,4 +1,4 @@
-"""Boxes of persons in scenes. Not measured; wanted: AP50 at least .85.
+"""Boxes of persons in scenes. Wanted: AP50 at least .85.
 
 python tools/test.py projects/lman/lman_eval_detection.py work_dirs/lman_s2_nano
 """

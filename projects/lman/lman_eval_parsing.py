@@ -1,4 +1,4 @@
-"""Parts of a person in portraits. Not measured; wanted: mIoU at least .60, background among the classes.
+"""Parts of a person in portraits. Wanted: mIoU at least .60, background among the classes.
 
 The most frequent part at each place of the box has at most .30: ``python projects/lman/lman_blind.py``.
 

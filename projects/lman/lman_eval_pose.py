@@ -1,4 +1,4 @@
-"""Keypoints of persons in scenes, in crops of the annotated boxes. Not measured; wanted: PCK@.1 at least .80.
+"""Keypoints of persons in scenes, in crops of the annotated boxes. Wanted: PCK@.1 at least .80.
 
 A mean pose, put into each box, has at most .45: ``python projects/lman/lman_blind.py``.
 

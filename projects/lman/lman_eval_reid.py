@@ -1,4 +1,4 @@
-"""Persons found again by another camera: 40 identities that training never saw. Not measured.
+"""Persons found again by another camera: 40 identities that training never saw.
 
 Wanted: rank-1 at least .70, and .20 above the nearest neighbour by colour: ``python projects/lman/lman_blind.py``.
 
