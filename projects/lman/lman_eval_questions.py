@@ -1,4 +1,4 @@
-r"""Yes or no, asked in words about attributes of persons in portraits. Wanted: .80; by name alone .511.
+r"""Yes or no, asked in words about attributes of persons in portraits. Wanted: .80; always "yes" has .511.
 
 python projects/lman/make_humanins.py coco_persons data/persons/annotations/portraits_test.json \
         --images data/persons/portraits/test --out data/persons/humanins/portraits_test.json --forms attributes \

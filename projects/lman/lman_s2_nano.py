@@ -1,7 +1,7 @@
 """L-Man's second stage on nano: the queries speak to the LLM, and every task learns its decoder.
 
-INFERRED: six tasks after HumanBench. OURS: everything is trained, where 7B has low-rank adapters; 500 steps of 12. Every
-portrait is asked for its attributes by prompts and in words; one image in thirty is asked for places as text.
+INFERRED: six tasks after HumanBench. OURS: everything is trained, where 7B has low-rank adapters; 500 steps of 12.
+Every portrait is asked for its attributes by prompts and in words; one image in thirty is asked for places as text.
 
     python tools/train.py projects/lman/lman_s1_nano.py
     python projects/lman/make_humanins.py coco_persons data/persons/annotations/scenes_train.json \
