@@ -52,10 +52,11 @@ class FeatureSource:
                 "name_tokens needs image tokens that stand for places, and those of this connector stand for the "
                 "whole image: set it to 0"
             )
-        if self.dense_hw and (self.family.encode_dense is None or self.kind == "llm"):
+        is_any_size = self.family.input_spec(self.config).fixed_hw is None
+        if self.dense_hw and (self.family.encode_dense is None or is_any_size or self.kind == "llm"):
             raise ConfigError(
-                "dense_hw needs features='vision' or 'both' and a tower whose position embedding can be resized, got "
-                f"features={self.kind!r} and {self.config.model_type!r}"
+                "dense_hw needs features='vision' or 'both', and an LMM of one size of images with a tower whose "
+                f"position embedding can be resized, got features={self.kind!r} and {self.config.model_type!r}"
             )
         if fixed_hw := self.input_spec.fixed_hw:
             self.token_hw(fixed_hw)  # a connector that cannot take the only size is found before weights load

@@ -39,8 +39,8 @@ class BaseOptions:
             their rows beside a base that stays as it is, as ``new_tokens.rows``. They start alike at every build.
         lora: ``r``, ``alpha``, ``dropout`` and ``targets`` of low-rank adapters on the LLM, whose own weights are
             frozen; needs peft.
-        connector: ``type`` and options of a ``lumen.lmm.connectors.Connector`` in place of the LMM's own, which starts
-            from scratch; for the LLaVA line and nano.
+        connector: ``type`` and options of a ``lumen.lmm.connectors.Connector`` in place of the LMM's own, from scratch
+            unless its ``start`` names the former; for the LLaVA line and nano.
         family: Key of ``lumen.lmm.families.FAMILIES``, where the model types in the config do not name it.
         chat_template: A chat template that shows images, or the path of a file with one, in place of the model's.
         unused_weights: Regular expressions of the weights in the files that the model has no use for. Any other weight

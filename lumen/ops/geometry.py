@@ -265,16 +265,29 @@ def nms(
     return indices[scores[indices].argsort(descending=True, stable=True)]
 
 
-def sine_positions(height: int, width: int, dim: int, *, like: Tensor) -> Float[Tensor, "cells dim"]:
+def sine_positions(
+    height: int, width: int, dim: int, *, like: Tensor, over: tuple[int, int] | None = None
+) -> Float[Tensor, "cells dim"]:
     """Return fixed positions of a grid, shape (height * width, dim): sines and cosines of the row and the column.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        dim: Channels of a position, a multiple of 4.
+        like: A tensor of the device and the dtype that are wanted.
+        over: Height and width of another grid over the same image: a cell gets the position of its centre in that
+            grid, between its cells where they differ in size. Rows and columns are counted when left out.
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, once per axis.
     """
     # A quarter of the channels each for sine and cosine of row and of column.
     quarter = dim // 4
     frequency = 100.0 ** (-torch.arange(quarter, device=like.device) / quarter)
-    rows = torch.arange(height, device=like.device)[:, None] * frequency
-    cols = torch.arange(width, device=like.device)[:, None] * frequency
+    rows, cols = (
+        (torch.arange(number, device=like.device) + 0.5) * (other / number) - 0.5
+        for number, other in zip((height, width), over or (height, width), strict=True)
+    )
+    rows, cols = rows[:, None] * frequency, cols[:, None] * frequency
     rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(height, width, -1)
     cols = torch.cat([cols.sin(), cols.cos()], 1)[None].expand(height, width, -1)
     return torch.cat([rows, cols], -1).reshape(height * width, -1).to(like.dtype)

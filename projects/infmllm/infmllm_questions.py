@@ -57,29 +57,31 @@ class WordShortQuestions:
 class ChainQuestions:
     """Make one conversation of the questions about an image: each is asked behind all turns before it.
 
-    Reads and writes ``questions`` of a record, before ``AskQuestions``. It stands in for conversations where a data set
+    Reads and writes the questions of a record, before ``AskQuestions``. It stands in for conversations where a data set
     has single questions only, such as shapes.
 
     Args:
         max_turns: Turns of the conversation; the others are left out.
+        key: Key of the questions in the record.
 
     Raises:
         ConfigError: ``max_turns`` is below 1.
     """
 
-    def __init__(self, *, max_turns: int = 4) -> None:
+    def __init__(self, *, max_turns: int = 4, key: str = "questions") -> None:
         if max_turns < 1:
             raise ConfigError(f"max_turns must be at least 1, got {max_turns}")
         self.max_turns = max_turns
+        self.key = key
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Chain the questions, in their order."""
         turns: list[tuple[str, str]] = []
         chained: list[Mapping[str, Any]] = []
-        for entry in _with_answers(results["questions"])[: self.max_turns]:
+        for entry in _with_answers(results[self.key])[: self.max_turns]:
             chained.append({**entry, "history": tuple(turns)})
             turns.append((entry["question"], entry["answers"][0]))
-        results["questions"] = tuple(chained)
+        results[self.key] = tuple(chained)
         return results
 
 

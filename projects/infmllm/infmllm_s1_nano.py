@@ -2,7 +2,7 @@
 
 The README has figures.
 
-    python tools/make_shapes.py && python tools/pretrain_nano.py
+    python tools/make_shapes.py
     python tools/train.py projects/infmllm/infmllm_s1_nano.py
 """
 
@@ -15,5 +15,6 @@ with read_base():
 
 model = dict(_model, input_hw=(160, 160))
 custom_hooks = [dict(type=FreezeHook, freeze=["lmm.*"], trainable=[_connector])]
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {_connector: 0.1}
 train_dataloader = dict(_loader, dataset=dict(_captions, pipeline=[_load, _resize, _caption, _pack]))
-train_cfg = dict(max_iters=400, val_interval=None)
+train_cfg = dict(max_iters=100, val_interval=None)

@@ -16,10 +16,10 @@ from lumen.engine.hooks import FreezeHook
 with read_base():
     from ._infmllm_nano import *
 
-load_from = "work_dirs/infmllm_s1_nano/iter_400.pth"
+load_from = "work_dirs/infmllm_s1_nano/iter_100.pth"
 model = dict(_model, input_hw=(320, 320))
 custom_hooks = [dict(type=FreezeHook, freeze=["lmm.*"], trainable=[_connector, _tower, *_queries_and_values])]
-optim_wrapper["paramwise_cfg"] = dict(lr_mult={_tower: 0.1})
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 1.0, _tower: 0.33}
 
 train_dataloader = dict(
     _loader,
@@ -42,4 +42,4 @@ train_dataloader = dict(
         ],
     ),
 )
-train_cfg = dict(max_iters=500, val_interval=None)
+train_cfg = dict(max_iters=250, val_interval=None)

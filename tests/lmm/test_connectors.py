@@ -350,3 +350,40 @@ def test_a_narrow_base_keeps_a_connector_in_float32(make_adapter):
     adapter = make_adapter(connector=POOL, dtype="bfloat16")
     assert {value.dtype for value in adapter.base_model.model.multi_modal_projector.parameters()} == {torch.float32}
     assert adapter(make_images(1), [PHRASES]).query.dtype == torch.float32
+
+
+def test_a_pool_that_starts_from_the_projector_changes_nothing_where_it_pools_nothing(make_adapter):
+    own, pooled = (
+        make_adapter(),
+        make_adapter(connector={"type": PoolConnector, "out_hw": (4, 6), "start": "projector"}),
+    )
+    images = make_images(1, (64, 96))
+    with torch.no_grad():
+        query, again = (each(images, [PHRASES]).query for each in (own, pooled))
+    torch.testing.assert_close(query, again)
+    assert not any(part.endswith("multi_modal_projector") for part in pooled.base_model.config.untrained_parts)
+    assert pooled.describe()["connector"] == "PoolConnector(out_hw=(4, 6), mode=exact)"
+
+
+@pytest.mark.parametrize("settings", [QUERY, {"type": LinearConnector}, {**POOL, "levels": (-1, -1)}])
+def test_a_connector_with_other_weights_than_the_projector_cannot_start_from_it(make_adapter, settings):
+    with pytest.raises(ConfigError, match="linear layers of the LMM's own projector"):
+        make_adapter(connector={**settings, "start": "projector"})
+
+
+def test_positions_are_interpolated_on_request_alone(make_adapter):
+    adapters = [
+        make_adapter(connector={"type": PoolConnector, "out_hw": (5, 5), "interpolate": asked})
+        for asked in (False, True)
+    ]
+    for size_hw, is_equal in (((160, 160), True), ((320, 320), False)):
+        images = make_images(1, size_hw)
+        with torch.no_grad():
+            counted, spread = (each.encode_images(images).states.last_hidden_state for each in adapters)
+        assert torch.equal(counted, spread) == is_equal
+    assert adapters[1].describe()["connector"].endswith("interpolate=True)")
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ConfigError, match=r"Connector\.start must be one of"):
+        PoolConnector(3, 4, out_hw=(1, 1), start="zero")

@@ -15,6 +15,7 @@ from lumen.ops.geometry import (
     cxcywh_to_xyxy,
     giou,
     nms,
+    sine_positions,
     xywh_to_xyxy,
 )
 
@@ -269,3 +270,13 @@ def test_the_mean_over_a_box_counts_cells_by_what_is_covered():
     wanted = [2.5, 1.0, 1.5, (1 + 3) / 2 / 3 + (2 + 4) / 2 * 2 / 3]
     torch.testing.assert_close(box_means(maps, boxes)[0, :, 0], torch.tensor(wanted))
     assert box_means(maps, boxes[:, :0]).shape == (1, 0, 1)
+
+
+def test_positions_over_another_grid_are_those_of_the_centres_of_cells():
+    like = torch.zeros(())
+    coarse = sine_positions(2, 3, 8, like=like)
+    assert torch.equal(sine_positions(2, 3, 8, like=like, over=(2, 3)), coarse)
+    # Of 3 x 3 cells the middle one has the centre of the cell that they divide.
+    fine = sine_positions(6, 9, 8, like=like, over=(2, 3)).unflatten(0, (6, 9))
+    torch.testing.assert_close(fine[1::3, 1::3].flatten(0, 1), coarse)
+    assert not torch.allclose(sine_positions(6, 9, 8, like=like).unflatten(0, (6, 9)), fine)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from lumen.errors import ConfigError
 from lumen.lmm.families.family import Size
+from lumen.options import check_choice
 from lumen.proposals import Proposals
+
+STARTS = ("scratch", "projector")
 
 
 class Connector(nn.Module, ABC):
@@ -26,6 +29,12 @@ class Connector(nn.Module, ABC):
         begin: Token that is written before the image tokens, such as ``<im_start>``; the tokenizer gets it where it
             lacks it. None when empty.
         end: The same behind them.
+        interpolate: Spread the positions of the tower over images of another size than those it was trained on, for a
+            tower that takes any size and counts cells otherwise.
+        start: ``scratch``, or ``projector``: the linear layers start as those of the projector that it replaces.
+
+    Raises:
+        ConfigError: There is no such start.
     """
 
     has_grid: bool = True
@@ -37,14 +46,25 @@ class Connector(nn.Module, ABC):
     """Whether it takes clips too; such a connector has a ``num_clip_tokens`` of its own."""
 
     def __init__(
-        self, vision_dim: int, dim: int, *, levels: Sequence[int] = (), begin: str = "", end: str = ""
+        self,
+        vision_dim: int,
+        dim: int,
+        *,
+        levels: Sequence[int] = (),
+        begin: str = "",
+        end: str = "",
+        interpolate: bool = False,
+        start: str = "scratch",
     ) -> None:
         super().__init__()
+        check_choice("Connector.start", start, STARTS)
         self.vision_dim = vision_dim
         self.dim = dim
         self.levels = tuple(int(level) for level in levels)
         self.begin = begin
         self.end = end
+        self.interpolate = interpolate
+        self.start = start
 
     @property
     def num_levels(self) -> int:
@@ -95,7 +115,31 @@ class Connector(nn.Module, ABC):
         """Return the image tokens, and the proposals that the last of them stand for; none in most connectors."""
         return self(states, grid_hw), None
 
+    def start_from(self, projector: nn.Module) -> None:
+        """Take the weights of the projector that it replaces: linear layer by linear layer, in their order.
+
+        Raises:
+            ConfigError: The linear layers of both differ in number or size, or it has other weights.
+        """
+        own, theirs = (
+            [module for module in each.modules() if isinstance(module, nn.Linear)] for each in (self, projector)
+        )
+        sizes = [[tuple(value.shape) for value in each.parameters()] for each in (self, projector)]
+        linear = [tuple(value.shape) for layer in own for value in layer.parameters()]
+        if not sizes[0] == sizes[1] == linear:
+            raise ConfigError(
+                f"start='projector' needs the linear layers of the LMM's own projector, {sizes[1]}; "
+                f"{type(self).__name__} has {sizes[0]}: leave start out"
+            )
+        for layer, given in zip(own, theirs, strict=True):
+            layer.load_state_dict(given.state_dict())
+
     def extra_repr(self) -> str:
         """Return its options in words."""
-        named = {"levels": self.levels, "begin": self.begin, "end": self.end}
+        named = {
+            "levels": self.levels,
+            "begin": self.begin,
+            "end": self.end,
+            "interpolate": self.interpolate,
+        }
         return ", ".join(f"{name}={value}" for name, value in named.items() if value)

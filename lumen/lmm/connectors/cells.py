@@ -22,7 +22,7 @@ class LinearConnector(Connector):
     Args:
         vision_dim: See ``Connector``.
         dim: See ``Connector``.
-        **options: ``levels``, ``begin`` and ``end`` of ``Connector``.
+        **options: Those of ``Connector``, such as ``levels``.
 
     Source:
         Liu et al., "Visual Instruction Tuning" (2023), section 4.1.
@@ -46,7 +46,7 @@ class MlpConnector(Connector):
     Args:
         vision_dim: See ``Connector``.
         dim: See ``Connector``.
-        **options: ``levels``, ``begin`` and ``end`` of ``Connector``.
+        **options: Those of ``Connector``, such as ``levels``.
 
     Source:
         Liu et al., "Improved Baselines with Visual Instruction Tuning" (2024), section 3.3.
@@ -74,7 +74,7 @@ class PoolConnector(Connector):
         dim: See ``Connector``.
         out_hw: Grid of the image tokens.
         mode: ``exact`` takes grids that it divides into equal blocks, and refuses others; ``adaptive`` takes any.
-        **options: ``levels``, ``begin`` and ``end`` of ``Connector``.
+        **options: Those of ``Connector``, such as ``levels``.
 
     Raises:
         ConfigError: The mode is unknown.

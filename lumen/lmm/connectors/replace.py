@@ -68,7 +68,14 @@ def build_connector(
 
 
 def with_connector(family: Family, connector: Connector) -> Family:
-    """Return what a family becomes with another connector in place of its own."""
+    """Return what a family becomes with another connector in place of its own.
+
+    Raises:
+        ConfigError: Positions are to be interpolated, and the tower cannot do so.
+    """
+    encode_tower = family.encode_dense if connector.interpolate else family.encode_tower
+    if encode_tower is None:
+        raise ConfigError("the positions of this tower cannot be interpolated: leave out interpolate of the connector")
 
     def token_hw(grid_hw: Size) -> Size:
         return connector.token_hw(grid_hw) or (1, connector.num_tokens(grid_hw))
@@ -76,7 +83,7 @@ def with_connector(family: Family, connector: Connector) -> Family:
     def encode(model: nn.Module, pixels: Float[Tensor, "images *frames 3 height width"]) -> BaseModelOutputWithPooling:
         # The tower sees frames one by one; of a clip the connector gets all of them together.
         lead, stride = pixels.shape[:-3], family.vision_stride(model.config)
-        output = family.encode_tower(model, pixels.flatten(0, -4))
+        output = encode_tower(model, pixels.flatten(0, -4))
         grid_hw = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
         states = [each.unflatten(0, lead) for each in read_levels(model, output, grid_hw)]
         tokens, proposals = getattr(model, _PLACE).read(states, grid_hw)
@@ -119,9 +126,17 @@ def read_levels(
 
 
 def put_connector(base_model: PreTrainedModel, connector: Connector) -> None:
-    """Put a connector in place of the one that an LMM has, under the same name, and note that it is untrained."""
+    """Put a connector in place of the one that an LMM has, under the same name; note it as untrained if it is.
+
+    Raises:
+        ConfigError: It is to start from the former one, which does not fit.
+    """
     former = getattr(base_model.base_model, _PLACE)
+    if connector.start == "projector":
+        connector.start_from(former)
     setattr(base_model.base_model, _PLACE, connector.to(next(former.parameters()).device))
+    if connector.start == "projector":
+        return
     place = next(name for name, module in base_model.named_modules() if module is connector)
     note_untrained(base_model.config, [*getattr(base_model.config, UNTRAINED, ()), place])
 

@@ -28,7 +28,7 @@ def encode_tower(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling
 
 
 def encode_dense(model: nn.Module, pixels: Tensor) -> BaseModelOutputWithPooling:
-    """Run a CLIP-like tower at another size, its position embedding resized."""
+    """Run a tower at another size, its position embedding resized."""
     return model.vision_tower(pixels, output_hidden_states=True, interpolate_pos_encoding=True)
 
 
@@ -57,6 +57,7 @@ ONE_TILE = replace(CLIP_LLAVA, encode=encode_one_tile, image_text=_grid_and_newl
 NANO = Family(
     input_spec=lambda config: InputSpec(patch_stride(config), None),
     vision_grid=layer_states,
+    encode_dense=encode_dense,
     encode_tower=encode_tower,
     laterals=lambda output: output.feature_maps,
     lateral_channels=lambda config: tuple(config.vision_config.stem_channels[:-1]),

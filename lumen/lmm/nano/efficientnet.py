@@ -131,12 +131,12 @@ class EfficientNetVisionModel(GridTower):
             raise ConfigError(f"without transformer layers hidden_size is {width}, got {config.hidden_size}")
         self.post_init()
 
-    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
+    def encode(self, pixel_values: Tensor, *, over: tuple[int, int] | None) -> NanoVisionOutput:
         """See ``GridTower``."""
         *finer, middle, coarse = self.network(pixel_values)
         coarse = functional.interpolate(coarse, middle.shape[-2:], mode="bilinear")
         grid = torch.cat([_over_channels(middle), _over_channels(coarse)], 1)
-        tokens = grid.flatten(2).transpose(1, 2) if self.mixer is None else self.mixer(grid)
+        tokens = grid.flatten(2).transpose(1, 2) if self.mixer is None else self.mixer(grid, over)
         return NanoVisionOutput(last_hidden_state=tokens, hidden_states=(tokens,), feature_maps=tuple(finer))
 
 
@@ -149,10 +149,10 @@ class _Mixer(nn.Module):
         self.layers = nn.ModuleList([TowerLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, grid: Tensor) -> Tensor:
+    def forward(self, grid: Tensor, over: tuple[int, int] | None) -> Tensor:
         grid = self.to_tokens(grid)
         tokens = grid.flatten(2).transpose(1, 2)
-        tokens = tokens + sine_positions(*grid.shape[-2:], grid.shape[1], like=tokens)
+        tokens = tokens + sine_positions(*grid.shape[-2:], grid.shape[1], like=tokens, over=over)
         for layer in self.layers:
             tokens = layer(tokens)
         return self.norm(tokens)

@@ -129,8 +129,13 @@ class GridTower(PreTrainedModel, ABC):
         """Stride of the token grid; LLaVA reads it."""
         return self.config.patch_size
 
-    def forward(self, pixel_values: Tensor, **_: object) -> NanoVisionOutput:
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **_: object) -> NanoVisionOutput:
         """Encode images of shape (images 3 height width), normalised, with sides that are multiples of ``patch_size``.
+
+        Args:
+            pixel_values: The images.
+            interpolate_pos_encoding: Spread the positions of ``image_size`` over images of another size; otherwise
+                positions count tokens, whatever the size.
 
         Raises:
             ValueError: If a side is not such a multiple.
@@ -139,11 +144,12 @@ class GridTower(PreTrainedModel, ABC):
         stride = self.config.patch_size
         if height % stride or width % stride:
             raise ValueError(f"image sides must be multiples of {stride}, got {height} x {width}")
-        return self.encode(pixel_values)
+        side = self.config.image_size // stride
+        return self.encode(pixel_values, over=(side, side) if interpolate_pos_encoding else None)
 
     @abstractmethod
-    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
-        """Return the token grid and the finer maps of images whose sides fit."""
+    def encode(self, pixel_values: Tensor, *, over: tuple[int, int] | None) -> NanoVisionOutput:
+        """Return the token grid and the finer maps of images whose sides fit; ``over`` as in ``sine_positions``."""
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -178,7 +184,7 @@ class NanoVisionModel(GridTower):
         self.fine = FineLevel(config.stem_channels[-2], config.hidden_size) if config.fine else None
         self.post_init()
 
-    def encode(self, pixel_values: Tensor) -> NanoVisionOutput:
+    def encode(self, pixel_values: Tensor, *, over: tuple[int, int] | None) -> NanoVisionOutput:
         """See ``GridTower``."""
         # Folding 4 x 4 pixels into channels spares the maps at strides 1 and 2, half of the cost on a CPU.
         x = functional.pixel_unshuffle(pixel_values, _FIRST_STRIDE).contiguous(memory_format=torch.channels_last)
@@ -188,7 +194,7 @@ class NanoVisionModel(GridTower):
             maps.append(x)
         grid = self.to_tokens(x)
         tokens = grid.flatten(2).transpose(1, 2)
-        tokens = tokens + sine_positions(*grid.shape[-2:], grid.shape[1], like=tokens)
+        tokens = tokens + sine_positions(*grid.shape[-2:], grid.shape[1], like=tokens, over=over)
         for block in self.blocks:
             tokens = block(tokens)
         if self.fine is not None:

@@ -122,3 +122,15 @@ def test_without_a_fine_level_the_tower_is_what_it_was():
     fine = NanoVisionModel(NanoVisionConfig(fine=True))
     added = fine.state_dict().keys() - plain.state_dict().keys()
     assert added and all(name.startswith("fine.") for name in added)
+
+
+def test_positions_are_counted_unless_they_are_asked_to_be_interpolated():
+    torch.manual_seed(0)
+    tower = NanoVisionModel(NanoVisionConfig(image_size=32, hidden_size=32, stem_channels=(8, 8, 8))).eval()
+    with torch.no_grad():
+        for side, is_equal in ((32, True), (64, False)):
+            pixels = torch.randn(1, 3, side, side)
+            counted, spread = (
+                tower(pixels, interpolate_pos_encoding=asked).last_hidden_state for asked in (False, True)
+            )
+            assert torch.equal(counted, spread) == is_equal
