@@ -20,7 +20,7 @@ with read_base():
 load_from = "work_dirs/infmllm_s2_nano/iter_250.pth"
 model = dict(_model, input_hw=(320, 320))
 custom_hooks = [dict(type=FreezeHook, freeze=[_tower])]
-optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 0.5}
+optim_wrapper["paramwise_cfg"]["lr_mult"] = {"lmm.*": 0.7}
 train_dataloader = dict(
     _loader,
     dataset=dict(
@@ -43,4 +43,4 @@ train_dataloader = dict(
         ],
     ),
 )
-train_cfg = dict(max_iters=100, val_interval=None)
+train_cfg = dict(max_iters=150, val_interval=None)

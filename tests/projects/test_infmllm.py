@@ -58,6 +58,7 @@ def test_questions_become_turns():
     assert [each["question"] for each in chained] == ["a?", "c?", "d?"]
     assert [each["history"] for each in chained] == [(), (("a?", "1"),), (("a?", "1"), ("c?", "3"))]
     assert ChainQuestions()({"questions": ()})["questions"] == ()
+    assert len(ChainQuestions(key="turns")({"turns": record["questions"][:1]})["turns"]) == 1
     with pytest.raises(ConfigError, match="at least 1"):
         ChainQuestions(max_turns=0)
 
