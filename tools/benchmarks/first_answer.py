@@ -37,7 +37,7 @@ def steps(python: str) -> dict[str, list[str]]:
         "environment": [python, "-m", "venv", "venv"],
         "install": [*pip, "--constraint", "lumen/constraints.txt", "./lumen"],
         "generate a picture": ["venv/bin/python", "-c", picture],
-        "first boxes": ["venv/bin/lumen", "predict", "shapes/val/000002.jpg", "star", "triangle", "--lmm", "nano"],
+        "first boxes": ["venv/bin/lumen", "predict", "shapes/val/000001.jpg", "star", "triangle", "--lmm", "nano"],
     }
 
 
