@@ -118,7 +118,7 @@ def test_a_leaf_builds_and_takes_a_step(path, tiny_nano, tiny_photo, tiny_seeing
     config = load(path)
     if config.model.lmm.type is CachedAdapter:  # the full model in its place, since there is no cache
         config.model.lmm = config.model.lmm.lmm
-    bases = {"photo": tiny_photo, "nano": tiny_seeing, "compare": tiny_seeing}
+    bases = {"photo": tiny_photo, **dict.fromkeys(("nano", "compare", "infmllm"), tiny_seeing)}
     config.model.lmm.name_or_path = str(bases.get("photo" if "photo" in path.stem else path.parent.name, tiny_nano))
     connector = config.model.lmm.get("base", {}).get("connector") or {}
     connector = connector.get("inner", connector)

@@ -12,7 +12,7 @@ from pages import load_tool
 from transformers import PreTrainedTokenizerFast
 
 from lumen.data.mixture import MixedDataset
-from lumen.errors import ConfigError, DataError
+from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.structures import PerceptionSample, Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +157,7 @@ def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monk
 
     options.width = 64
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fail)  # after the weights are written
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="cannot be written .OSError: disk full"):
         make_nano.main(options)
     monkeypatch.undo()
     assert (options.out / "config.json").read_bytes() == before
