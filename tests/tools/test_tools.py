@@ -157,7 +157,7 @@ def test_a_nano_model_appears_complete_and_is_replaced_by_another(tmp_path, monk
 
     options.width = 64
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fail)  # after the weights are written
-    with pytest.raises(CheckpointError, match="cannot be written .OSError: disk full"):
+    with pytest.raises(CheckpointError, match=r"cannot be written \(OSError: disk full"):
         make_nano.main(options)
     monkeypatch.undo()
     assert (options.out / "config.json").read_bytes() == before
