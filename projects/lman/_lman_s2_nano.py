@@ -22,8 +22,15 @@ _lmm["readout"]["phrase_reconstruction"] = True
 optim_wrapper["paramwise_cfg"] = dict(
     muon=True,
     adamw=_tokens,
-    # The tower goes on from what it knows; the connector comes from the first stage.
-    lr_mult={"lmm.*": 0.5, **dict.fromkeys(_tokens, 0.1)},
+    # The tower goes on from what it knows. The connector keeps what captions taught it: at the rate of the LLM it
+    # forgets attributes before the LLM can read them.
+    lr_mult={
+        "lmm.*": 0.5,
+        "lmm.*.vision_tower.*": 0.33,
+        "lmm.*.multi_modal_projector.*": 0.05,
+        "lmm.*.multi_modal_projector.to_tokens.*": 1.0,
+        **dict.fromkeys(_tokens, 0.1),
+    },
 )
 model = dict(
     type=Lumen,

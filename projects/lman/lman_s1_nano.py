@@ -1,8 +1,7 @@
 """L-Man's first stage on nano: the queries learn what captions of persons say. Then ``lman_s2_nano.py``.
 
 INFERRED, after BLIP-2: contrast and writing, the LLM is not run. OURS: nano's tower goes on learning, since it has
-seen no persons; 400 steps of 32, of which the second stage takes step 200. Wanted: R@1 of 100 at least .50 on the test
-split, at the end of this file.
+seen no persons; 400 steps of 32. Wanted: R@1 of 100 at least .50 on the test split, at the end of this file.
 
     python projects/lman/make_persons.py
     python tools/train.py projects/lman/lman_s1_nano.py

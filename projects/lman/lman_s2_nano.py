@@ -1,6 +1,6 @@
 """L-Man's second stage on nano: the queries speak to the LLM, and every task learns its decoder.
 
-INFERRED: six tasks after HumanBench. OURS: everything is trained, where 7B has low-rank adapters; 500 steps of 12.
+INFERRED: six tasks after HumanBench. OURS: everything is trained, where 7B has low-rank adapters; 700 steps of 16.
 Every portrait is asked for its attributes by prompts and in words; one image in thirty is asked for places as text.
 
     python tools/train.py projects/lman/lman_s1_nano.py
@@ -114,17 +114,17 @@ _texts = [
 ]
 train_dataloader = dict(
     _loader,
-    batch_size=12,
+    batch_size=16,
     sampler=dict(type=MixtureSampler),
     dataset=dict(
         type=MixedDataset,
         datasets=[_boxes, _poses, _maps, _crowds, _portraits, _identities, *_texts],
-        weights=[0.14, 0.27, 0.13, 0.09, 0.16, 0.18, 0.015, 0.015],
+        weights=[0.09, 0.2, 0.12, 0.07, 0.26, 0.23, 0.015, 0.015],
     ),
 )
-load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_200.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
-custom_hooks = [dict(type=EmaHook, decay=0.995)]
-train_cfg = dict(max_iters=500)
+load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_400.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
+custom_hooks = [dict(type=EmaHook, decay=0.998)]
+train_cfg = dict(max_iters=1300)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
