@@ -27,7 +27,7 @@ optim_wrapper["paramwise_cfg"] = dict(
     lr_mult={
         "lmm.*": 0.5,
         "lmm.*.vision_tower.*": 0.33,
-        "lmm.*.multi_modal_projector.*": 0.05,
+        "lmm.*.multi_modal_projector.*": 0.2,
         "lmm.*.multi_modal_projector.to_tokens.*": 1.0,
         **dict.fromkeys(_tokens, 0.1),
     },

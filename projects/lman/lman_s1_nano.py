@@ -1,7 +1,7 @@
 """L-Man's first stage on nano: the queries learn what captions of persons say. Then ``lman_s2_nano.py``.
 
 INFERRED, after BLIP-2: contrast and writing, the LLM is not run. OURS: nano's tower goes on learning, since it has
-seen no persons; 400 steps of 32. Wanted: R@1 of 100 at least .50 on the test split, at the end of this file.
+seen no persons; 1,000 steps of 32. Wanted: R@1 of 100 at least .50 on the test split, at the end of this file.
 
     python projects/lman/make_persons.py
     python tools/train.py projects/lman/lman_s1_nano.py
@@ -42,7 +42,7 @@ train_dataloader = dict(
         pipeline=[_load, _flip, _ask, _pack],
     ),
 )
-default_hooks["checkpoint"]["interval"] = 200
+default_hooks["checkpoint"]["interval"] = 500
 optim_wrapper["paramwise_cfg"] = dict(
     muon=True,
     adamw=["heads.words*", "heads.places", "heads.starts"],
@@ -59,7 +59,7 @@ custom_hooks = [
         ],
     ),
 ]
-train_cfg = dict(max_iters=400)
+train_cfg = dict(max_iters=1000)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -122,7 +122,7 @@ train_dataloader = dict(
         weights=[0.09, 0.2, 0.12, 0.07, 0.26, 0.23, 0.015, 0.015],
     ),
 )
-load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_400.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
+load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_1000.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
 custom_hooks = [dict(type=EmaHook, decay=0.998)]
 train_cfg = dict(max_iters=1300)
 val_dataloader = None
