@@ -124,7 +124,7 @@ train_dataloader = dict(
 )
 load_from = dict(checkpoint="work_dirs/lman_s1_nano/iter_1000.pth", fresh=["heads.*", "aligner.*", "decoders.*"])
 custom_hooks = [dict(type=EmaHook, decay=0.998)]
-train_cfg = dict(max_iters=1300)
+train_cfg = dict(max_iters=700)
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
