@@ -41,6 +41,9 @@ def parse_options() -> argparse.Namespace:
     rates = commands.add_parser("rates", help="try the rates of each readout on the val images")
     rates.add_argument("--readout", nargs="+", choices=READOUTS, default=list(READOUTS), help="readouts [all]")
     for command in (run, rates):
+        command.add_argument(
+            "--start-clock", type=float, default=200.0, help="CPU seconds / 2 of the first stage [%(default)s]"
+        )
         command.add_argument("--base", type=Path, default=Path("nano"), help="model to start from [%(default)s]")
         command.add_argument(
             "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of every config"
@@ -64,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
     if options.command in ("run", "rates"):
         from comparison._runs import bench_of, run_cell, search_rate
 
-        bench = bench_of(options.out, options.base, tuple(options.cfg_options))
+        bench = bench_of(options.out, options.base, tuple(options.cfg_options), options.start_clock)
         if options.command == "rates":
             for readout in options.readout:
                 search_rate(bench, readout)

@@ -284,7 +284,7 @@ def test_cells_are_trained_evaluated_and_probed_once(tmp_path):
     sizes = NanoSizes(width=32, llm_layers=1, vision_layers=1, tied=True, seeing=True)
     make_nano(tmp_path / "base", sizes=sizes)
     names = ("text_pool", "objects_query")
-    options = ["--clock", "0.01", "--lr", "3e-3", "--base", "base", "--out", "out"]
+    options = ["--clock", "0.01", "--start-clock", "0.01", "--lr", "3e-3", "--base", "base", "--out", "out"]
 
     def compare(*words):
         command = [sys.executable, ROOT / "tools" / "compare.py", *words]
@@ -305,6 +305,7 @@ def test_cells_are_trained_evaluated_and_probed_once(tmp_path):
         assert (found["proposed"] is None) == (name == "text_pool")
         assert set(found["ms_per_image"]) == {"1", "8", "80"}
     again = compare("run", "--cell", *names, *options)
+    assert {row["steps"] for row in results.find(purpose="start")} == {10}
     assert again.count("done before") == 5
     assert "training" not in again
     assert len(Results(tmp_path / "out" / "results.jsonl").rows) == len(results.rows)

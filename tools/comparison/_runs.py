@@ -65,31 +65,33 @@ class Bench:
         base: Folder of the model that the first stages start from.
         results: The measurements so far.
         options: Further changes of every config, as ``--cfg-options`` takes them.
+        start_clock: CPU seconds / 2 of a first stage.
     """
 
     out: Path
     base: Path
     results: Results
     options: tuple[str, ...] = ()
+    start_clock: float = START_CLOCK
 
     @property
     def digest(self) -> str:
         """A short digest of the weights in ``base``, and the clock of the first stage."""
-        return f"{digest_of_start(self.base)}_{START_CLOCK:g}"
+        return f"{digest_of_start(self.base)}_{self.start_clock:g}"
 
     def folder(self, run: Run) -> Path:
         """Return the folder of a run."""
         return self.out.resolve() / run.name
 
 
-def bench_of(out: Path, base: Path, options: tuple[str, ...] = ()) -> Bench:
+def bench_of(out: Path, base: Path, options: tuple[str, ...] = (), start_clock: float = START_CLOCK) -> Bench:
     """Return a bench; ``base`` is looked for in the current folder, then in the checkout.
 
     Raises:
         ConfigError: There is no model at ``base``.
     """
     found = find_start(base, "make it by python tools/pretrain_nano.py")
-    return Bench(out, found, Results(out / "results.jsonl"), options)
+    return Bench(out, found, Results(out / "results.jsonl"), options, start_clock)
 
 
 def run_cell(bench: Bench, cell: Cell, *, seed: int, clock: float, lr: float | None) -> None:
@@ -182,7 +184,13 @@ def steps_of(bench: Bench, run: Run) -> int:
 
 def start_of(bench: Bench, cell: Cell) -> Path:
     """Return the checkpoint that a cell starts from; the first stage of its connector is trained unless it is there."""
-    settings = {"purpose": "start", "seed": SEARCH_SEED, "lr": START_LR, "clock": START_CLOCK, "base": bench.digest}
+    settings = {
+        "purpose": "start",
+        "seed": SEARCH_SEED,
+        "lr": START_LR,
+        "clock": bench.start_clock,
+        "base": bench.digest,
+    }
     run = Run(cell=cell.start, **settings)
     checkpoint = checkpoint_of(bench, run)
     if not bench.results.find(**asdict(run)):
