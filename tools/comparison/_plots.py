@@ -55,7 +55,7 @@ def draw_clock(axes: Axes, results: Results) -> None:
         found = results.find(cell=cell.name, purpose="final", what=cell.main, base=newest_base(results))
         points = sorted((row["clock_used"], row["figures"]["answers/accuracy"]) for row in found)
         if points:
-            colour = f"C{READOUTS.index(cell.readout)}"
+            colour = f"C{READOUTS.index(cell.rated)}"
             axes.plot(*zip(*points, strict=True), _STYLES[cell.connector], color=colour, label=cell.name, markersize=4)
     axes.set(xlabel="CPU seconds / 2 of training", ylabel="acc@.5", ylim=(0, 1))
 
@@ -66,7 +66,7 @@ def draw_size(axes: Axes, rows: Rows) -> None:
     for cell in CELLS.values():
         found = [figures_of(rows, cell.name, cell.main, f"accuracy_{name}") for name in names]
         if all(found):
-            colour = f"C{READOUTS.index(cell.readout)}"
+            colour = f"C{READOUTS.index(cell.rated)}"
             axes.plot(range(len(names)), [mean(values) for values in found], _STYLES[cell.connector],
                       color=colour, label=cell.name, markersize=4)  # fmt: skip
     axes.set(xlabel="side of the target, cells", ylabel="acc@.5", ylim=(0, 1))
@@ -80,7 +80,7 @@ def draw_phrases(axes: Axes, rows: Rows) -> None:
         if times:
             numbers = list(times[0])
             values = [mean(each[number] for each in times) for number in numbers]
-            colour = f"C{READOUTS.index(cell.readout)}"
+            colour = f"C{READOUTS.index(cell.rated)}"
             axes.plot([int(number) for number in numbers], values, _STYLES[cell.connector], color=colour,
                       label=cell.name, markersize=4)  # fmt: skip
     axes.set(xlabel="phrases", ylabel="ms an image", xscale="log", yscale="log")
