@@ -31,6 +31,7 @@ _DECODE_ERRORS = (
     KeyError,
     TypeError,
     OverflowError,
+    MemoryError,  # a part of the file states a size that it does not have
     struct.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,

@@ -19,6 +19,8 @@ from lumen.ops.geometry import box_area, box_iou
 from lumen.registry import METRICS
 from lumen.serialization.atomic import atomic_file
 
+_BROKEN = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, MemoryError)
+
 SIDES = (1.0, 1.5, 2.0)
 """Where the classes of size end, in cells."""
 
@@ -63,7 +65,7 @@ class Answers:
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return cls(**{field.name: file[field.name] for field in fields(cls)})
-        except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except _BROKEN as error:
             raise DataError(f"{path} holds no answers ({error}): evaluate that run again") from error
 
     def require_same_sentences(self, other: "Answers", what: str) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, TemplateError, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from lumen.errors import ConfigError
+from lumen.errors import ConfigError, named_faults
 
 MARK = "\u241f"
 """Stands for a text that comes later; no template and no tokenizer holds it."""
@@ -120,7 +120,8 @@ def _text_of(given: str) -> str:
         return given
     if not Path(given).is_file():
         raise ConfigError(f"chat_template must be a jinja template or the path of a file, got {given!r}")
-    return Path(given).read_text(encoding="utf-8")
+    with named_faults(f"chat_template {given!r} cannot be read", ConfigError, remedy="give a text file in UTF-8"):
+        return Path(given).read_text(encoding="utf-8")
 
 
 def _templates(

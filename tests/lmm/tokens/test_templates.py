@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from zoo import USER, chat
 
 from lumen.errors import ConfigError
-from lumen.lmm.tokens.templates import MARK, find_template, image_and, render
+from lumen.lmm.tokens.templates import MARK, _text_of, find_template, image_and, render
 
 SHOWS = chat(USER, "<image>\n")
 OTHER = chat(USER, "<image> ")
@@ -126,3 +126,9 @@ def test_loops_that_end_are_rendered_and_endless_calls_are_told(folder):
     assert find(folder, given=counted + SHOWS) == counted + SHOWS
     with pytest.raises(ConfigError, match="RecursionError"):
         find(folder, given="{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "a.jinja").write_bytes(b"{{ \xff\xfe }}")
+    with pytest.raises(ConfigError, match=r"a.jinja' cannot be read .*give a text file in UTF-8"):
+        _text_of(str(tmp_path / "a.jinja"))
