@@ -17,6 +17,7 @@ from lumen.errors import CheckpointError, ConfigError, DataError
 from lumen.inference.reports import Request
 from lumen.inference.sources import ExportedModel, ModelFiles, find_model
 from lumen.prompts import KNOWN_TASKS
+from lumen.registry import DECODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -243,17 +244,20 @@ def test_check_data_lists_problems_and_sets_the_exit_code(folder, lumen_here):
     assert "Examples: lumen check-data" in lumen_here("check-data", "--help")[1]
 
 
-def test_check_decoder_reports_and_sets_the_exit_code(tmp_path, lumen_here):
+def test_check_decoder_reports_and_sets_the_exit_code(tmp_path, lumen_here, monkeypatch):
     sound = _lumen("check-decoder", ROOT / "projects" / "example_decoder")
     assert sound.returncode == 0 and "ok      losses with no pairs" in sound.stdout, sound.stderr
+    # From here on in this process, where what is registered must not stay.
+    monkeypatch.setattr(DECODERS, "_module_dict", dict(DECODERS.module_dict))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     source = (ROOT / "projects" / "example_decoder" / "example_decoder.py").read_text()
     broken = source.replace("class Pointing", "class Broken").replace(".abs().sum()", ".abs().mean()")
     (tmp_path / "broken_decoder.py").write_text(broken)
-    found = _lumen("check-decoder", tmp_path)
-    assert found.returncode == 1
-    assert "FAILED  losses with no objects" in found.stdout and "must be one finite number" in found.stdout
-    refused = _lumen("check-decoder", tmp_path, "--option", "colour=red")
-    assert refused.returncode == 1 and "unexpected keyword argument 'colour'" in refused.stdout
+    code, found, _ = lumen_here("check-decoder", tmp_path)
+    assert code == 1
+    assert "FAILED  losses with no objects" in found and "must be one finite number" in found
+    code, refused, _ = lumen_here("check-decoder", tmp_path, "--option", "colour=red")
+    assert code == 1 and "unexpected keyword argument 'colour'" in refused
     assert lumen_here("check-decoder", ROOT / "docs")[0] == 2
 
 

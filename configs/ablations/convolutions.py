@@ -8,7 +8,7 @@ The convolutions step by Muon, as all others of the model do.
 from mmengine.config import read_base
 
 with read_base():
-    from ..detection.detection_seeing_shapes import *
+    from .base import *
 
 model["aligner"]["mixing"] = "convolutions"
 _attention = ["aligner.layers*", "aligner.final_*"]

@@ -14,7 +14,7 @@ from lumen.decoders.grounding import GroundingDecoder
 from lumen.decoders.pose import PoseDecoder
 
 with read_base():
-    from ..detection.detection_seeing_shapes import *
+    from .base import *
 
 model["aligner"]["heat"]["point_sigma"] = 1.0
 model["decoders"] = [dict(type=DetectionDecoder), dict(type=GroundingDecoder), dict(type=PoseDecoder)]

@@ -8,7 +8,7 @@ from mmengine.config import read_base
 from lumen.decoders.detection_paper import PaperDetectionDecoder
 
 with read_base():
-    from ..detection.detection_seeing_shapes import *
+    from .base import *
 
 model["decoders"] = [dict(type=PaperDetectionDecoder)]
 model["loss_weights"] = {"aligner/loss_presence": 0.5, "detection/loss_size": 0.2}

@@ -25,5 +25,5 @@ model = dict(
     decoders=[dict(type=DetectionDecoder)],
     loss_weights={"aligner/loss_presence": 0.5, "detection/loss_box": 2.0},
 )
-_ask["num_prompts"] = 6
+_ask.update(num_prompts=6, negatives="everyday", num_negatives=4)  # one class must not answer to every name
 train_cfg = dict(max_iters=1050)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import run
 
 from lumen.engine.check_config import RUNNER_SETTINGS, load_config, parse_overrides
 from lumen.engine.hooks import EmaHook
@@ -220,13 +221,17 @@ def test_tools_train_resume_and_test_from_any_folder(folder, run_tool):
     assert (folder / "work_dirs" / "config").is_dir()
 
 
-def test_a_config_is_printed_as_the_runner_gets_it(folder, run_tool):
-    done = run_tool("print_config.py", "config.py", "--cfg-options", "train_cfg.max_iters=9", cwd=folder)
-    assert "train_cfg = dict(max_iters=9)" in done.stdout
-    assert "_loader" not in done.stdout
-    done = run_tool("print_config.py", "configs/detection/detection_nano_shapes.py", "--filled", cwd=folder)
-    assert "task='detection'" in done.stdout
-    assert "T_max=2100" in done.stdout
+def test_a_config_is_printed_as_the_runner_gets_it(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert run(["tools/print_config.py", "config.py", "--cfg-options", "train_cfg.max_iters=9"], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "train_cfg = dict(max_iters=9)" in printed
+    assert "_loader" not in printed
+    words = ["tools/print_config.py", "configs/detection/detection_nano_shapes.py", "--filled"]
+    assert run(words, monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "task='detection'" in printed
+    assert "T_max=2100" in printed
 
 
 def test_a_tool_tells_a_mistake_in_one_line(folder, run_tool):

@@ -89,20 +89,25 @@ class _Handler(BaseHTTPRequestHandler):
 # ---- reading
 
 
+def commit_of(repository, revision):
+    """Return the commit that a revision means."""
+    return list(repository["commits"])[-1] if revision in (None, "main") else revision
+
+
 def info(handler, repo_id, revision):
     repository = handler.readable(repo_id)
     if repository is not None:
-        name = list(repository["commits"])[-1] if revision in (None, "main") else revision
+        name = commit_of(repository, revision)
         if name in repository["commits"]:
             return handler.answer(200, {"id": repo_id, "sha": name, "siblings": []})
         return handler.refuse(404, "RevisionNotFound")
 
 
-def tree(handler, repo_id, name):
+def tree(handler, repo_id, revision):
     repository = handler.readable(repo_id)
     if repository is not None:
         entries = []
-        for path, content in repository["commits"][name].items():
+        for path, content in repository["commits"][commit_of(repository, revision)].items():
             entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
             if path.endswith(LARGE):
                 digest = hashlib.sha256(content).hexdigest()
@@ -114,7 +119,7 @@ def tree(handler, repo_id, name):
 def resolve(handler, repo_id, revision, path):
     repository = handler.readable(repo_id)
     if repository is not None:
-        name = list(repository["commits"])[-1] if revision == "main" else revision
+        name = commit_of(repository, revision)
         content = repository["commits"][name].get(path)
         if content is None:
             return handler.refuse(404, "EntryNotFound")

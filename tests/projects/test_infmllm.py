@@ -315,6 +315,7 @@ def test_each_stage_trains_exactly_its_parts(tiny_nano, size):
         assert tower and queries_and_values < names and "lmm.base_model.lm_head.weight" in names
 
 
+@pytest.mark.slow
 def test_memory_grows_stage_by_stage_at_full_size():
     plans = []
     for name in STAGES:

@@ -92,7 +92,7 @@ def test_what_is_done_is_not_run_again(bench, capsys):
 
 def test_a_run_is_told_by_its_settings_and_its_start(bench, tmp_path):
     base = bench.run_of(cells.CELLS["base"], seed=0, steps=None)
-    assert base.max_steps == cells.STEPS and base.config == "configs/detection/detection_seeing_shapes.py"
+    assert base.max_steps == cells.STEPS and base.config == "configs/ablations/base.py"
     others = [
         bench.run_of(cells.CELLS["coarse"], seed=0, steps=None),
         bench.run_of(cells.CELLS["base"], seed=1, steps=None),

@@ -20,8 +20,8 @@ LABELS = {
 STEPS = 300
 """Steps of all cells but those that ask how many: about 40 CPU seconds / 2 of the base."""
 _CONFIGS = ROOT / "configs"
-_BASE = _CONFIGS / "detection" / "detection_seeing_shapes.py"
 _MIXES = _CONFIGS / "ablations"
+_BASE = _MIXES / "base.py"
 _NAMES = "names"
 """The evaluation of all cells: 8 class names on each test image."""
 _FOREIGN = {"test_cfg.foreign_names": "100"}
