@@ -44,8 +44,8 @@ TRANSFORMS = _child(
     *(
         f"lumen.data.{module}"
         for module in (
-            *("cells", "clips", "keypoint_transforms", "refer", "shapes.asking", "text", "transforms"),
-            "written",
+            *("cells", "clips", "false_sentences", "keypoint_transforms", "refer", "shapes.asking", "text"),
+            *("transforms", "written"),
         )
     ),
 )
