@@ -2,7 +2,7 @@
 
 The training of ``make demo``. ``[LOC]`` is new to the LMM: its tower goes on learning, its LLM at a fifth of the rate.
 
-Expected: AP .68, AP50 .90 on val; 274 CPU seconds.
+Expected: AP .69, AP50 .89 on val, no false alarm on 100 foreign names; 300 CPU seconds.
 
     python tools/make_shapes.py
     python tools/train.py configs/detection/detection_seeing_shapes.py
