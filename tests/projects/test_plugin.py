@@ -12,6 +12,7 @@ import torch
 from helpers import TINY, make_sample
 from mmengine.structures import InstanceData
 
+from lumen.data.shapes import make_shapes
 from lumen.engine.check_config import load_config
 from lumen.lmm.nano.model import make_nano
 
@@ -63,8 +64,7 @@ def plugin(tmp_path_factory):
     (folder / "by_name.py").write_text(BY_NAME)
     shutil.copytree(ROOT / "configs" / "_base_", folder / "_base_", ignore=shutil.ignore_patterns("__pycache__"))
     make_nano(folder / "data" / "nano", sizes=TINY)
-    data = folder / "data" / "shapes"
-    run("make_shapes.py", "--out", data, "--num-train", 8, "--num-val", 4, "--num-test", 4, "--workers", 1, cwd=folder)
+    make_shapes(folder / "data" / "shapes", num_train=8, num_val=4, num_test=4, workers=1)
     return folder
 
 
