@@ -1,6 +1,6 @@
 """Draw what a trained L-Man answers about pictures of the test split: boxes, keypoints, parts, attributes, numbers.
 
-python projects/lman/draw_persons.py work_dirs/lman_s2_nano/iter_1000.pth --out projects/lman/persons.jpg
+python projects/lman/draw_persons.py work_dirs/lman_s2_nano/iter_700.pth --out projects/lman/persons.jpg
 """
 
 import argparse
