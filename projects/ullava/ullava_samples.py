@@ -19,6 +19,7 @@ from lumen.structures import NO_LABEL, Prompt
 TASK = "ullava"
 POOLS = json.loads(Path(__file__).with_name("ullava_questions.json").read_text(encoding="utf-8"))
 _TAG = re.compile(r"\[tag\](.*?)\[/tag\]", re.DOTALL)
+_ARTICLE = re.compile(r"^\s*(the|an?)\s+", re.IGNORECASE)
 
 
 def parse_tag(words: str) -> str | None:
@@ -36,6 +37,8 @@ def tag_words(name: str, reason: str = "") -> str:
 class QuestionPool:
     """Questions with a place for a name: in training one at random, in evaluation always the same.
 
+    The questions have an article before the name, so that of a sentence, as in "the lowest circle", is left out.
+
     Args:
         name: Which of ``ullava_questions.json``.
         training: Whether to draw.
@@ -52,7 +55,7 @@ class QuestionPool:
     def ask(self, name: str, words: str, label: int = NO_LABEL) -> Prompt:
         """Return the prompt for a name or sentence."""
         question = self._questions[np.random.randint(len(self._questions)) if len(self._questions) > 1 else 0]
-        return Prompt(question.format(name=name), TASK, label=label, answer=words)
+        return Prompt(question.format(name=_ARTICLE.sub("", name)), TASK, label=label, answer=words)
 
 
 @TRANSFORMS.register_module()

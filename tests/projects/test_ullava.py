@@ -79,6 +79,8 @@ def test_questions_are_drawn_in_training_and_fixed_in_evaluation():
     drawn = {training.ask("dog", "").text for _ in range(60)}
     assert len(drawn) == 9 and all("dog" in text for text in drawn)
     assert fixed.ask("dog", "").text == "Output the segmentation mask of the dog in the image."
+    assert fixed.ask("the lowest circle", "").text == "Output the segmentation mask of the lowest circle in the image."
+    assert fixed.ask("theatre", "").text == "Output the segmentation mask of the theatre in the image."
     assert QuestionPool("salient", training=False).ask("", "").text == "Find the salient object in the image."
     with pytest.raises(ConfigError, match=r"there is no pool 'other' of questions; known are \['referring'"):
         QuestionPool("other", training=True)
