@@ -239,17 +239,7 @@ def _compare_boxes(sample: Mapping[str, Any], score_threshold: float) -> dict[st
 
 def _compare_masks(sample: Mapping[str, Any], score_threshold: float | None) -> dict[str, Any]:
     """Return, per prompt, intersection and union in pixels, and whether there are targets and answers."""
-    predictions, scores, index = read_predictions(sample, "masks")
-    targets = sample.get("target_rles")
-    if targets is None or len(targets) != len(sample["prompts"]):
-        raise DataError(
-            f"image {sample['img_id']}: expected one of target_rles per prompt; build ReferDataset with "
-            "with_masks=True and ask with AskSentences"
-        )
-    rows = best_rows(scores, index)[1] if score_threshold is None else np.flatnonzero(scores >= score_threshold)
-    answers: list[list[Rle]] = [[] for _ in targets]
-    for row in rows.tolist():
-        answers[index[row]].append(predictions["masks"][row])
+    answers, targets = _answers_and_targets(sample, score_threshold)
     pairs = [_overlap(answer, target, sample) for answer, target in zip(answers, targets, strict=True)]
     numbers = np.array(pairs, dtype=np.int64).reshape(-1, 3)
     return {
@@ -261,14 +251,33 @@ def _compare_masks(sample: Mapping[str, Any], score_threshold: float | None) -> 
     }
 
 
-def mask_overlaps(sample: Mapping[str, Any]) -> np.ndarray:
-    """Return, for each prompt, the pixels in its best-scored mask and the target, and in either, as (prompts, 2).
+def mask_ious(sample: Mapping[str, Any], prompts: Sequence[int]) -> np.ndarray:
+    """Return, for each of some prompts, the IoU of its best-scored mask with its target; 0 where both are empty.
 
     Raises:
         DataError: The sample has no masks of its targets, or a prediction lacks a field.
     """
-    compared = _compare_masks(sample, None)
-    return np.stack([compared["intersection"], compared["union"]], 1)
+    answers, targets = _answers_and_targets(sample, None)
+    pairs = [_overlap(answers[prompt], targets[prompt], sample) for prompt in prompts]
+    return np.array([both / max(either, 1) for both, either, _ in pairs], dtype=np.float32)
+
+
+def _answers_and_targets(
+    sample: Mapping[str, Any], score_threshold: float | None
+) -> tuple[list[list[Rle]], Sequence[Rle | None]]:
+    """Return, per prompt, the best mask, or those from a threshold on, and the target."""
+    predictions, scores, index = read_predictions(sample, "masks")
+    targets = sample.get("target_rles")
+    if targets is None or len(targets) != len(sample["prompts"]):
+        raise DataError(
+            f"image {sample['img_id']}: expected one of target_rles per prompt; build ReferDataset with "
+            "with_masks=True and ask with AskSentences"
+        )
+    rows = best_rows(scores, index)[1] if score_threshold is None else np.flatnonzero(scores >= score_threshold)
+    answers: list[list[Rle]] = [[] for _ in targets]
+    for row in rows.tolist():
+        answers[index[row]].append(predictions["masks"][row])
+    return answers, targets
 
 
 def _overlap(answer: Sequence[Rle], target: Rle | None, sample: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from mmengine.evaluator import BaseMetric
 
 from lumen.errors import DataError
-from lumen.metrics.refer import best_rows, mask_overlaps, read_predictions
+from lumen.metrics.refer import best_rows, mask_ious, read_predictions
 from lumen.metrics.tables import require_once, share, to_array
 from lumen.ops.geometry import box_area, box_iou
 from lumen.registry import METRICS
@@ -182,11 +182,11 @@ def answers_of(sample: Mapping[str, Any], cell: int, *, masks: bool = False) -> 
     boxes, best_scores = np.full((num_prompts, 4), np.nan, dtype=np.float32), np.full(num_prompts, -np.inf)
     boxes[answered] = to_array(predictions["bboxes"]).reshape(-1, 4)[best]
     best_scores[answered] = scores[best]
-    found = torch.from_numpy(np.nan_to_num(boxes[asked]))
-    ious = box_iou(found, targets).diagonal().numpy() * ~np.isnan(boxes[asked, 0])
     if masks:
-        both, either = mask_overlaps(sample).T
-        ious = (both / either.clip(1))[asked].astype(np.float32)
+        ious = mask_ious(sample, asked.tolist())
+    else:
+        found = torch.from_numpy(np.nan_to_num(boxes[asked]))
+        ious = box_iou(found, targets).diagonal().numpy() * ~np.isnan(boxes[asked, 0])
     kinds = np.array(sample.get("kinds", ("",) * num_prompts), dtype=str)
     return {
         "img_id": sample["img_id"],
