@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,18 @@ def prepare(
     try:
         return _write(base, splits, found, wishes, folder, lmm_config, minutes, say)
     except BaseException:
-        if missing:
-            shutil.rmtree(missing[-1], ignore_errors=True)
+        _take_away(missing)
         raise
+
+
+def _take_away(made: Sequence[Path]) -> None:
+    """Remove a folder that was made, with all in it, and those above it that were made for it and hold nothing else."""
+    for place in made[:1]:
+        shutil.rmtree(place, ignore_errors=True)
+    for place in made[1:]:
+        if not place.is_dir() or any(place.iterdir()):  # another training may have begun in it meanwhile
+            return
+        place.rmdir()
 
 
 def _write(
