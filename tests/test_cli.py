@@ -269,7 +269,9 @@ def test_check_decoder_reports_and_sets_the_exit_code(tmp_path, lumen_here, monk
         (["photos", "star", "--out", "o", "--part", "3/2"], "--part is a number from 1 and how many there are"),
         (["photos", "star", "--out", "o", "--part", "1/2", "--ray", "2"], "leave --part out"),
         (["photos", "star", "--out", "o", "--lmm", "x", "--task", "segmentation"], "asked for boxes only"),
-        (["photos", "star", "--merge", "o"], "--merge takes a folder"),
+        (["photos", "star", "--merge", "o"], "--merge takes a folder that --out wrote, and --format; leave out: words"),
+        (["--merge", "photos", "-t", "0.5", "--format", "voc"], "--format; leave out: threshold"),
+        (["photos", "star", "--out", "o", "--max-pixels", "9"], "--max-pixels belong to --lmm"),
         (["--merge", "photos"], "holds no job.json"),
     ],
 )

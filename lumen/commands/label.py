@@ -19,6 +19,8 @@ from lumen.commands.options import (
     ModelFolder,
     Threshold,
     choose_source,
+    refuse_bare_options,
+    refuse_others,
 )
 from lumen.errors import ConfigError
 from lumen.inference.reports import Request
@@ -117,10 +119,9 @@ def label(
     Started again, it goes on where it was ended, even by kill -9. Exit code 0: all pictures are labelled; 1: some could
     not be read and are in faults.txt; 2: it stopped, and the message says why.
     """
-    formats = formats or ["coco"]
+    given, formats = locals(), formats or ["coco"]
     if merge is not None:
-        if words or out is not None:
-            raise ConfigError("--merge takes a folder that --out wrote and --format, and no source, names or --out")
+        refuse_others(label, given, ("merge", "formats"), "--merge takes a folder that --out wrote, and --format")
         return _write_files(merge, formats)
     if not words or len(words) < 2 or out is None:
         raise ConfigError("give a source, what to label, and --out, such as: lumen label photos/ star --out labels/")
@@ -171,6 +172,7 @@ def _choose(task: str, bare: Any, files: Any, teacher: tuple[Path, Path] | None)
         return choose_source(task, bare, files)
     if bare[0] is not None or any(file is not None for file in files):
         raise ConfigError("give --teacher alone, without --lmm, --model, --base-model, --config and --checkpoint")
+    refuse_bare_options(*bare)
     return DetectorFiles(*teacher)
 
 

@@ -1,12 +1,14 @@
 """Options that several commands share, and the model that they name. Imports nothing heavy."""
 
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lumen.errors import ConfigError
-from lumen.inference.sources import BareLmm, Source, find_model
+from lumen.inference.sources import MAX_NEW_TOKENS, BareLmm, Source, find_model
 
 WRITTEN = "written_boxes"
 
@@ -70,9 +72,33 @@ def choose_source(
     if lmm is not None:
         check_bare(task, *files)
         return BareLmm(lmm, dialect, max_new_tokens, max_pixels)
-    if dialect is not None:
-        raise ConfigError("--dialect belongs to --lmm")
+    refuse_bare_options(*bare)
     return find_model(*files)
+
+
+def refuse_bare_options(lmm: str | None, dialect: str | None, max_new_tokens: int, max_pixels: int | None) -> None:
+    """Raise ConfigError where options of a bare LMM are given without one."""
+    if lmm is None and (dialect, max_new_tokens, max_pixels) != (None, MAX_NEW_TOKENS, None):
+        raise ConfigError("--dialect, --max-new-tokens and --max-pixels belong to --lmm")
+
+
+def refuse_others(command: Callable[..., Any], given: Mapping[str, Any], taken: Collection[str], why: str) -> None:
+    """Raise ConfigError where a command was given more than it takes in this way, which would be ignored.
+
+    Args:
+        command: The function of the command; its defaults are what was not given.
+        given: Its arguments by name.
+        taken: Names of those that it takes.
+        why: Start of the message.
+    """
+    parameters = inspect.signature(command).parameters
+    others = [
+        name.replace("_", " ")
+        for name, parameter in parameters.items()
+        if name not in taken and (given[name] or None) != (parameter.default or None)
+    ]
+    if others:
+        raise ConfigError(f"{why}; leave out: {', '.join(others)}")
 
 
 def check_bare(task: str, *files: Path | str | None) -> None:

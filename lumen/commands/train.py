@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lumen.commands.options import refuse_others
 from lumen.errors import ConfigError
 
 EXAMPLES = (
@@ -80,8 +81,9 @@ def train(
     The config is all there is to the run: python tools/train.py WORK/config.py runs the same.
     """
     if resume:
-        if data is not None or out is None:
-            raise ConfigError("--resume takes --out, the work folder, and no --data: its config is run as it is")
+        refuse_others(train, locals(), ("resume", "out"), "--resume takes --out alone: its config is run as it is")
+        if out is None:
+            raise ConfigError("--resume takes --out, the work folder")
         return _run(out, resume=True)
     if data is None:
         raise ConfigError("give --data, a folder of labelled images, such as: lumen train --data photos/")

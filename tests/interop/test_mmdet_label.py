@@ -52,6 +52,8 @@ def test_labels_are_the_answers_of_the_detector(files, photos, tmp_path, monkeyp
     ("further", "message"),
     [
         (["--lmm", "nano"], "give --teacher alone"),
+        (["--dialect", "decimals"], "belong to --lmm"),
+        (["--threshold", "nan"], "must be a finite number"),
         (["--task", "counting"], "answers task detection"),
         (["--dtype", "bfloat16"], "computes in float32"),
     ],

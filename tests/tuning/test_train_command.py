@@ -9,7 +9,9 @@ from pages import run
 from tuning_cases import coco_content, write_photos
 
 from lumen.data.shapes import make_shapes
+from lumen.errors import ConfigError
 from lumen.serialization.checkpoint import load_checkpoint
+from lumen.tuning import start
 from lumen.tuning.recipe import load
 
 FEW = ("--iters", "2", "--cfg-options", "val_dataloader.batch_size=2", "--cfg-options", "_ask.num_negatives=1")
@@ -86,6 +88,7 @@ def test_what_is_refused_leaves_nothing_behind(lumen, photos, tmp_path, monkeypa
         ("--data", photos, "--tune", "half"): "--tune is one of",
         ("--data", photos, "--iters", "5", "--minutes", "1"): "--iters or --minutes",
         ("--resume",): "--resume takes --out",
+        ("--resume", "--out", "work", "--iters", "9"): "its config is run as it is; leave out: iters",
         ("--resume", "--out", "work"): "holds no config.py",
         (): "give --data",
     }
@@ -93,6 +96,19 @@ def test_what_is_refused_leaves_nothing_behind(lumen, photos, tmp_path, monkeypa
         status, _, err = lumen("train", *words)
         assert status == 2 and message in err, (words, err)
     assert list((tmp_path / "empty").rglob("*")) == []
+
+
+def test_the_folder_of_another_training_stays_when_one_is_refused(lumen, photos, tmp_path, monkeypatch):
+    other = tmp_path / "empty/runs/other"
+
+    def begin_another_one(*_):
+        assert (tmp_path / "empty/runs/mine").is_dir()
+        other.mkdir()
+        raise ConfigError("no")
+
+    monkeypatch.setattr(start, "write_config", begin_another_one)
+    assert lumen("train", "--data", photos, "--out", "runs/mine")[0] == 2
+    assert other.is_dir() and not (tmp_path / "empty/runs/mine").exists()
 
 
 @pytest.mark.slow

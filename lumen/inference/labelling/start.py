@@ -10,6 +10,7 @@ from lumen.inference.labelling.job import Job, Survey, check_names, hold_part_of
 from lumen.inference.labelling.pictures import list_pictures
 from lumen.inference.labelling.progress import show_progress
 from lumen.inference.labelling.run import Effort, Labeller, describe_predictor, gives_masks, label_pictures
+from lumen.inference.questions import require_threshold
 from lumen.inference.reports import Request
 from lumen.inference.sources import Source, open_model
 
@@ -88,6 +89,7 @@ def make_job(predictor: Labeller, request: Request, pictures: Survey, source: st
     """Return the job of asking a model about pictures; raises as ``describe_predictor``."""
     described = describe_predictor(predictor, request.task)
     # What cannot be asked is refused before a picture is read.
+    require_threshold(request.threshold)
     predictor.predict_drawn([], request.phrases, task=request.task, score_threshold=request.threshold)
     return Job(
         source=source,
