@@ -79,7 +79,7 @@ def config_text(base: Base, splits: Splits, survey: Survey, wishes: Wishes, fold
         *(["    from lumen.recipes.packaged_nano import *"] if base.is_nano and not base.run else []),
         "",
         *_model_lines(base, survey, wishes.task),
-        *_tune_lines(base, wishes.tune),
+        *tune_lines(base, wishes.tune),
         f"_names = {_literal(survey.names)}",
         f"_shared = dict(classes=_names, skip_budget={wishes.skip_budget!r})",
         f'train_dataloader["dataset"].update(_shared, {_place(splits.train)})',
@@ -104,8 +104,12 @@ def _model_lines(base: Base, survey: Survey, task: str) -> list[str]:
     ]
 
 
-def _tune_lines(base: Base, tune: str | None) -> list[str]:
-    """Return what makes the LMM learn as asked."""
+def tune_lines(base: Base, tune: str | None) -> list[str]:
+    """Return the lines of a config that make the LMM learn as asked, none for what the recipe does by itself.
+
+    Raises:
+        ConfigError: There is no such way, or it is not one for this base.
+    """
     if tune is None:
         return []
     if tune not in TUNES or base.run or (tune == "whole" and not base.is_nano):

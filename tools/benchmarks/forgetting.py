@@ -23,12 +23,14 @@ from lumen.engine.check_config import load_config
 from lumen.engine.hooks.cpu_clock import process_tree_seconds
 from lumen.engine.runner import LumenRunner
 from lumen.serialization.atomic import write_text
-from lumen.tuning.recipe import TUNES
+from lumen.tuning.base import Base
+from lumen.tuning.recipe import TUNES, tune_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = ("circle", "square", "triangle", "star", "cross")
 NEW = ("ring", "heart", "arrow")
 QUESTIONS = "vqa/accuracy"
+BASE = Base("nano", is_nano=True)
 EXAMPLES = """examples:
   OMP_NUM_THREADS=1 python tools/benchmarks/forgetting.py --out forgetting.json
   OMP_NUM_THREADS=1 python tools/benchmarks/forgetting.py --old-steps 1000 --new-steps 500 --tunes frozen lora
@@ -69,12 +71,6 @@ test_cfg = dict(dtype="bfloat16")
 train_cfg = dict(max_iters={steps})
 load_from = {load_from!r}
 '''
-TUNING = {
-    "frozen": '_freeze["trainable"] = []\ncustom_hooks = [_freeze, *custom_hooks]',
-    "lora": '_lmm["base"]["lora"] = dict(r=16, alpha=32, dropout=0.05, targets=["q_proj", "v_proj"])\n'
-    "custom_hooks = [_freeze, *custom_hooks]",
-    "whole": "",
-}
 
 
 def main() -> None:
@@ -110,7 +106,8 @@ def run(
     folder: Path, tune: str, names: Sequence[str], steps: int, load_from: dict | None, *, data: str, seed: int
 ) -> dict[str, float]:
     """Train one stage and return its figures."""
-    text = CONFIG.format(tune=tune, names=list(names), tuning=TUNING[tune], data=data, steps=steps, load_from=load_from)
+    tuning = "\n".join(tune_lines(BASE, tune))
+    text = CONFIG.format(tune=tune, names=list(names), tuning=tuning, data=data, steps=steps, load_from=load_from)
     write_text(folder / "config.py", text)
     config = load_config(folder / "config.py", tool_root=ROOT)
     config.work_dir, config.experiment_name, config.log_level = str(folder), folder.name, "WARNING"
