@@ -8,7 +8,7 @@ from xml.etree.ElementTree import ParseError
 
 import torch
 
-from lumen.errors import ConfigError, DataError
+from lumen.errors import ConfigError, DataError, named_faults
 from lumen.ops.masks import encode_masks
 
 _FOLDERS = frozenset({"images", "labels", "annotations", "jpegimages"})
@@ -46,22 +46,26 @@ def read_yolo_names(folder: Path) -> list[str] | None:
     Raises:
         DataError: The file that should list them does not.
     """
-    for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
-        _require_supervision()
-        from supervision.utils.file import read_yaml_file
-
-        content = read_yaml_file(str(path))
-        names = content.get("names") if isinstance(content, dict) else None
-        if isinstance(names, dict):  # by class number
-            names = [names[number] for number in sorted(names, key=int)]
-        if not isinstance(names, list):
-            raise DataError(f"{path}: 'names' must list the classes, got {names!r}")
-        return [str(name) for name in names]
-    for name in _NAME_FILES:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8").splitlines()
-            return [line.strip() for line in lines if line.strip()]
+    for path in (*sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))), *(folder / name for name in _NAME_FILES)):
+        if path.is_file():
+            with named_faults(f"{path} cannot be read", DataError, remedy="list the class names in it"):
+                return _names_in(path)
     return None
+
+
+def _names_in(path: Path) -> list[str]:
+    if path.name in _NAME_FILES:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    _require_supervision()
+    from supervision.utils.file import read_yaml_file
+
+    content = read_yaml_file(str(path))
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):  # by class number
+        names = [names[number] for number in sorted(names, key=int)]
+    if not isinstance(names, list):
+        raise DataError(f"{path}: 'names' must list the classes, got {names!r}")
+    return [str(name) for name in names]
 
 
 def yolo_to_coco(pictures: Sequence[LabelledPicture], names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lumen.data.annotations import as_coco, parse_json
 from lumen.data.image import read_header
-from lumen.errors import DataError
+from lumen.errors import DataError, named_faults
 from lumen.interop.label_files import LabelledPicture, label_key, read_yolo_names, voc_to_coco, yolo_to_coco
 from lumen.paths import IMAGE_SUFFIXES
 from lumen.serialization.atomic import write_text
@@ -100,7 +100,9 @@ def find_splits(data: Path, folder: Path, *, task: str, images: Path | None, val
         notes.append(f"{found[_WHOLE].name} names no split and is left out")
     val = found.get("val")
     if val is None:
-        train, val = hold_out(train, folder, share=val_share, seed=seed)
+        remedy = f"see lumen check-data {train.ann_file}"
+        with named_faults(f"the images and annotations of {train.name} cannot be told apart", DataError, remedy=remedy):
+            train, val = hold_out(train, folder, share=val_share, seed=seed)
         held, whole = len(val.content["images"]), len(val.content["images"]) + len(train.content["images"])
         notes.append(f"no validation split: {held} of {whole} images are held out for it (seed {seed})")
     return Splits(train, val, found.get("test"), tuple(notes))

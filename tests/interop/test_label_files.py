@@ -91,6 +91,13 @@ def test_names_that_are_missing(tmp_path):
         read_yolo_names(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"names: [cat", b"names: {a: cat}", b"\xff\xfe"])
+def test_names_that_cannot_be_read_name_their_file(tmp_path, content):
+    (tmp_path / "data.yaml").write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.yaml cannot be read .*list the class names in it"):
+        read_yolo_names(tmp_path)
+
+
 def test_voc_counts_pixels_from_one(labelled):
     pictures = [labelled(VOC.format(name="dog"), ".xml"), labelled(VOC.format(name="cat"), ".xml", "b")]
     read = parsed(voc_to_coco(pictures))

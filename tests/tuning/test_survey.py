@@ -63,9 +63,19 @@ def federated(content):
         image["neg_category_ids"] = [2]
 
 
+def no_annotation(content):
+    content["annotations"].append(None)
+
+
+def a_list_as_number(content):
+    content["images"][0]["id"] = [1]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (no_annotation, r"cannot be told apart \(AttributeError.*see lumen check-data .*labels\.json"),
+        (a_list_as_number, r"cannot be told apart \(TypeError"),
         (without_boxes, "no image has a box"),
         (same_names, r"names occur twice: \['cat', 'Cat'\]"),
         (twice_the_same, "names occur twice"),
