@@ -8,6 +8,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.results import Results
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # processes are forked, which threads do not survive
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +80,7 @@ def main(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def run_part(options: argparse.Namespace, results: "Results") -> None:  # noqa: F821 - imported when it is needed
+def run_part(options: argparse.Namespace, results: "Results") -> None:
     """Run one part."""
     import torch
 

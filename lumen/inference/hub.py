@@ -82,7 +82,8 @@ def push_to_hub(
     _refuse_local_models(content[kind], kind)
     if get_token() is None:
         raise CheckpointError(f"{repo_id} cannot be written: there is no token; {_LOGIN}")
-    card = (path / _CARD).read_text(encoding="utf-8").replace('"FOLDER"', f'"{repo_id}"')
+    with named_faults(f"{path} cannot be uploaded", CheckpointError, remedy=f"export it again, with its {_CARD}"):
+        card = (path / _CARD).read_text(encoding="utf-8").replace('"FOLDER"', f'"{repo_id}"')
     files: dict[str, Any] = {
         file.relative_to(path).as_posix(): file for name in _FILES[kind] for file in path.glob(name)
     }

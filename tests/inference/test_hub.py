@@ -188,6 +188,9 @@ def test_a_folder_that_nobody_else_could_open_is_not_sent(trained, hub, tiny_nan
     edit(tmp_path / "out" / "model.json", lambda content: content["model"]["lmm"].update(name_or_path="nano"))
     push_to_hub(tmp_path / "out", "org/name")
     assert list(hub.repositories) == ["org/name"]
+    (tmp_path / "out" / "README.md").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot be uploaded .*export it again, with its README\.md"):
+        push_to_hub(tmp_path / "out", "org/name")
 
 
 def test_a_base_that_is_no_folder_of_safetensors_is_not_copied(tiny_nano, tmp_path):

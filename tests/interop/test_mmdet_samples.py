@@ -87,6 +87,13 @@ def test_the_frame_is_read_from_what_mmdet_states(frame):
     assert back.gt_instances.prompt_index.tolist() == [0, 1]
 
 
+def test_names_that_are_given_are_those_of_the_sample():
+    theirs = to_det_data_sample(make_sample(1, frames()[0]))
+    theirs.pop("prompts")
+    back = from_det_data_sample(theirs, classes=("hound", "kitten"))
+    assert back.classes == ("hound", "kitten") and [prompt.text for prompt in back.prompts] == ["hound", "kitten"]
+
+
 def test_what_mmdet_packs_is_read():
     from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 

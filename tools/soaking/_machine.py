@@ -10,5 +10,6 @@ from experiments.calls import commit
 @cache
 def provenance() -> dict[str, str]:
     """Return commit and machine."""
-    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    release = platform.release().partition("-")[0]  # the rest names a build
+    system = f"{platform.system()} {release}, Python {platform.python_version()}"
     return {"commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, {system}"}

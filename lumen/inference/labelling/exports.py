@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lumen.inference.labelling.job import Job
+from lumen.inference.labelling.pictures import LIST_SUFFIXES
 from lumen.inference.labelling.records import Records, readable, size_hw, table_of, write_lines
 from lumen.interop.label_studio import labelling_config, make_task
 from lumen.ops.masks import decode_masks, mask_boxes
@@ -64,7 +65,7 @@ def write_fiftyone(folder: Path, job: Job, records: Records) -> None:
 def _source_folder(job: Job) -> Path | None:
     """Return the folder that was labelled; None for a list, a shard or a COCO file."""
     source = Path(job.source).resolve()
-    return None if source.suffix.lower() in (".txt", ".lst", ".json", ".tar") and not source.is_dir() else source
+    return None if source.suffix.lower() in (*LIST_SUFFIXES, ".json", ".tar") and not source.is_dir() else source
 
 
 def _link(place: Path, target: Path) -> None:

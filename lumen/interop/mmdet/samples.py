@@ -17,6 +17,8 @@ from lumen.ops.masks import decode_masks, encode_masks
 from lumen.structures import NO_LABEL, PerceptionSample, Prompt
 
 _TABLES = ("gt_instances", "ignored_instances", "pred_instances")
+_OF_MMDET = ("ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+"""Metainfo that the frame and the sizes of a sample of Lumen stand for."""
 
 
 def to_det_data_sample(sample: PerceptionSample) -> Any:
@@ -68,15 +70,14 @@ def from_det_data_sample(sample: Any, *, classes: Sequence[str] = (), task: str 
     lacking = [key for key in ("ori_shape", "img_shape") if key not in meta]
     if lacking:
         raise DataError(f"the sample has no {lacking} in its metainfo; add them to meta_keys of PackDetInputs")
-    asked = {
-        "classes": names,
+    derived = {
         "prompts": tuple(Prompt(name, task=task, label=label) for label, name in enumerate(names)),
         "frame": _lumen_frame(meta),
-        "ori_shape": tuple(meta["ori_shape"][:2]),
-        "img_shape": tuple(meta["img_shape"][:2]),
     }
+    sizes = {key: tuple(meta[key][:2]) for key in ("ori_shape", "img_shape")}
+    kept = {key: value for key, value in meta.items() if key not in _OF_MMDET}
     converted = PerceptionSample()
-    for key, value in {**asked, **{key: value for key, value in meta.items() if key not in _sizes()}}.items():
+    for key, value in {**derived, **kept, **sizes, "classes": names}.items():
         converted.set_field(value, key, field_type="metainfo")
     for name in _TABLES:
         if name in sample:
@@ -129,10 +130,6 @@ def draw_by_mmdet(
 def _check_labels(labels: Tensor, classes: Sequence[str]) -> None:
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(classes)):
         raise DataError(f"labels {int(labels.min())} to {int(labels.max())} do not fit {len(classes)} names")
-
-
-def _sizes() -> tuple[str, ...]:
-    return ("ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
 
 
 def _mmdet_frame(frame: InputTransform) -> dict[str, Any]:
