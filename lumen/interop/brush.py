@@ -48,17 +48,17 @@ def _values(bits: str, expected: int) -> np.ndarray:
     count, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
     if count != expected:
         raise ValueError(f"{count} values instead of {expected}")
-    sizes = [int(bits[at : at + 4], 2) + 1 for at in range(37, 53, 4)]
-    values, done, at = np.zeros(count, dtype=np.uint32), 0, 53
+    sizes = [int(bits[place : place + 4], 2) + 1 for place in range(37, 53, 4)]
+    values, done, place = np.zeros(count, dtype=np.uint32), 0, 53
     while done < count:
-        size = sizes[int(bits[at + 1 : at + 3], 2)]
-        length = int(bits[at + 3 : at + 3 + size], 2) + 1
-        is_run, at = bits[at] == "1", at + 3 + size
-        end = at + word * (1 if is_run else length)
+        size = sizes[int(bits[place + 1 : place + 3], 2)]
+        length = int(bits[place + 3 : place + 3 + size], 2) + 1
+        is_run, place = bits[place] == "1", place + 3 + size
+        end = place + word * (1 if is_run else length)
         if done + length > count or end > len(bits):
             raise ValueError("the runs do not fill the mask")
-        values[done : done + length] = [int(bits[start : start + word], 2) for start in range(at, end, word)]
-        done, at = done + length, end
+        values[done : done + length] = [int(bits[start : start + word], 2) for start in range(place, end, word)]
+        done, place = done + length, end
     return values
 
 

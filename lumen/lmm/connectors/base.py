@@ -121,17 +121,17 @@ class Connector(nn.Module, ABC):
         Raises:
             ConfigError: The linear layers of both differ in number or size, or it has other weights.
         """
-        own, theirs = (
+        layers, former = (
             [module for module in each.modules() if isinstance(module, nn.Linear)] for each in (self, projector)
         )
         sizes = [[tuple(value.shape) for value in each.parameters()] for each in (self, projector)]
-        linear = [tuple(value.shape) for layer in own for value in layer.parameters()]
+        linear = [tuple(value.shape) for layer in layers for value in layer.parameters()]
         if not sizes[0] == sizes[1] == linear:
             raise ConfigError(
                 f"start='projector' needs the linear layers of the LMM's own projector, {sizes[1]}; "
                 f"{type(self).__name__} has {sizes[0]}: leave start out"
             )
-        for layer, given in zip(own, theirs, strict=True):
+        for layer, given in zip(layers, former, strict=True):
             layer.load_state_dict(given.state_dict())
 
     def extra_repr(self) -> str:
