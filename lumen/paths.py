@@ -1,8 +1,11 @@
 """Where relative paths lead: the current folder, the folder that ``LUMEN_DATA`` names, the checkout, or the package."""
 
+import errno
 import os
 import re
+import stat
 from pathlib import Path
+from typing import IO, Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGED = {"nano": Path(__file__).resolve().parent / "lmm" / "nano" / "weights"}
@@ -26,6 +29,21 @@ def find_path(path: str | Path) -> str:
     if str(path) in PACKAGED:
         tried.append(PACKAGED[str(path)])
     return next((str(place) for place in tried if place.exists()), str(path))
+
+
+def open_file(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
+    """Open a file to read it; a pipe or a device would be waited for, or never end.
+
+    Args:
+        path: The file.
+        mode: ``r`` for text in UTF-8, or ``rb`` for bytes.
+
+    Raises:
+        OSError: The path names something else than a file, or the file cannot be opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a file", os.fspath(path))
+    return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
 def is_hub_id(name: str | Path) -> bool:

@@ -118,7 +118,7 @@ class Template:
         object.__setattr__(self, "tokens", tuple(self.tokens))
         text = self.answer or self.after
         for part, known in ((self.before, ()), (self.after, _PLACES[:1]), (self.answer, _PLACES[1:])):
-            unknown = sorted(set(_places_in(part)) - set(known))
+            unknown = sorted(set(places_in(part)) - set(known))
             if unknown:
                 raise PromptError(f"template {self.name!r}: {part!r} may hold the places {known}, got {unknown}")
         if not self.slots or any(text.count(slot) != 1 for slot in self.slots) or set(self.slots) & set(self.tokens):
@@ -161,11 +161,20 @@ class Template:
         return answer.format(routing=routing, words=words)
 
 
-def _places_in(part: str) -> list[str]:
+def places_in(part: str) -> list[str]:
+    """Return the names in single braces, in order.
+
+    Raises:
+        PromptError: It is not a text, its braces are not in pairs, or a place has a format, whose width could fill the
+            memory.
+    """
     try:
-        return [name for _, name, _, _ in Formatter().parse(part) if name is not None]
-    except ValueError as error:
-        raise PromptError(f"{part!r} is no text with places in single braces: {error}") from error
+        places = [place for place in Formatter().parse(part) if place[1] is not None]
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{part!r} is not a text with places in single braces: {error}") from error
+    if any(form or conversion for _, _, form, conversion in places):
+        raise PromptError(f"the places of {part!r} are names alone, without a format behind ':' or '!'")
+    return [name for _, name, _, _ in places]
 
 
 TEMPLATES = {

@@ -3,22 +3,30 @@
 import json
 import os
 import resource
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lumen.data.annotations import parse_json
-from lumen.errors import CheckpointError, ConfigError, DataError, PromptError
+from lumen.data.image import read_image
+from lumen.data.keypoints import CocoKeypointsDataset
+from lumen.data.refer_files import load_plain_pickle
+from lumen.errors import CheckpointError, ConfigError, DataError, LumenError, PromptError
 from lumen.inference.labelling.job import Job, Survey, open_job, part_path, read_counts, write_part
 from lumen.inference.labelling.merge import merge_parts
 from lumen.inference.labelling.pictures import list_pictures
 from lumen.lmm.adapter import HFAdapter
 from lumen.metrics.coco.ground_truth import read_ground_truth
+from lumen.metrics.pose_ground_truth import read_pose_truth
 from lumen.metrics.refer_answers import Answers
+from lumen.ops.masks import mask_area, read_label_map, segmentation_to_rle
 from lumen.prompts import read_template
-from lumen.serialization.checkpoint import load_newest, save_checkpoint
+from lumen.serialization.checkpoint import load_checkpoint, load_newest, load_trained_state, save_checkpoint
 from lumen.serialization.feature_cache import MANIFEST, CacheWriter, FeatureCache
 from lumen.serving.label_studio import read_labels, read_source
 from lumen.serving.limits import Limits
@@ -51,6 +59,82 @@ def test_a_pipe_is_not_read_as_json(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(DataError, match="not a file"):
         parse_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "read", [read_ground_truth, read_pose_truth, load_plain_pickle, read_label_map, load_checkpoint, read_image]
+)
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(LumenError, match=r"not a file|there is no checkpoint"):
+        read(tmp_path / "a")
+
+
+def test_a_pipe_of_detections_is_not_waited_for(tmp_path):
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}], "annotations": []}
+    content["categories"] = [{"id": 1, "name": "star", "keypoints": ["top"]}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    os.mkfifo(tmp_path / "b.json")
+    with pytest.raises(DataError, match="not a file"):
+        CocoKeypointsDataset(ann_file=str(tmp_path / "a.json"), detections=str(tmp_path / "b.json"), test_mode=True)
+
+
+def test_a_label_map_that_states_billions_of_pixels_is_refused(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as a PNG"):
+        read_label_map(tmp_path / "a.png")
+
+
+def test_outlines_far_longer_than_an_image_are_refused():
+    star = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
+    assert mask_area(segmentation_to_rle(star, (8, 8))) > 0
+    with pytest.raises(DataError, match="outlines are 4000 pixels long, the limit for this image is 3200"):
+        segmentation_to_rle([[-500.0, 0.0, 500.0, 0.0] * 2], (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("absent", 5, "'meta.absent' is not a list of names"),
+        ("absent", [["a"]], "'meta.absent' is not a list of names"),
+        ("model", ["a"], "'meta.model' is a list, expected a dict"),
+        ("own", torch.eye(2).to_sparse(), "meta.own is not a plain tensor"),
+    ],
+)
+def test_checkpoints_with_other_contents_are_refused(tmp_path, place, value, message):
+    torch.save({"state_dict": {}, "meta": {place: value}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_list_that_doubles_or_holds_itself_is_read_once(tmp_path):
+    doubled = [1]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    doubled.append(doubled)
+    torch.save({"state_dict": {}, "meta": {"a": doubled}}, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth")["state_dict"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * float("nan"), "not finite: weight"),
+        (lambda weight: weight.double() * 1e300, "not finite: weight"),
+        (lambda weight: weight.to(torch.complex64), "weight torch.complex64 against torch.float32 here"),
+        (lambda weight: weight > 0, "weight torch.bool against torch.float32 here"),
+    ],
+)
+def test_weights_that_would_be_loaded_as_something_else_are_refused(change, message):
+    model = torch.nn.Linear(2, 2)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    load_trained_state(model, {"state_dict": {**state, "weight": state["weight"].half()}, "meta": {}})
+    with pytest.raises(CheckpointError, match=message):
+        load_trained_state(model, {"state_dict": {**state, "weight": change(state["weight"])}, "meta": {}})
 
 
 def test_a_box_of_two_numbers_is_no_ground_truth(tmp_path):

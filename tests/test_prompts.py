@@ -65,3 +65,8 @@ def test_two_wordings_of_one_task_are_refused():
 def test_special_tokens_come_once_in_a_fixed_order():
     wordings = Wordings([*PAPER_TASKS, TaskWording("tallying", "numbers", "[DET]")])
     assert wordings.special_tokens == ["[LOC]", "[DET]", "[SEG]", "[POINT]", "[GROUND]", "[REFSEG]"]
+
+
+def test_a_place_of_a_template_has_no_width():
+    with pytest.raises(PromptError, match="are names alone, without a format"):
+        read_template({"name": "own", "before": "Find", "after": "[LOC]{format:9999999999}", "answer": ""})

@@ -17,6 +17,7 @@ from lumen.data.federated import federated_problem, file_name_of, verify
 from lumen.data.image import MAX_PIXELS
 from lumen.errors import DataError
 from lumen.ops.masks import Rle, segmentation_to_rle
+from lumen.paths import open_file
 
 MAX_SIDE = 100_000
 MAX_NAME_LENGTH = 512
@@ -120,10 +121,8 @@ def as_coco(content: Any, ann_file: str | os.PathLike[str]) -> dict[str, Any]:
 
 def parse_json(path: str | os.PathLike[str]) -> Any:
     """Return the content of a json file, or raise DataError."""
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
-        raise DataError(f"{path}: not a file: name a json file")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_file(path) as file:
             return json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as json ({type(error).__name__}: {error})") from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ _DECODE_ERRORS = (
     TypeError,
     OverflowError,
     MemoryError,  # a part of the file states a size that it does not have
+    SystemError,  # Pillow's, for a part that lies outside of the image
     struct.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
@@ -42,14 +44,23 @@ def size_of(input_hw: Sequence[int] | None, owner: str) -> tuple[int, int]:
     """Return height and width of the network input as whole numbers.
 
     Raises:
-        ConfigError: They are missing or not positive.
+        ConfigError: They are missing, not whole, not positive, or make more pixels than an image may have.
     """
-    if input_hw is None or len(input_hw) != 2 or min(input_hw) < 1:
+    sides = () if input_hw is None else tuple(input_hw)
+    is_whole = len(sides) == 2 and all(isinstance(side, Integral) and side >= 1 for side in sides)
+    if not is_whole or sides[0] * sides[1] > MAX_PIXELS:
         raise ConfigError(
-            f"{owner} needs input_hw=(height, width) in pixels, got {input_hw}; the loaders of a runner take it from "
-            "the model, see lumen.data.pipelines.fill_pipelines"
+            f"{owner} needs input_hw=(height, width) in pixels, at most {MAX_PIXELS} in all, got {input_hw}; the "
+            "loaders of a runner take it from the model, see lumen.data.pipelines.fill_pipelines"
         )
-    return int(input_hw[0]), int(input_hw[1])
+    return int(sides[0]), int(sides[1])
+
+
+def grey_of(pad_value: int, owner: str) -> int:
+    """Return the grey value of padding; raises ConfigError where it is not a whole number from 0 to 255."""
+    if type(pad_value) is not int or not 0 <= pad_value <= 255:
+        raise ConfigError(f"{owner} needs a pad_value from 0 to 255, got {pad_value!r}")
+    return pad_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +207,22 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarr
     if isinstance(image, Image.Image):
         check_size("the PIL image", image)
         try:
-            return np.array(to_rgb(image))
+            return _with_pixels(np.array(to_rgb(image)))
+        except DataError:
+            raise
         except _DECODE_ERRORS as error:
             raise DataError(f"the PIL image cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"an image is a path, a PIL image or a uint8 RGB array (height, width, 3), got {came}")
-    if 0 in image.shape:
-        raise DataError(f"the image has no pixels: {image.shape}")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise DataError(f"the array has {image.shape[1]} x {image.shape[0]} pixels, the limit is {MAX_PIXELS} in all")
+    return _with_pixels(image)
+
+
+def _with_pixels(image: np.ndarray) -> np.ndarray:
+    if 0 in image.shape:
+        raise DataError(f"the image has no pixels: {image.shape}")
     return image
 
 

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lumen.data.fields import fields_to_input
-from lumen.data.image import PAD_VALUE, render_image, size_of
-from lumen.errors import ConfigError
+from lumen.data.image import PAD_VALUE, grey_of, render_image, size_of
+from lumen.errors import ConfigError, PromptError
 from lumen.ops.geometry import InputTransform, clip_boxes
+from lumen.prompts import places_in
 from lumen.registry import TRANSFORMS
 from lumen.structures import Prompt
 
@@ -66,7 +67,7 @@ class CropInstance:
         self.max_shift = max_shift
         self.flip_probability = flip_probability
         self.flip_pairs = flip_pairs
-        self.pad_value = pad_value
+        self.pad_value = grey_of(pad_value, type(self).__name__)
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace image, keypoints and box by what the network will see."""
@@ -117,10 +118,10 @@ class AskKeypoints:
 
     def __init__(self, *, wording: str = "{keypoint} of the {category}", num_prompts: int | None = None) -> None:
         try:
-            has_keypoint = "\0" in wording.format(keypoint="\0", category="")
-        except (KeyError, IndexError, ValueError):
-            has_keypoint = False
-        if not has_keypoint:
+            places = set(places_in(wording))
+        except PromptError:
+            places = set()
+        if not {"keypoint"} <= places <= {"keypoint", "category"}:
             raise ConfigError(f"wording must hold {{keypoint}}, and may hold {{category}}, got {wording!r}")
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")

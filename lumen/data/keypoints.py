@@ -1,6 +1,5 @@
 """Data sets of keypoints in COCO format: a sample is one object, seen through its box."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from lumen.data.annotations import check_budget, format_report, load_json
+from lumen.data.annotations import check_budget, format_report, load_json, parse_json
 from lumen.data.coco import CocoDataset
 from lumen.errors import ConfigError, DataError
 from lumen.paths import find_path
@@ -270,11 +269,7 @@ def _record(
 
 
 def _load_detections(path: str | os.PathLike[str]) -> list:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as json ({type(error).__name__}: {error})") from error
+    content = parse_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: a COCO results file holds a list, this one a {type(content).__name__}")
     return content

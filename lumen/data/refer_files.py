@@ -42,6 +42,7 @@ from lumen.data.annotations import (
 )
 from lumen.errors import ConfigError, DataError
 from lumen.ops.masks import merge_masks
+from lumen.paths import open_file
 from lumen.prompts import MAX_PHRASE_CHARACTERS
 
 MAX_SENTENCES = 5_000_000
@@ -101,7 +102,7 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
         DataError: The file cannot be read, or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path, "rb") as file:
             # Read first, so that an error of the disk is told from one of the pickle.
             content = file.read()
         _check_opcodes(content, path)

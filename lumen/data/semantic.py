@@ -130,10 +130,9 @@ class SemanticDataset(BaseDataset):
 
 def _instances(label_map: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return one row per label: its pixels and the box around them."""
-    # All classes of a map at once, each as one region, connected or not.
-    codes = encode_masks(torch.from_numpy(label_map == labels[:, None, None]))
+    # Each class of a map is one region, connected or not. One at a time: all of a large map would take gigabytes.
     segmentations = np.empty(len(labels), dtype=object)
-    segmentations[:] = codes
+    segmentations[:] = [encode_masks(torch.from_numpy(label_map == label)[None])[0] for label in labels]
     return {
         "bboxes": np.array([_box(label_map == label) for label in labels], dtype=np.float32).reshape(-1, 4),
         "labels": labels.astype(np.int64),

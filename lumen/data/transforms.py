@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lumen.data.faults import grey_in_test
 from lumen.data.fields import field_rows, fields_to_input
-from lumen.data.image import PAD_VALUE, read_image, render_image, size_of
+from lumen.data.image import PAD_VALUE, grey_of, read_image, render_image, size_of
 from lumen.data.vocabulary import read_names, without_words_of
 from lumen.errors import ConfigError, DataError
 from lumen.ops.geometry import InputTransform, box_area, clip_boxes
-from lumen.ops.masks import decode_masks, masks_to_input
+from lumen.ops.masks import codes_to_input
 from lumen.registry import TRANSFORMS
 from lumen.structures import Field, PerceptionSample, Prompt
 
@@ -122,7 +122,7 @@ class ResizeToInput:
         self.scale_range = scale_range
         self.aspect_range = aspect_range
         self.min_visible = min_visible
-        self.pad_value = pad_value
+        self.pad_value = grey_of(pad_value, type(self).__name__)
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace the image and its boxes by what the network will see."""
@@ -133,7 +133,7 @@ class ResizeToInput:
             results["instances"], frame, self.min_visible, results.get("fields", {})
         )
         if "unlabelled" in results:
-            results["unlabelled"] = masks_to_input(decode_masks([results["unlabelled"]], frame.ori_hw), frame)
+            results["unlabelled"] = codes_to_input([results["unlabelled"]], frame)
         return results
 
     def draw_frame(self, ori_hw: tuple[int, int]) -> InputTransform:
@@ -380,7 +380,7 @@ def _frame_instances(
     instances["bboxes"] = bboxes[torch.from_numpy(is_kept)]
     instances["is_ignored"] = instances["is_ignored"] | (visible_share[is_kept] < min_visible)
     if "segmentations" in instances:
-        masks = masks_to_input(decode_masks(list(instances.pop("segmentations")), frame.ori_hw), frame)
+        masks = codes_to_input(list(instances.pop("segmentations")), frame)
         instances["is_ignored"] = instances["is_ignored"] | ~masks.flatten(1).any(1).numpy()
         instances["masks"] = masks
     return fields_to_input(instances, frame, fields)

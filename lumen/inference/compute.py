@@ -58,14 +58,22 @@ class SharedModel:
         self.dtype = dtype
         self._lock = threading.RLock()
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock, inference_context(self.device, self.dtype):
+            # Dropout and the statistics of batches would change the answers without an error, and these the model.
+            if self.model.training:
+                raise ConfigError("the model is in training mode: call model.eval() before it is asked")
+            yield
+
     def encode(self, pixels: UInt8[Tensor, "images 3 height width"], *, cache_prefix: bool = False) -> EncodedImages:
         """Run the vision tower; see ``HFAdapter.encode_images``."""
-        with self._lock, inference_context(self.device, self.dtype):
+        with self._alone():
             return self.model.lmm.encode_images(pixels.to(self.device), cache_prefix=cache_prefix)
 
     def split(self, encoded: EncodedImages) -> list[EncodedImages]:
         """Return each image on its own; see ``split_images``."""
-        with self._lock, inference_context(self.device, self.dtype):
+        with self._alone():
             return split_images(encoded)
 
     def decode(
@@ -77,18 +85,18 @@ class SharedModel:
         pairs: Pairs | None = None,
     ) -> list[InstanceData]:
         """Return what the task's decoder answers to each sample, on the CPU; ``pairs`` as in ``HFAdapter.ask``."""
-        with self._lock, inference_context(self.device, self.dtype):
+        with self._alone():
             samples = self.model.predict(self.share(encoded, samples, pairs), samples, task=task)
             return [sample.pred_instances.cpu() for sample in samples]
 
     def write_turn(self, encoded: EncodedImages, prompt: Prompt) -> Turn:
         """Answer a turn of a conversation; see ``HFAdapter.write_turn``."""
-        with self._lock, inference_context(self.device, self.dtype):
+        with self._alone():
             return self.model.lmm.write_turn(encoded, prompt)
 
     def heat(self, encoded: EncodedImages, sample: PerceptionSample) -> Float[Tensor, "pairs 1 height width"]:
         """Return heatmaps times presence on the grid of the model, on the CPU."""
-        with self._lock, inference_context(self.device, self.dtype):
+        with self._alone():
             shared = self.share(encoded, [sample])
             heat = shared.heat_logits.float().sigmoid() * shared.presence_logits.float().sigmoid()[:, None, None, None]
             return heat.cpu()

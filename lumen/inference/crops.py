@@ -24,8 +24,8 @@ def check_boxes(boxes: Any, size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
         DataError: They are not (n, 4) finite numbers, or one shows no part of an image of this size.
     """
     try:
-        table = torch.as_tensor(boxes, dtype=torch.float32).cpu()
-    except (TypeError, ValueError) as error:
+        table = torch.as_tensor(boxes, dtype=torch.float32).cpu().to_dense()
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DataError(f"boxes must be (n, 4) numbers, x1 y1 x2 y2 in pixels of the image ({error})") from error
     table = table.reshape(0, 4) if table.numel() == 0 else table
     if table.ndim != 2 or table.shape[1] != 4 or not bool(table.isfinite().all()):

@@ -188,7 +188,7 @@ class LumenPredictor:
         Raises:
             DataError: See ``set_image``.
         """
-        pixels = as_rgb(image)
+        pixels = _own_pixels(image)
         drawn = self.draw(pixels)
         return self._asked_image(pixels, drawn.frame, self._shared.encode(drawn.pixels[None], cache_prefix=True))
 
@@ -335,7 +335,7 @@ class LumenPredictor:
             raise PromptError("each image needs at least one phrase when several are asked together")
         for _, _, threshold in asked:
             require_threshold(threshold)
-        pixels = [as_rgb(image) for image in images]
+        pixels = [_own_pixels(image) for image in images]
         drawn = [self.draw(image) for image in pixels]
         encoded = self._shared.encode(torch.stack([each.pixels for each in drawn]), cache_prefix=True)
         frames = [each.frame for each in drawn]
@@ -357,3 +357,9 @@ class LumenPredictor:
         if self._asked is None:
             raise DataError("no image was set; call set_image(image) first, or predict_batch(images, phrases)")
         return self._asked
+
+
+def _own_pixels(image: ImageLike) -> np.ndarray:
+    """Return an image as RGB bytes in an array of its own: tiles and crops are cut from it later."""
+    pixels = as_rgb(image)
+    return pixels.copy() if pixels is image else pixels

@@ -357,10 +357,13 @@ def load_trained(config_path: str | PathLike[str], checkpoint_path: str | PathLi
 
 
 def _build_model(config: Config) -> Lumen:
-    try:
-        return MODELS.build(config.model)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
-            "Checkpoints hold what was trained only; put the base model at the config's name_or_path"
-        ) from error
+    if "model" not in config:
+        raise ConfigError(f"{config.filename} has no `model`: name the config of a run")
+    with named_faults(f"the model of {config.filename} cannot be built", ConfigError, remedy="check its `model`"):
+        try:
+            return MODELS.build(config.model)
+        except OSError as error:
+            raise CheckpointError(
+                f"the base model of {config.filename} cannot be read: {str(error).strip().splitlines()[0]} "
+                "Checkpoints hold what was trained only; put the base model at the config's name_or_path"
+            ) from error

@@ -1,6 +1,6 @@
 """Questions: phrases of one task, asked once per wording, and their answers as a table with rows per phrase."""
 
-import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -95,7 +95,7 @@ class Question:
         is_asked = self.unique_of[:, None] == answer.prompt_index
         if "scores" in answer and self.task not in _UNFILTERED:
             lowest = _THRESHOLDS.get(self.task, DEFAULT_THRESHOLD) if score_threshold is None else score_threshold
-            is_asked = is_asked & (answer.scores >= lowest)
+            is_asked = is_asked & (answer.scores >= float(lowest))
         phrase, row = is_asked.nonzero(as_tuple=True)
         if "scores" in answer and self.task not in PHRASE_BY_PHRASE:
             order = answer.scores[row].argsort(descending=True, stable=True)
@@ -138,7 +138,9 @@ def require_task(model: Lumen, task: str) -> None:
 def require_threshold(score_threshold: float | int | None) -> None:
     """Raise ConfigError unless a threshold is a finite number, or None; NaN would leave out every row."""
     is_number = isinstance(score_threshold, Real) and not isinstance(score_threshold, bool)
-    if score_threshold is not None and not (is_number and math.isfinite(score_threshold)):
+    # A comparison with the bounds: an integer may be too large for `math.isfinite`.
+    is_finite = is_number and -sys.float_info.max <= score_threshold <= sys.float_info.max
+    if score_threshold is not None and not is_finite:
         raise ConfigError(f"score_threshold must be a finite number or None, got {score_threshold!r}")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from lumen.errors import PromptError
 from lumen.lmm.encoded import EncodedImages
 from lumen.lmm.packing.passes import expanded
 from lumen.lmm.packing.reader import RowRunner
@@ -176,11 +177,18 @@ class AnswerGenerator:
         asked: Sequence[Sequence[Sequence[int]]],
         max_new_tokens: int,
     ) -> list[list[Continuation]]:
-        """Continue rows of tokens, given per image; ``start`` of each are the prefix."""
+        """Continue rows of tokens, given per image; ``start`` of each are the prefix.
+
+        A row ends where the context of the LLM does, at the latest.
+
+        Raises:
+            PromptError: A row fills the context.
+        """
         rows = list(itertools.chain.from_iterable(asked))
         row_image = [image for image, of_image in enumerate(asked) for _ in of_image]
+        free = free_tokens(rows, runner.passes.base_model.config.text_config.max_position_embeddings)
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, max(free, default=1)),
             do_sample=False,
             pad_token_id=self.encoder.tokenizer.pad_token_id or 0,
             eos_token_id=end_tokens(runner.passes.base_model, self.encoder),
@@ -191,8 +199,26 @@ class AnswerGenerator:
         written = go_on(runner, encoded, rows, row_image, start=start, config=config)
         self.usage.passes += len(rows)
         self.usage.tokens += sum(map(len, rows)) + sum(len(each.ids) for each in written) - keeps * start * len(rows)
-        answers = iter(written)
+        # What a shorter row of the same pass had room for must not depend on its neighbours.
+        answers = iter(
+            [Continuation(each.ids[:room], each.probabilities[:room]) for each, room in zip(written, free, strict=True)]
+        )
         return [[next(answers) for _ in of_image] for of_image in asked]
+
+
+def free_tokens(rows: Sequence[Sequence[int]], context: int) -> list[int]:
+    """Return how many tokens can be written behind each row.
+
+    Raises:
+        PromptError: A row leaves no room in the context.
+    """
+    longest = max(map(len, rows), default=0)
+    if longest >= context:
+        raise PromptError(
+            f"a prompt of {longest} tokens leaves no room for an answer in the context of {context}: shorten the text "
+            "or its history"
+        )
+    return [context - len(row) for row in rows]
 
 
 def continue_rows(

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from lumen.errors import DataError
 from lumen.metrics.tables import annotation_file, require_once, to_array
+from lumen.paths import open_file
 
 _FIELDS = ("keypoints", "keypoint_scores", "scores")
 _META = ("img_id", "prompts", "instance_id", "box_label")
@@ -100,7 +101,7 @@ def read_pose_truth(ann_file: str | os.PathLike[str]) -> PoseTruth:
         DataError: The file cannot be read, or an entry lacks something.
     """
     try:
-        with open(ann_file, encoding="utf-8") as file:
+        with open_file(ann_file) as file:
             content = json.load(file)
         img_ids = tuple(_id_of(image) for image in content["images"])
         categories = {_id_of(category): _category(category) for category in content["categories"]}

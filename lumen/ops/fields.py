@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lumen.errors import ConfigError
 from lumen.ops.geometry import InputTransform
-from lumen.ops.masks import decode_masks, encode_masks, masks_to_input, masks_to_original
+from lumen.ops.masks import codes_to_input, encode_masks, masks_to_original
 from lumen.structures import MOVING_KINDS, STANDARD_KINDS, PerceptionSample, TaskSpec
 
 _TO_INPUT: Mapping[str, Callable[[InputTransform, Tensor], Tensor]] = {
@@ -52,8 +52,7 @@ def answer_to_input(answer: InstanceData, frame: InputTransform, kinds: Mapping[
     moved = InstanceData(**dict(answer.cpu().items()))
     for name, kind in _kinds_of(answer, kinds).items():
         if kind == "masks":
-            masks = masks_to_input(decode_masks(moved.pop("masks"), frame.ori_hw), frame)
-            moved.masks = encode_masks(masks)
+            moved.masks = encode_masks(codes_to_input(moved.pop("masks"), frame))
         else:
             moved[name] = to_input(moved[name], kind, frame)
     return moved

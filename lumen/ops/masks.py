@@ -19,11 +19,17 @@ from torch.nn import functional
 
 from lumen.errors import DataError
 from lumen.ops.geometry import InputTransform, xywh_to_xyxy
+from lumen.paths import open_file
 
 Rle = dict[str, Any]
 _NUMBERS_AT_ONCE = 2**25
 _FARTHEST = 100_000
+_OUTLINES = 200  # times height and width together: far longer than any outline that an annotator draws
 _MAX_PIXELS = 50_000_000  # the same limit as for images
+_PNG_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, SystemError),
+    *(MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 def encode_masks(masks: Bool[Tensor, "n height width"]) -> list[Rle]:
@@ -68,7 +74,7 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
     height, width = size_hw
     try:
         if isinstance(segmentation, list):
-            _check_polygons(segmentation)
+            _check_polygons(segmentation, size_hw)
             code = codec.merge(codec.frPyObjects(segmentation, height, width))
         elif isinstance(segmentation.get("counts"), list):
             code = codec.frPyObjects(segmentation, height, width)
@@ -128,6 +134,17 @@ def masks_to_input(masks: Bool[Tensor, "n height width"], frame: InputTransform)
     return chosen.index_select(1, y.clamp(0, height - 1)) & inside
 
 
+def codes_to_input(codes: Sequence[Rle], frame: InputTransform) -> Bool[Tensor, "n rows cols"]:
+    """Read RLEs of the original image at the centres of input pixels, a bounded number at a time.
+
+    Raises:
+        DataError: See ``decode_masks``.
+    """
+    step = _masks_at_once(frame)
+    parts = [codes[start : start + step] for start in range(0, max(len(codes), 1), step)]
+    return torch.cat([masks_to_input(decode_masks(part, frame.ori_hw), frame) for part in parts])
+
+
 def maps_to_original(
     maps: Float[Tensor, "n rows cols"], frame: InputTransform
 ) -> Float[Tensor, "n original_height original_width"]:
@@ -148,9 +165,8 @@ def masks_to_original(
     probabilities: Float[Tensor, "n rows cols"], frame: InputTransform, *, threshold: float = 0.5
 ) -> list[Rle]:
     """Return predicted masks as RLE of the original image, a bounded number at a time."""
-    step = max(1, _NUMBERS_AT_ONCE // (frame.ori_hw[0] * frame.ori_hw[1]))
     codes: list[Rle] = []
-    for some in probabilities.split(step):
+    for some in probabilities.split(_masks_at_once(frame)):
         codes += encode_masks(maps_to_original(some, frame) > threshold)
     return codes
 
@@ -172,13 +188,13 @@ def read_label_map(
         DataError: The file cannot be read, or does not hold one number per pixel.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with open_file(path, "rb") as file, Image.open(file, formats=("PNG",)) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise DataError(f"{path}: {image.width} x {image.height} pixels, the limit is {_MAX_PIXELS} in all")
             values = np.array(image)
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error) as error:
+    except _PNG_ERRORS as error:
         raise DataError(f"{path}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
     if values.ndim != 2 or values.dtype == bool:
         raise DataError(f"{path}: a label map has one number per pixel, this file {values.shape[2:]} {values.dtype}")
@@ -188,12 +204,20 @@ def read_label_map(
     return labels
 
 
-def _check_polygons(polygons: list) -> None:
+def _masks_at_once(frame: InputTransform) -> int:
+    return max(1, _NUMBERS_AT_ONCE // (frame.ori_hw[0] * frame.ori_hw[1]))
+
+
+def _check_polygons(polygons: list, size_hw: Sequence[int]) -> None:
     if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
         raise ValueError("a polygon is a list of x, y, x, y and so on with at least three points")
-    # pycocotools walks along every edge and takes memory for each step, so that huge corners would exhaust it.
-    if not all((np.abs(np.asarray(p, dtype=np.float64)) <= _FARTHEST).all() for p in polygons):
+    # pycocotools walks along every edge and takes memory for each step, so that long edges would exhaust it.
+    corners = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in polygons]
+    if not all((np.abs(points) <= _FARTHEST).all() for points in corners):
         raise ValueError(f"the corners of a polygon are numbers of at most {_FARTHEST}")
+    length = sum(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() for points in corners)
+    if length > (longest := _OUTLINES * (size_hw[0] + size_hw[1])):
+        raise ValueError(f"the outlines are {length:.0f} pixels long, the limit for this image is {longest}")
 
 
 def _check_runs(code: Rle) -> None:

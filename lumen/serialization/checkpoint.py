@@ -29,6 +29,7 @@ from lumen.serialization.sharding import shard_like
 
 POINTER = "last_checkpoint"
 _NUMBERED = re.compile(r"iter_(\d+)\.pth")
+_MAX_DEPTH = 500
 
 
 @runtime_checkable
@@ -112,12 +113,20 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 def _check_contents(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Refuse weights that are not named tensors, or would take more memory than the file."""
-    for key in ("meta", "state_dict", "raw_state_dict"):
-        if not isinstance(checkpoint.get(key, {}), dict):
-            kind = type(checkpoint[key]).__name__
+    meta = checkpoint["meta"]
+    dicts = {key: checkpoint.get(key, {}) for key in ("meta", "state_dict", "raw_state_dict")}
+    for key, value in (dicts | {"meta.model": meta.get("model", {}) if isinstance(meta, dict) else {}}).items():
+        if not isinstance(value, dict):
+            kind = type(value).__name__
             raise CheckpointError(f"{path} is not a checkpoint of Lumen: {key!r} is a {kind}, expected a dict")
-    for place, value in _leaves(checkpoint, "checkpoint"):
-        if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    absent = meta.get("absent", [])
+    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+        raise CheckpointError(f"{path} is not a checkpoint of Lumen: 'meta.absent' is not a list of names")
+    for place, value in _tensors(checkpoint, path):
+        # None of these is written by Lumen, and they have no storage that could be measured.
+        if value.is_nested or value.is_quantized or value.layout != torch.strided or value.is_meta:
+            raise CheckpointError(f"{path} is not a checkpoint of Lumen: {place} is not a plain tensor")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{path} is damaged: {place} has the shape {list(value.shape)}, which its stored numbers do not fill"
             )
@@ -127,13 +136,21 @@ def _check_contents(path: Path, checkpoint: Mapping[str, Any]) -> None:
                 raise CheckpointError(f"{path} is not a checkpoint of Lumen: {key}.{name} is not a named tensor")
 
 
-def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if entries is None:
-        yield place, value
-    else:
-        for key, entry in entries:
-            yield from _leaves(entry, f"{place}.{key}")
+def _tensors(checkpoint: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield place and value of each tensor; raise CheckpointError where containers lie too deep in each other."""
+    # Each container once, without recursion: a file may hold a list that holds itself, or one that doubles 40 times.
+    waiting: list[tuple[str, Any, int]] = [("checkpoint", checkpoint, 0)]
+    seen = {id(checkpoint)}
+    while waiting:
+        place, node, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise CheckpointError(f"{path} is not a checkpoint of Lumen: it holds more than {_MAX_DEPTH} nested lists")
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            if isinstance(value, Tensor):
+                yield f"{place}.{key}", value
+            elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{place}.{key}", value, depth + 1))
 
 
 def write_pointer(path: Path) -> None:
@@ -252,7 +269,8 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         The names that were loaded.
 
     Raises:
-        CheckpointError: Names or shapes do not fit; the message names a few and the recorded model.
+        CheckpointError: Names, shapes or kinds of numbers do not fit, or a number is not finite; the message names a
+            few, and the recorded model.
     """
     state, meta = checkpoint["state_dict"], checkpoint["meta"]
     current = model.state_dict()
@@ -268,12 +286,21 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         for name in chosen
         if chosen[name].shape != current[name].shape
     ]
-    # 3. Report all differences at once, before any weight changes.
-    complaints = [
-        f"{title}: {_few(names)}"
-        for title, names in [("missing", missing), ("unexpected", unexpected), ("other shape", shapes)]
-        if names
+    # 3. Compare kinds of numbers: copying would turn complex or whole numbers into reals without an error.
+    kinds = [
+        f"{name} {tensor.dtype} against {current[name].dtype} here"
+        for name, tensor in chosen.items()
+        if _kind(tensor) != _kind(current[name])
     ]
+    # With such a weight a model finds nothing, without an error.
+    broken = [
+        name
+        for name, tensor in chosen.items()
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all())
+    ]
+    # 4. Report all differences at once, before any weight changes.
+    found = {"missing": missing, "unexpected": unexpected, "other shape": shapes, "other numbers": kinds}
+    complaints = [f"{title}: {_few(names)}" for title, names in (found | {"not finite": broken}).items() if names]
     if complaints:
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
     model.load_state_dict({name: shard_like(tensor, current[name]) for name, tensor in chosen.items()}, strict=False)
@@ -325,6 +352,12 @@ def _refuse_broken(path: Path) -> None:
 def _recorded(meta: Mapping[str, Any]) -> str:
     model = ", ".join(f"{key} {value}" for key, value in meta.get("model", {}).items())
     return f"It was written by iteration {meta.get('iter', '?')} of: {model or 'an unnamed model'}"
+
+
+def _kind(tensor: Tensor) -> tuple[bool, torch.dtype | None]:
+    """Return what may not change in copying: reals of any precision are alike."""
+    is_real = tensor.is_floating_point()
+    return is_real, None if is_real else tensor.dtype
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lumen.inference.reports import Request, describe_answer
-from lumen.ops.masks import decode_masks
+from lumen.ops.masks import Rle, decode_masks
 from lumen.serving.asking import Answer
 from lumen.serving.bodies import Question
 
@@ -28,8 +28,8 @@ def describe(question: Question, answer: Answer) -> dict[str, Any]:
     described["was_kept"] = answer.was_kept
     described["found"] = _found(question.request, described)
     if "masks" in described and question.masks == "png":
-        masks = decode_masks(described["masks"], answer.size_hw).numpy()
-        described["masks"] = [png_text(mask.astype(np.uint8) * 255) for mask in masks]
+        # One at a time: all masks of a large image would take gigabytes.
+        described["masks"] = [_mask_text(code, answer.size_hw) for code in described["masks"]]
     if answer.heatmaps is not None:
         described["heatmaps"] = [png_text(heat) for heat in answer.heatmaps]
     return described
@@ -40,6 +40,10 @@ def png_text(grey: UInt8[np.ndarray, "height width"]) -> str:
     file = BytesIO()
     Image.fromarray(grey).save(file, format="PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _mask_text(code: Rle, size_hw: tuple[int, int]) -> str:
+    return png_text(decode_masks([code], size_hw)[0].numpy().astype(np.uint8) * 255)
 
 
 def _found(request: Request, described: Mapping[str, Any]) -> list[int]:

@@ -89,9 +89,10 @@ def draw_masks(image: RgbImage, masks: list[dict[str, Any]], labels: Sequence[in
         raise ValueError(f"each mask has a label; got {len(masks)} masks, {len(labels)} labels")
     factor = magnification(image.shape[:2])
     picture = np.array(magnified(image, factor))
-    shapes = decode_masks(masks, image.shape[:2]).numpy()
-    for index in np.argsort(-shapes.sum((1, 2)), kind="stable").tolist():
-        mask = shapes[index].repeat(factor, 0).repeat(factor, 1)
+    # One at a time: all masks of a large image would take gigabytes.
+    areas = np.array([int(decode_masks([code], image.shape[:2]).sum()) for code in masks])
+    for index in np.argsort(-areas, kind="stable").tolist():
+        mask = decode_masks([masks[index]], image.shape[:2])[0].numpy().repeat(factor, 0).repeat(factor, 1)
         colour = np.array(phrase_colour(labels[index]), dtype=np.float32)
         picture[mask] = (picture[mask] * (1 - alpha) + colour * alpha).round().astype(np.uint8)
         picture[_outline(mask, max(1, max(picture.shape) // 400))] = colour.astype(np.uint8)

@@ -141,7 +141,7 @@ def test_wording_may_leave_the_category_out():
     assert ask(POINTS, wording="the {keypoint}")["prompts"][1].text == "the left hand"
 
 
-@pytest.mark.parametrize("wording", ["point", "{keypoint} of {person}", "{keypoint", "{}"])
+@pytest.mark.parametrize("wording", ["point", "{keypoint} of {person}", "{keypoint", "{}", "{keypoint:9999999999}"])
 def test_wording_without_a_keypoint_is_an_error(wording):
     with pytest.raises(ConfigError, match=r"wording must hold \{keypoint\}"):
         AskKeypoints(wording=wording)

@@ -1,5 +1,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -185,7 +186,10 @@ def test_wrong_use_is_explained(predictor):
         LumenPredictor(predictor.model, input_hw=(64, 64), dtype=torch.float16)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), Image.new("LA", (0, 4))],
+)
 def test_what_is_no_image_is_refused(predictor, image):
     with pytest.raises(DataError):
         predictor.set_image(image)
@@ -310,7 +314,21 @@ def test_an_image_keeps_its_answers_when_another_is_set(predictor):
     _check_equal(first, predictor.predict(PHRASES, score_threshold=0.0))
 
 
-@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), True])
+def test_an_image_is_kept_when_its_array_is_written_to_again(predictor):
+    image = _image()
+    asked = predictor.image(image)
+    first = asked.predict(PHRASES, score_threshold=0.0, tiles=60)
+    image[:] = 0
+    _check_equal(asked.predict(PHRASES, score_threshold=0.0, tiles=60), first, tolerance=0)
+
+
+def test_a_model_in_training_mode_is_not_asked(predictor):
+    predictor.model.train()
+    with pytest.raises(ConfigError, match="the model is in training mode"):
+        predictor.set_image(_image())
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), True, 10**400])
 def test_a_threshold_that_is_not_a_finite_number_is_refused(predictor, threshold):
     predictor.set_image(_image())
     with pytest.raises(ConfigError, match="score_threshold must be a finite number"):
@@ -321,6 +339,7 @@ def test_a_threshold_that_is_not_a_finite_number_is_refused(predictor, threshold
 
 def test_phrases_and_sizes_that_cannot_be_are_refused(predictor):
     predictor.set_image(_image())
+    assert len(predictor.predict(PHRASES, score_threshold=Fraction(2))) == 0
     with pytest.raises(PromptError, match="half of a surrogate pair"):
         predictor.predict(["a\ud83d"])
     with pytest.raises(PromptError, match="no decoder for task 'poses'"):

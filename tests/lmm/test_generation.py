@@ -190,6 +190,23 @@ def test_a_batch_of_answers_equals_answers_token_by_token(make_adapter, attentio
     assert answers == wanted
 
 
+@pytest.mark.parametrize("max_pass_tokens", [1, 10_000])
+def test_answers_end_with_the_context_and_do_not_depend_on_each_other(make_adapter, max_pass_tokens):
+    adapter, images = make_adapter(max_pass_tokens=max_pass_tokens), make_images()
+    with torch.no_grad():
+        encoded = adapter.encode_images(images)
+        asked = [adapter.text.question(prompt) for prompt in QUESTIONS[:2]]
+        start = len(adapter.text.prefix(encoded.image_text))
+        lengths = [start + len(ids) for ids in asked]
+        assert lengths[0] != lengths[1]
+        adapter.base_model.config.text_config.max_position_embeddings = max(lengths) + 2
+        together = adapter.generate(encoded, [QUESTIONS[:2]], 10**9)
+        assert together == [[adapter.generate(encoded, [[prompt]], 10**9)[0][0] for prompt in QUESTIONS[:2]]]
+        adapter.base_model.config.text_config.max_position_embeddings = max(lengths)
+        with pytest.raises(PromptError, match="leaves no room for an answer in the context"):
+            adapter.generate(encoded, [QUESTIONS[:2]], 1)
+
+
 def test_answers_are_generated_only_where_texts_are_asked_for(make_adapter, monkeypatch):
     adapter = make_adapter(max_new_tokens=3)
     images = make_images(4)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from lumen.errors import DataError
 from lumen.ops.geometry import InputTransform
 from lumen.ops.masks import (
+    codes_to_input,
     decode_masks,
     encode_masks,
     maps_to_original,
@@ -118,3 +119,13 @@ def test_a_mask_has_a_tightest_box():
     masks[0, 2:4, 3:7] = True
     assert mask_boxes(encode_masks(masks)).tolist() == [[3, 2, 7, 4], [0, 0, 0, 0]]
     assert mask_boxes([]).shape == (0, 4)
+
+
+def test_codes_are_read_a_few_at_a_time(monkeypatch):
+    masks = torch.rand(5, 8, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    frame = InputTransform.letterbox((8, 6), (16, 16))
+    whole = codes_to_input(encode_masks(masks), frame)
+    monkeypatch.setattr("lumen.ops.masks._NUMBERS_AT_ONCE", 2 * 8 * 6)
+    assert torch.equal(codes_to_input(encode_masks(masks), frame), whole)
+    assert torch.equal(whole, masks_to_input(masks, frame))
+    assert codes_to_input([], frame).shape == (0, 16, 16)

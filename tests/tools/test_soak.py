@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from experiments.results import Results  # noqa: E402
 from experiments.tables import BEGIN, END  # noqa: E402
-from soaking import _fuzz  # noqa: E402
+from soaking import _fuzz, _reader, _readers_model  # noqa: E402
 from soaking._bounded import run_bounded  # noqa: E402
 from soaking._disk import Writer, try_disk  # noqa: E402
 from soaking._fuzz import fuzz, fuzz_chunk  # noqa: E402
@@ -43,6 +43,18 @@ def test_mutated_inputs_are_read_or_refused(readers):
     # Types of arguments are checked in tests alone.
     assert [fault for fault in faults if not fault[1].startswith("TypeCheckError")] == []
     assert sum(row["read"] for row in rows.values()) > 0 < sum(row["refused"] for row in rows.values())
+
+
+def test_every_reader_reads_what_was_not_changed(readers, tmp_path, monkeypatch):
+    """Else no changed input would come further than the fault that all of them have."""
+    for module in (_reader, _readers_model):
+        monkeypatch.setattr(module, "mutated_json", lambda content, rng: json.dumps(content).encode())
+        monkeypatch.setattr(module, "mutated_bytes", lambda content, rng: content)
+        if hasattr(module, "mutated_tree"):
+            monkeypatch.setattr(module, "mutated_tree", lambda content, rng: content)
+    for number, reader in enumerate(readers):
+        (tmp_path / str(number)).mkdir()
+        reader.prepare(tmp_path / str(number))(reader.mutate(Random(0)))
 
 
 def test_what_a_reader_does_wrong_is_found_with_its_input(tmp_path, monkeypatch):

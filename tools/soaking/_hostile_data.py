@@ -24,6 +24,9 @@ from lumen.data.keypoints import CocoKeypointsDataset
 from lumen.data.refer_files import read_refer
 from lumen.data.text import QuestionsDataset
 from lumen.inference.labelling.pictures import list_pictures
+from lumen.metrics.coco.ground_truth import read_ground_truth
+from lumen.metrics.pose_ground_truth import read_pose_truth
+from lumen.ops.masks import read_label_map
 from soaking._hostile import CANARY, Hostile
 from soaking._readers_data import IMAGES, KEYPOINTS, LVIS, TEXTS
 
@@ -136,6 +139,8 @@ def image_files() -> list[Hostile]:
     inside = partial(_inside, read_image)
     files += [Hostile(f"image, {name}", build, inside) for name, build in kinds.items()]
     files += [Hostile(f"image, {name}, check-data", build, _problem) for name, build in kinds.items()]
+    maps = {"of 60,000 x 60,000": written("a.png", _png(60_000, 60_000, b"")), "pipe": pipe("a.png")}
+    files += [Hostile(f"label map, {name}", build, read_label_map) for name, build in maps.items()]
     return files + _clip_files()
 
 
@@ -170,15 +175,18 @@ def json_files() -> list[Hostile]:
         "a mask of 46,000 x 46,000": _with_mask({"size": [46_000, 46_000], "counts": [46_000 * 46_000]}),
         "a mask with negative runs": _with_mask({"size": [8, 8], "counts": [-(2**31), 2**31, 64]}),
         "a polygon of a million points": _with_mask([[1.0, 2.0] * 1_000_000]),
+        "a polygon whose edges are 4 10^8 pixels long": _with_mask([[-1e5, -1e5, 1e5, 1e5] * 1000]),
         "a polygon with corners at 1e300": _with_mask([[1e300, -1e300, 1e300, 1e300, -1e300, 0.0]]),
     }
     files = [Hostile(f"COCO, {name}", written("a.json", content), _read_coco) for name, content in contents.items()]
     lvis = {**LVIS, "images": [{**LVIS["images"][0], "height": 46_000, "width": 46_000}]}
     texts = [{**TEXTS["conversations"][0], "conversations": TEXTS["conversations"][0]["conversations"] * 100_000}]
     path_out = {**KEYPOINTS, "images": [{**IMAGES[0], "file_name": "../" * 40 + "etc/passwd"}, IMAGES[1]]}
+    readers = {"COCO": _read_coco, "ground truth": read_ground_truth, "keypoint truth": read_pose_truth}
+    readers["detections"] = _read_detections
     return [
         *files,
-        Hostile("COCO, pipe", pipe("a.json"), _read_coco),
+        *(Hostile(f"{name}, pipe", pipe("a.json"), read) for name, read in readers.items()),
         Hostile("COCO, file that leaves the folder", written("a.json", json.dumps(path_out).encode()), _read_coco),
         Hostile(
             "COCO, check-data, a mask of 46,000 x 46,000",
@@ -226,6 +234,12 @@ def _read_coco(path: Path) -> Any:
 def _read_lvis(path: Path) -> Any:
     dataset = CocoDataset(ann_file=str(path), federated=True, skip_budget=1.0)
     return [dataset.get_data_info(index) for index in range(len(dataset))]
+
+
+def _read_detections(path: Path) -> Any:
+    (path.parent / "whole.json").write_text(json.dumps(KEYPOINTS))
+    files = {"ann_file": str(path.parent / "whole.json"), "detections": str(path)}
+    return len(CocoKeypointsDataset(**files, skip_budget=1.0, test_mode=True))
 
 
 def _read_texts(path: Path) -> Any:

@@ -54,6 +54,9 @@ def checkpoint_files() -> list[Hostile]:
     for _ in range(300):
         deep = {"a": deep}
     wide = torch.zeros(1).expand(2**40)
+    doubled: list[Any] = [1]
+    for _ in range(40):
+        doubled = [doubled, doubled]
     config = {"config": "__import__('os').system('touch canary')"}
     builds = {
         "calls os.system": runs(__import__("os").system, is_zip=True),
@@ -63,6 +66,8 @@ def checkpoint_files() -> list[Hostile]:
         "a config that is code": whole({"state_dict": {}, "meta": config}),
         "a tensor of 2^40 numbers over one": whole({"state_dict": {"a": wide}, "meta": {}}),
         "dicts in dicts, 300 deep": whole({"state_dict": {}, "meta": deep}),
+        "a list that doubles 40 times": whole({"state_dict": {}, "meta": {"a": doubled}}),
+        "a sparse tensor": whole({"state_dict": {"a": torch.eye(3).to_sparse()}, "meta": {}}),
         "1 GB of zeros, compressed": made("a.pth", lambda: _zip({"a/data.pkl": bytes(2**30)}, zipfile.ZIP_DEFLATED)),
         "100,000 parts": made("a.pth", lambda: _zip({f"a/data/{n}": b"" for n in range(100_000)})),
         "a part outside": written("a.pth", _zip({"../../a/data.pkl": pickle.dumps({})})),

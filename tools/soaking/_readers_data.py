@@ -35,7 +35,7 @@ KEYPOINTS = {
         {"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "keypoints": [2, 2, 2, 3, 3, 1], "iscrowd": 0,
          "num_keypoints": 2, "area": 16, "segmentation": [[1, 1, 5, 1, 5, 5]]},
         {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1, 1, 4, 4], "keypoints": [2, 2, 2, 3, 3, 0],
-         "segmentation": {"size": [8, 8], "counts": "84l1"}},
+         "segmentation": {"size": [8, 8], "counts": [9, 4, 4, 4, 43]}},
     ],
 }  # fmt: skip
 LVIS = {

@@ -12,6 +12,7 @@ from pycocotools import mask as codec
 from lumen.errors import DataError
 from lumen.metrics.coco.matching import Objects
 from lumen.ops.masks import segmentation_to_rle
+from lumen.paths import open_file
 from lumen.structures import LVIS_ABSENT, LVIS_INCOMPLETE
 
 GroundTruth = dict[str, list[dict]]
@@ -36,7 +37,7 @@ def read_ground_truth(
         DataError: The file cannot be read, or an entry lacks something.
     """
     try:
-        with open(ann_file, encoding="utf-8") as file:
+        with open_file(ann_file) as file:
             content = json.load(file)
         images = [{"id": image["id"], **(_size(image) if with_masks else {})} for image in content["images"]]
         categories = [{"id": category["id"], "name": category["name"]} for category in content["categories"]]
