@@ -17,12 +17,12 @@ class FinePath(nn.Module):
         num_levels: How many of them are added, the coarsest first.
 
     Raises:
-        ConfigError: There are fewer.
+        ConfigError: There are fewer, or the number is negative.
     """
 
     def __init__(self, channels: int, laterals: Sequence[int], num_levels: int) -> None:
         super().__init__()
-        if num_levels > len(laterals):
+        if not 0 <= num_levels <= len(laterals):
             raise ConfigError(f"fine_levels={num_levels}, but the LMM has {len(laterals)} finer maps")
         lateral_channels = list(reversed(laterals))[:num_levels]
         self.num_levels = num_levels

@@ -146,19 +146,26 @@ def _check_categories(categories: list, ann_file: str | os.PathLike[str]) -> dic
         if problem is not None:
             raise DataError(f"{ann_file}: {problem}, got {ascii(category)[:200]}")
         name_of_id[category["id"]] = category["name"]
-        names.add(category["name"])
+        names.add(category["name"].strip())
     if not name_of_id:
         raise DataError(f"{ann_file}: 'categories' is empty")
     return name_of_id
 
 
 def category_problem(category: Any, ids: Collection[int], names: Collection[str]) -> str | None:
-    """Return what is wrong with a category entry, given ids and names of those before it; None if nothing is."""
+    """Return what is wrong with a category entry; None if nothing is.
+
+    Args:
+        category: The entry.
+        ids: Ids of the entries before it.
+        names: Their names without white space around them: two classes that are asked in the same words would be
+            present and absent at once.
+    """
     cat_id = category.get("id") if isinstance(category, dict) else None
     name = category.get("name") if isinstance(category, dict) else None
     if not is_id(cat_id) or not is_printable(name) or len(name) > MAX_NAME_LENGTH:
         return f"a category needs an integer id and a name of 1 to {MAX_NAME_LENGTH} printable characters"
-    if cat_id in ids or name in names:
+    if cat_id in ids or name.strip() in names:
         return "a category id or name occurs twice; merge or rename them"
     return None
 

@@ -1,6 +1,7 @@
 """Check a whole COCO-format data set and list all problems, in one pass."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from lumen.structures import LVIS_ABSENT
 
 Report = dict[str, list[Any]]
 _NUM_NAMES = 10
+_BRACKETED = re.compile(r"<[^<>\s]+>")
 Progress = Callable[[Sequence[dict]], Iterable[dict]]
 UNREADABLE = "image file cannot be read"
 CUT = "image file lacks its end; what is missing is read as grey"
@@ -76,12 +78,17 @@ def _check_categories(entries: list, report: defaultdict[str, list[Any]]) -> lis
             report[problem].append(position)
             continue
         ids.add(entry["id"])
-        names.add(entry["name"])
+        names.add(entry["name"].strip())
         usable.append(entry)
         try:
             check_phrase(entry["name"], special_tokens)
         except PromptError:
             report["name of a category cannot be asked for: it is empty or holds a special token"].append(entry["id"])
+        # Which tokens an LMM has is not known here; all of them write at least some in angle brackets.
+        if _BRACKETED.search(entry["name"]):
+            report["name of a category holds a word in angle brackets, a special token of many LMMs"].append(
+                entry["id"]
+            )
     return usable
 
 

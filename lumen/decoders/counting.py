@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lumen.decoders.base import Decoder, fill_unanswered
-from lumen.decoders.peaks import pick_peaks
+from lumen.decoders.peaks import pick_peaks, require_bounds
 from lumen.errors import ConfigError
 from lumen.registry import DECODERS
 from lumen.structures import (
@@ -41,7 +41,7 @@ class CountingDecoder(Decoder):
         max_count: Largest count, in ``peaks``.
 
     Raises:
-        ConfigError: If the mode is unknown, or the distance is below 1.
+        ConfigError: If the mode is unknown, or a bound is not accepted.
 
     Source:
         Jiao et al., "Lumen" (2024), section 4.4, for the peaks; the sum of a density after Lempitsky and Zisserman,
@@ -68,8 +68,7 @@ class CountingDecoder(Decoder):
         super().__init__(channels)
         if mode not in _MODES:
             raise ConfigError(f"mode must be one of {_MODES}, got {mode!r}")
-        if min_distance < 1:
-            raise ConfigError(f"min_distance must be at least 1 cell, got {min_distance}")
+        require_bounds({"min_distance": min_distance, "max_count": max_count}, {"min_score": min_score})
         self.min_score = min_score
         self.min_distance = min_distance
         self.max_count = max_count

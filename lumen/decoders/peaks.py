@@ -1,7 +1,9 @@
 """What box decoders share: peaks with scores, and the choice of the best boxes of an image or of a phrase."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +41,10 @@ class BoxLimits:
     iou_threshold: float = 0.6
     max_per_image: int = 100
 
+    def __post_init__(self) -> None:
+        counts = {"num_peaks": self.num_peaks, "max_per_image": self.max_per_image}
+        require_bounds(counts, {"min_score": self.min_score, "iou_threshold": self.iou_threshold})
+
 
 @dataclass(frozen=True, slots=True)
 class SentenceLimits:
@@ -59,15 +65,34 @@ class SentenceLimits:
     iou_threshold: float = 0.6
     with_presence: bool = True
 
+    def __post_init__(self) -> None:
+        bounds = {"min_score": self.min_score, "iou_threshold": self.iou_threshold}
+        require_bounds({"num_boxes": self.num_boxes}, bounds)
+
+
+def require_bounds(counts: Mapping[str, Any], reals: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless counts are whole and at least 1, and reals finite and at least 0.
+
+    With NaN in place of a score a decoder would find nothing, without an error.
+    """
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+    for name, value in reals.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ConfigError(f"{name} must be a finite number of at least 0, got {value!r}")
+
 
 def read_limits(kind: type[_Limits], given: Mapping[str, Any] | _Limits | None) -> _Limits:
     """Return the limits that a config gives as a dict; defaults for the keys that it leaves out.
 
     Raises:
-        ConfigError: The dict has an unknown key.
+        ConfigError: It is not a dict, or has an unknown key or a value that is not accepted.
     """
     if isinstance(given, kind):
         return given
+    if not isinstance(given, Mapping | NoneType):
+        raise ConfigError(f"limits must be a dict of bounds, got {given!r}")
     known = [field.name for field in fields(kind)]
     unknown = sorted(set(given or {}) - set(known))
     if unknown:

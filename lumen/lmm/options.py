@@ -194,8 +194,9 @@ class GenerationOptions:
     max_joined: int = 100
 
     def __post_init__(self) -> None:
-        if self.max_joined < 1:
-            raise ConfigError(f"generation.max_joined must be at least 1, got {self.max_joined}")
+        for name, value in {"max_joined": self.max_joined, "max_new_tokens": self.max_new_tokens}.items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"generation.{name} must be a whole number of at least 1, got {value!r}")
         check_choice("generation.answer_mode", self.answer_mode, ("forced", "generated"))
 
     def dialect_of(self, config: PretrainedConfig) -> Dialect | None:

@@ -49,6 +49,17 @@ def test_a_sound_set_has_an_empty_report(check):
     assert check(annotations=[row(2, **POINTS, **mask), row(3, segmentation=[], iscrowd=1)]) == {}
 
 
+def test_names_that_cannot_be_asked_for_are_found(check):
+    names = ["[LOC]", "<image>", "<|im_end|> a", " cat ", "a < b > c"]
+    report = check(categories=[{"id": 2 + place, "name": name} for place, name in enumerate(names)])
+    assert report.pop("class without any usable annotation") == ["[LOC]", "<image>", "<|im_end|> a", "a < b > c"]
+    assert report == {
+        "name of a category cannot be asked for: it is empty or holds a special token": [2],
+        "name of a category holds a word in angle brackets, a special token of many LMMs": [3, 4],
+        "a category id or name occurs twice; merge or rename them": [4],
+    }
+
+
 def test_everything_is_found_in_one_pass(check, tmp_path):
     (tmp_path / "img" / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "img" / "small.png")

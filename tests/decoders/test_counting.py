@@ -45,7 +45,7 @@ def test_peaks_near_a_higher_one_are_of_the_same_object():
     shared = heat(make_shared([0, 0], [0, 1]), PEAKS)  # (2, 2) lies two cells from (0, 0)
     (answer,) = CountingDecoder(32, min_score=0.3, min_distance=2).predict(shared, [crowd()])
     assert answer.counts.tolist() == [1, 1]
-    with pytest.raises(ConfigError, match="min_distance must be at least 1"):
+    with pytest.raises(ConfigError, match="min_distance must be a whole number of at least 1"):
         CountingDecoder(32, min_distance=0)
 
 

@@ -41,3 +41,13 @@ def test_limits_of_a_config_are_checked():
     assert peaks.read_limits(peaks.BoxLimits, None) == peaks.BoxLimits()
     with pytest.raises(ConfigError, match=r"limits takes no \['num_boxes'\]; known are \['num_peaks'"):
         peaks.read_limits(peaks.BoxLimits, {"num_boxes": 3})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"num_peaks": 0}, {"max_per_image": -1}, {"min_score": float("nan")}, {"iou_threshold": -0.5}, {"best": 1}],
+)
+def test_limits_that_would_find_nothing_are_refused(limits):
+    with pytest.raises(ConfigError, match=r"must be a|limits takes no"):
+        peaks.read_limits(peaks.BoxLimits, limits)
+    assert peaks.read_limits(peaks.BoxLimits, {"min_score": 0.0, "num_peaks": 1}).num_peaks == 1

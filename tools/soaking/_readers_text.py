@@ -100,7 +100,9 @@ def _read_template(tree: Any) -> Any:
 def _request_readers() -> list[Reader]:
     limits = Limits()
     folder = Path(mkdtemp())
-    (folder / "a.png").touch()
+    (folder / "b").mkdir()
+    for name in ("a.png", "b/c.png"):
+        (folder / name).touch()
     sources = ["/data/local-files/?d=a.png", "http://host/data/local-files/?d=b%2Fc.png"]
     coded = ["data:image/png;base64," + base64.b64encode(bytes(range(40))).decode(), "aGVsbG8="]
 
