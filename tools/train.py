@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from lumen.engine.ending import ending_on_sigterm  # noqa: E402
 from lumen.engine.tool import add_common_options, load_tool_config, run_tool  # noqa: E402
 
 EXAMPLES = """examples:
@@ -47,4 +48,5 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main, parse_options())
+    with ending_on_sigterm():
+        run_tool(main, parse_options())

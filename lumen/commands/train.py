@@ -109,9 +109,12 @@ def train(
 
 def _run(folder: Path, *, resume: bool) -> None:
     """Train in a work folder and print the figures of the validation."""
-    from lumen.tuning.start import config_to_resume, train
+    from lumen.engine.ending import ending_on_sigterm
 
-    headline, figures = train(config_to_resume(folder), resume=resume)
+    with ending_on_sigterm():
+        from lumen.tuning.start import config_to_resume, train
+
+        headline, figures = train(config_to_resume(folder), resume=resume)
     others = [f"{name} {value:.3f}" for name, value in figures.items() if name != headline and value >= 0]
     print(f"validation: {', '.join(others)}")
     print(f"{'AP' if 'AP' in headline else headline} {figures[headline]:.3f}  ({headline}, validation)")

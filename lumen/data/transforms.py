@@ -264,6 +264,8 @@ class AskClasses:
     ) -> None:
         if num_prompts is not None and num_prompts < 1:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
+        if type(num_negatives) is not int or num_negatives < 0:
+            raise ConfigError(f"num_negatives must be a whole number that is not negative, got {num_negatives!r}")
         self.num_prompts = num_prompts
         self.task = task
         self.wording = dict(wording or {})

@@ -1,6 +1,7 @@
 """Names of everyday things: to teach that one class does not answer to every name, and to test it with other names."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from lumen.errors import ConfigError
@@ -28,6 +29,8 @@ VOCABULARIES = {"everyday": tuple(_TAUGHT.split())}
 FOREIGN_NAMES = tuple(_FOREIGN.split())
 """A hundred names to test with; none is in a vocabulary, so that a test asks for what was not taught."""
 
+_PLURALS = (("s$", ""), ("es$", ""), ("ies$", "y"))
+
 
 def read_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return names that are given in a list, or the vocabulary of a name; none for None.
@@ -42,15 +45,22 @@ def read_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     names = tuple(names or ())
     if not all(isinstance(name, str) and name.strip() for name in names):
         raise ConfigError(f"names must be texts that are not empty, got {names!r}")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def without_words_of(names: Sequence[str], phrases: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that share no word with any of the phrases: "dog" may well be there where "guide dog" is."""
-    # Words, not whole names: the class `guide dog` leaves out the negative `dog`.
+    """Return the names that share no word with any of the phrases: "dog" may well be there where "guide dog" is.
+
+    Upper case, underscores, spaces and the plural with s make no other word.
+    """
     known = {word for phrase in phrases for word in _words(phrase)}
     return tuple(name for name in names if not known & _words(name))
 
 
 def _words(phrase: str) -> set[str]:
-    return set(re.findall(r"\w+", phrase.casefold()))
+    """Return the words of a phrase and, as one more, the whole without spaces; each also without the s of a plural."""
+    text = unicodedata.normalize("NFKC", phrase).casefold()
+    words = re.findall(r"[^\W_]+", text)
+    words.append("".join(words) or text.strip())  # a phrase may be a sign alone
+    singular = (re.sub(ending, other, word) for word in words for ending, other in _PLURALS)
+    return {word for word in (*words, *singular) if word}

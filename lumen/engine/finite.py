@@ -1,10 +1,9 @@
 """Numbers that must stay finite: what a step reads and writes, checked at once, and buffers that can be put back."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from lumen.ops.finite import is_finite, local_part
 
 
 class StepGuard:
@@ -27,7 +26,7 @@ class StepGuard:
     def keep(self, model: nn.Module) -> None:
         """Copy the buffers of the model."""
         if self._buffers is None:
-            self._buffers = [_local(buffer) for buffer in model.buffers() if buffer.numel()]
+            self._buffers = [local_part(buffer) for buffer in model.buffers() if buffer.numel()]
             self._kept = [buffer.clone() for buffer in self._buffers]
             # A mask may hold infinities on purpose: only what was finite must stay so.
             self._watched = [buffer for buffer in self._buffers if is_finite([buffer])]
@@ -49,23 +48,3 @@ class StepGuard:
         weights = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         state = [value for entry in self._optimizer.state.values() for value in entry.values()]
         return is_finite([*weights, *(value for value in state if isinstance(value, Tensor))])
-
-
-@torch.no_grad()
-def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether all floating-point tensors are finite; of a sharded one, the shard of this rank."""
-    local = [_local(tensor) for tensor in tensors]
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in local:
-        if tensor.is_floating_point() and tensor.numel():
-            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
-    for group in groups.values():
-        # Norms of all tensors take few calls; large values may overflow, so those are looked at again.
-        norms = torch.stack(torch._foreach_norm(group))
-        if not norms.isfinite().all() and not all(bool(tensor.isfinite().all()) for tensor in group):
-            return False
-    return True
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lumen.engine.ddp import unwrapped
+from lumen.engine.ending import EXIT_AGAIN
 from lumen.engine.evaluation_meter import EvaluationMeter
 from lumen.engine.foreign import ForeignNames
 from lumen.engine.optim import autocast, check_dtype
 from lumen.engine.reproducible import kept_rng, set_rng_state
-from lumen.engine.stopping import EXIT_AGAIN, StopRequested
+from lumen.engine.stopping import StopRequested
 from lumen.engine.work_folder import note_evaluation, was_evaluated
 from lumen.errors import CheckpointError, ConfigError
 from lumen.model import Lumen

@@ -35,6 +35,7 @@ from lumen.lmm.tokens.limits import text_limits
 from lumen.model import Lumen
 from lumen.paths import find_path
 from lumen.registry import MODEL_WRAPPERS, RUNNERS
+from lumen.serialization.atomic import write_text
 from lumen.serialization.checkpoint import (
     absent_names,
     describe,
@@ -82,10 +83,17 @@ class LumenRunner(Runner):
 
         Raises:
             ConfigError: Another training writes into the work folder.
-            SystemExit: With ``lumen.engine.stopping.EXIT_AGAIN``, after a SIGTERM and a save.
+            SystemExit: With ``lumen.engine.ending.EXIT_AGAIN``, after a SIGTERM and a save.
         """
         with held(Path(self.work_dir)) if is_main_process() else nullcontext():
+            if is_main_process():
+                self._write_config()
             return super().train()
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether the run continues one, or would if that had saved something."""
+        return bool(self._resume) or self.iter > 0
 
     @property
     def iter(self) -> int:
@@ -98,12 +106,15 @@ class LumenRunner(Runner):
         return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
 
     def dump_config(self) -> None:
+        """Do nothing: MMEngine calls this before it is known whether another training holds the work folder."""
+
+    def _write_config(self) -> None:
         """Write the config into the work folder; one that was read from there stays as it was written."""
-        source = self.cfg.filename
-        if source is None or Path(source).resolve().parent != Path(self.work_dir).resolve():
-            return super().dump_config()
+        source, folder = Path(self.cfg.filename or f"{self.timestamp}.py"), Path(self.work_dir)
         # With all that it inherits, and with the overrides of the command line; the newest one of a folder is used.
-        self.cfg.dump(Path(self.work_dir) / f"{Path(source).stem.removesuffix(_WHOLE)}{_WHOLE}.py")
+        is_there = source.resolve().parent == folder.resolve()
+        name = f"{source.stem.removesuffix(_WHOLE)}{_WHOLE}.py" if is_there else source.name
+        write_text(folder / name, self.cfg.pretty_text)
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Set the number of threads, join the other ranks, then set what MMEngine sets."""

@@ -1,6 +1,5 @@
 """Ending a training from outside: SIGTERM saves and exits so that a scheduler starts it again."""
 
-import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -9,9 +8,6 @@ from typing import Any
 import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import all_reduce, get_world_size
-
-EXIT_AGAIN = os.EX_TEMPFAIL
-"""75, "temporary failure; try again later" of sysexits.h. 128 + 15 would not tell a saved run from a killed one."""
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error

@@ -30,7 +30,13 @@ from lumen.model import Lumen
 from lumen.paths import CHECKOUT, find_path
 from lumen.prompts import TaskWording
 from lumen.registry import DECODERS, MODELS
-from lumen.serialization.checkpoint import absent_names, load_checkpoint, load_trained_state, trained_state
+from lumen.serialization.checkpoint import (
+    absent_names,
+    load_checkpoint,
+    load_trained_state,
+    refuse_not_finite,
+    trained_state,
+)
 from lumen.serialization.config_json import class_of, config_from_json, config_to_json, dotted_name, known_types
 from lumen.serialization.fingerprint import digest_tensors, require_equal
 
@@ -322,6 +328,7 @@ def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | st
         raise CheckpointError(
             f"the weights in {folder} do not fit {type(decoder).__name__} of this version: {different[:3]} differ"
         )
+    refuse_not_finite(state, expected)
     decoder.load_state_dict(state)
 
 

@@ -164,7 +164,8 @@ def _files_of_run(folder: Path) -> ModelFiles:
     from lumen.serialization.checkpoint import find_checkpoint
 
     best = folder / _BEST
-    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
+    # A killed process leaves a hidden one that may be half of a config.
+    configs = sorted(folder.glob("[!.]*.py"), key=lambda path: path.stat().st_mtime_ns)
     if not configs:
         raise CheckpointError(f"{folder} holds no config; give the work folder of a training run, or --config")
     found = best if best.is_file() else find_checkpoint(folder)

@@ -15,11 +15,23 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.options import BaseOptions
 from lumen.lmm.packing.plain_attention import PLAIN
+from lumen.ops.finite import names_not_finite
 
 KNOWN_ATTENTION = ("eager", PLAIN, "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 MAX_LAYERS = 10_000
 MAX_NUMBERS_PER_BYTE = 16  # half a bit each: no quantization is as narrow
+_SEARCHES = (
+    "num_beams",
+    "num_beam_groups",
+    "num_return_sequences",
+    "diversity_penalty",
+    "constraints",
+    "force_words_ids",
+    "penalty_alpha",
+    "dola_layers",
+    "prompt_lookup_num_tokens",
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -140,7 +152,8 @@ def load_model(path: str, config: PretrainedConfig, options: BaseOptions) -> Pre
     Raises:
         ConfigError: If a library that the weights need is missing, they cannot be quantized as asked, or the dtype
             does not suit the attention.
-        CheckpointError: If weights are missing, left over, or of another shape, or far fewer than the model has.
+        CheckpointError: If weights are missing, left over, of another shape or not finite, or far fewer than the model
+            has.
     """
     if options.device_map is not None:
         require("accelerate", "device_map")
@@ -165,6 +178,8 @@ def load_model(path: str, config: PretrainedConfig, options: BaseOptions) -> Pre
             raise
         raise ConfigError(f"the weights of {path!r} are quantized by {method!r}: {first_line(error)}") from error
     _check_weights(path, report, options.unused_weights)
+    _check_finite(path, model)
+    _search_greedily(model)
     _check_flash(model)
     return model
 
@@ -209,6 +224,25 @@ def _check_weights(path: str, report: Mapping[str, Any], unused_weights: Sequenc
             f"the weights of {path!r} are not those of its config.json: {'; '.join(found)}. Fetch the repository "
             "again; name weights that are left over on purpose in unused_weights"
         )
+
+
+def _check_finite(path: str, model: PreTrainedModel) -> None:
+    broken = names_not_finite(dict(model.named_parameters()))
+    if broken:
+        raise CheckpointError(
+            f"{len(broken)} weights of {path!r} hold numbers that are not finite, such as {broken[:3]}: fetch the "
+            "repository again"
+        )
+
+
+def _search_greedily(model: PreTrainedModel) -> None:
+    """Take out of the model's ``generation_config`` what chooses another search: it would win over a greedy one.
+
+    Some searches are code in other repositories, which transformers would fetch.
+    """
+    for name in _SEARCHES:
+        if getattr(model.generation_config, name, None) is not None:
+            setattr(model.generation_config, name, None)
 
 
 def _check_flash(model: PreTrainedModel) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lumen.errors import CheckpointError, named_faults
+from lumen.ops.finite import is_finite, names_not_finite
 from lumen.paths import find_path
 from lumen.serialization.atomic import atomic_file, write_text
 from lumen.serialization.sharding import shard_like
@@ -292,12 +293,8 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         for name, tensor in chosen.items()
         if _kind(tensor) != _kind(current[name])
     ]
-    # With such a weight a model finds nothing, without an error.
-    broken = [
-        name
-        for name, tensor in chosen.items()
-        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all())
-    ]
+    # With such a weight a model finds nothing, without an error. A mask is not finite in the model as built either.
+    broken = [name for name in names_not_finite(chosen) if is_finite([current[name]])]
     # 4. Report all differences at once, before any weight changes.
     found = {"missing": missing, "unexpected": unexpected, "other shape": shapes, "other numbers": kinds}
     complaints = [f"{title}: {_few(names)}" for title, names in (found | {"not finite": broken}).items() if names]
@@ -305,6 +302,23 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
     model.load_state_dict({name: shard_like(tensor, current[name]) for name, tensor in chosen.items()}, strict=False)
     return set(chosen)
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite: a model with them finds nothing, and without an error.
+
+    Args:
+        state: The weights.
+        current: Those of the model; what is not finite there, such as a mask, need not be in ``state``.
+
+    Raises:
+        CheckpointError: It names a few.
+    """
+    broken = [name for name in names_not_finite(state) if is_finite([current[name]])]
+    if broken:
+        raise CheckpointError(
+            f"the weights hold numbers that are not finite: {_few(broken)}. Take an older checkpoint, or another copy"
+        )
 
 
 def describe(model: nn.Module) -> dict[str, str]:

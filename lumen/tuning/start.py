@@ -15,6 +15,7 @@ import torch
 
 from lumen.data.check import Progress
 from lumen.engine.cost import GPUS, Plan, make_plan
+from lumen.engine.work_folder import held
 from lumen.errors import ConfigError
 from lumen.lmm.meta import KNOWN
 from lumen.lmm.repository import read_config as read_lmm_config
@@ -111,7 +112,21 @@ def _write(
     minutes: float | int | None,
     say: Callable[[str], None],
 ) -> Path:
-    """Write new label files and the config, with as many steps as fit, and tell the plan."""
+    """Write new label files and the config, with as many steps as fit, and tell the plan.
+
+    Raises:
+        ConfigError: A training writes into the folder: it would lose its config and its labels.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        path = _write_files(base, splits, found, wishes, folder, minutes)
+    say(plan_text(_plan(load(path), lmm_config)))
+    return path
+
+
+def _write_files(
+    base: Base, splits: Splits, found: Survey, wishes: Wishes, folder: Path, minutes: float | int | None
+) -> Path:
     for split in (splits.train, splits.val, splits.test):
         if split is not None:
             split.write()
@@ -119,7 +134,6 @@ def _write(
     if minutes is not None:
         wishes = replace(wishes, iters=steps_within(load(path), minutes))
         path = write_config(config_text(base, splits, found, wishes, folder), base, folder)
-    say(plan_text(_plan(load(path), lmm_config)))
     return path
 
 

@@ -23,3 +23,21 @@ def test_other_names_are_an_error(names):
 
 def test_a_name_that_shares_a_word_with_a_class_is_left_out():
     assert without_words_of(("dog", "Guide", "bulldog", "cat"), ["a guide dog"]) == ("bulldog", "cat")
+
+
+def test_a_class_by_another_spelling_is_no_negative():
+    pairs = [
+        ("hot dog", "hot_dog"),
+        ("Hot-Dog", "hotdog"),
+        ("dogs", "dog"),
+        ("box", "boxes"),
+        ("berry", "berries"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\u2605", "\u2605"),
+    ]
+    assert [name for name, phrase in pairs if without_words_of([name], [phrase])] == []
+    assert without_words_of(["dog", "cart"], ["doghouse", "car"]) == ("dog", "cart")
+
+
+def test_a_name_is_read_once():
+    assert read_names(["cup", "boat", "cup"]) == ("cup", "boat")

@@ -11,8 +11,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MessageHub
 from toy import ToyData, ToyMetric, ToyModel, make_runner
 
+from lumen.engine.ending import EXIT_AGAIN
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
-from lumen.engine.stopping import EXIT_AGAIN
 from lumen.engine.work_folder import LOCK, held
 from lumen.errors import CheckpointError, ConfigError
 from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -103,11 +103,11 @@ class ScriptedMetric(ToyMetric):
         return {"score": {2: 0.5, 4: 0.9, 6: 0.6, 8: 0.7}[iters]}
 
 
-def make_scripted(folder, **changes):
-    hook = {"type": SafeCheckpointHook, "interval": 3, "save_best": "toy/score"}
+def make_scripted(folder, *, interval=3, max_iters=8, **changes):
+    hook = {"type": SafeCheckpointHook, "interval": interval, "save_best": "toy/score"}
     return make_runner(
         folder,
-        max_iters=8,
+        max_iters=max_iters,
         val=True,
         default_hooks={"checkpoint": hook},
         val_evaluator=[{"type": ScriptedMetric}],
@@ -127,6 +127,42 @@ def test_a_kill_between_an_evaluation_and_the_next_save_keeps_the_best_checkpoin
     make_scripted(tmp_path, resume=True).train()
     best = load_checkpoint(tmp_path / "best.pth")["meta"]
     assert (best["iter"], best["metrics"]["toy/score"]) == (4, 0.9)
+
+
+def test_a_run_that_starts_anew_keeps_the_best_checkpoint_of_the_one_that_was_killed_before_its_first_save(tmp_path):
+    class Killed(Hook):
+        """Kills amid an iteration."""
+
+        def __init__(self, iteration):
+            self.iteration = iteration
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            """Kill."""
+            if batch_idx == self.iteration:
+                raise KeyboardInterrupt
+
+    # Killed after .9, without any numbered checkpoint; then after .5.
+    for iteration in (5, 3):
+        with pytest.raises(KeyboardInterrupt):
+            hooks = [Killed(iteration)]
+            make_scripted(tmp_path, interval=100, resume=True, custom_hooks=hooks).train()
+    best = load_checkpoint(tmp_path / "best.pth")["meta"]
+    assert (best["iter"], best["metrics"]["toy/score"]) == (4, 0.9)
+    # A run that resumes nothing is another one.
+    make_scripted(tmp_path, interval=100, max_iters=2).train()
+    assert load_checkpoint(tmp_path / "best.pth")["meta"]["metrics"]["toy/score"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["head.weight", "norm.running_mean"])
+def test_a_checkpoint_with_numbers_that_are_not_finite_is_not_resumed(name, tmp_path):
+    averaged = {"custom_hooks": [{"type": EmaHook}]}
+    make_runner(tmp_path, max_iters=2, **averaged).train()
+    whole = load_checkpoint(tmp_path / "iter_2.pth")
+    for state in ("state_dict", "raw_state_dict"):  # the average alone, or the weights of training
+        broken = {**whole, state: {**whole[state], name: torch.full_like(whole[state][name], float("nan"))}}
+        save_checkpoint(tmp_path / "iter_2.pth", broken)
+        with pytest.raises(CheckpointError, match=f"not finite: {name}"):
+            make_runner(tmp_path, resume=True, **averaged).train()
 
 
 def test_an_evaluation_that_was_killed_is_repeated_and_a_finished_one_is_not(tmp_path, monkeypatch):
@@ -181,6 +217,16 @@ def test_sigterm_in_an_evaluation_saves_the_weights_of_training(tmp_path, monkey
     assert _equal(_weights(whole), _weights(resumed))
 
 
+def test_sigterm_before_and_behind_a_training_gives_the_same_exit_code():
+    start = (
+        "import sys, os, atexit, time; from lumen.engine.ending import ending_on_sigterm\n"
+        "atexit.register(lambda: os.kill(os.getpid(), 15))\n"
+        "with ending_on_sigterm(): "
+    )
+    for block, code in (("os.kill(os.getpid(), 15)", EXIT_AGAIN), ("sys.exit(2)", 2), ("pass", -signal.SIGTERM)):
+        assert subprocess.run([sys.executable, "-c", start + block]).returncode == code
+
+
 def test_two_trainings_do_not_share_a_work_folder(tmp_path):
     code = (
         "import sys, pathlib; from lumen.engine.work_folder import held\n"
@@ -191,6 +237,7 @@ def test_two_trainings_do_not_share_a_work_folder(tmp_path):
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match=f"writes into .*: process {other.pid} on {socket.gethostname()}"):
             make_runner(tmp_path).train()
+        assert not list(tmp_path.glob("*.py")), "the config of the other training would be replaced"
         other.kill()
     assert str(other.pid) in (tmp_path / LOCK).read_text(), "the killed process left its number"
     with held(tmp_path):

@@ -75,6 +75,22 @@ def test_a_weight_of_another_shape_is_an_error(folder):
         load(folder)
 
 
+def test_weights_that_are_not_finite_are_an_error(folder):
+    change_weights(folder, lambda weights: weights[llm_names(weights)[0]].fill_(float("nan")))
+    with pytest.raises(CheckpointError, match=r"1 weights of .* not finite, such as .*proj\.weight"):
+        load(folder)
+
+
+def test_answers_are_searched_greedily_whatever_a_repository_asks_for(folder):
+    path = folder / "generation_config.json"
+    fields = json.loads(path.read_text()) if path.exists() else {}
+    # transformers has this search as code in a repository, which it would fetch.
+    fields |= {"penalty_alpha": 0.6, "top_k": 4, "num_beams": 3, "eos_token_id": 7}
+    path.write_text(json.dumps(fields))
+    found = load(folder).generation_config
+    assert (found.get_generation_mode(), found.num_beams, found.eos_token_id) == ("greedy_search", None, 7)
+
+
 def test_tied_weights_are_not_missing(folder):
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["tie_word_embeddings"] = True

@@ -151,6 +151,18 @@ def test_only_what_was_trained_is_kept_and_the_rest_stays_the_base():
     assert torch.equal(target["base"].weight, base)
 
 
+def test_numbers_that_are_not_finite_are_refused_unless_the_model_itself_has_them():
+    checkpoint = _checkpoint(_model())
+    checkpoint["state_dict"]["mask"] = torch.tensor([0.0, -torch.inf])
+    target = _model()
+    target.register_buffer("mask", torch.tensor([-torch.inf, -torch.inf]))
+    load_trained_state(target, checkpoint)
+    checkpoint["state_dict"]["head.bias"] = torch.full_like(checkpoint["state_dict"]["head.bias"], torch.nan)
+    with pytest.raises(CheckpointError, match=r"not finite: head\.bias\."):
+        load_trained_state(target, checkpoint)
+    assert target["head"].bias.isfinite().all()
+
+
 def test_what_an_earlier_stage_trained_is_kept_although_it_is_frozen_now():
     assert "base.bias" in trained_state(_model(), also={"base.bias"})
 

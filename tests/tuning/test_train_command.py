@@ -111,6 +111,23 @@ def test_the_folder_of_another_training_stays_when_one_is_refused(lumen, photos,
     assert other.is_dir() and not (tmp_path / "empty/runs/mine").exists()
 
 
+def test_a_training_keeps_its_config_where_another_is_begun_in_its_folder(lumen, photos, tiny_seeing, tmp_path):
+    (tmp_path / "empty/work").mkdir()
+    (tmp_path / "empty/work/config.py").write_text("# of the training\n")
+    code = (
+        "import sys, pathlib; from lumen.engine.work_folder import held\n"
+        "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, "work"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        status, _, err = lumen("train", "--data", photos, "--lmm", tiny_seeing, "--out", "work", *FEW)
+        other.kill()
+    assert status == 2 and f"another training writes into work: process {other.pid}" in err
+    assert [path.name for path in (tmp_path / "empty/work").glob("*.py")] == ["config.py"]
+    assert (tmp_path / "empty/work/config.py").read_text() == "# of the training\n"
+
+
 @pytest.mark.slow
 def test_fifty_pictures_are_enough_for_an_ap(tmp_path):
     make_shapes(tmp_path / "shapes", 50, 1, workers=1, num_test=1)

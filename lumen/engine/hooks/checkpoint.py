@@ -51,7 +51,8 @@ class SafeCheckpointHook(Hook):
         """Remove what a killed save left behind; a resumed run remembers its best value."""
         if is_main_process():
             remove_leftovers(Path(runner.work_dir))
-        if runner.iter and self._save_best is not None:
+        # Also where a killed run had saved nothing else yet, so that it starts anew.
+        if runner.is_resuming and self._save_best is not None:
             self._best = max(self._best, self._kept_best(runner))
 
     def _kept_best(self, runner: Any) -> float:

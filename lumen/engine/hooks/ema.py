@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lumen.engine.ddp import unwrapped
 from lumen.errors import ConfigError
 from lumen.registry import HOOKS
+from lumen.serialization.checkpoint import refuse_not_finite
 from lumen.serialization.sharding import shard_like
 
 
@@ -79,7 +80,11 @@ class EmaHook(Hook):
         checkpoint["hooks"]["ema"] = {"num_updates": self._num_updates}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Restore the average on a resume; without a stored one it starts from the loaded weights."""
+        """Restore the average on a resume; without a stored one it starts from the loaded weights.
+
+        Raises:
+            CheckpointError: The average is not finite: it would never be so again.
+        """
         if "raw_state_dict" in checkpoint:
             self._num_updates = checkpoint["hooks"]["ema"]["num_updates"]
             averaged = _averaged(runner.model)
@@ -88,6 +93,7 @@ class EmaHook(Hook):
                 name: shard_like(stored[name].to(tensor.device, torch.float32, copy=True), tensor.float())
                 for name, tensor in averaged.items()
             }
+            refuse_not_finite(self._average, averaged)
 
     @torch.no_grad()
     def _put(self, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from lumen.errors import CheckpointError, named_faults
 from lumen.lmm.families import Family
 from lumen.lmm.families.family import sees_no_future
 from lumen.lmm.options import PackingOptions
@@ -198,7 +199,8 @@ def _small_llm(fields: dict, attention: str | None) -> Iterator[PreTrainedModel]
     small |= {"layer_types": (kinds * 2)[: max(2, len(kinds))]} if kinds else {}
     config.text_config = type(config.text_config).from_dict({**text, **small})
     # The class of the LLM alone is asked for; no weight takes memory.
-    with torch.device("meta"):
+    fault = f"the model of {config.name_or_path!r} cannot be built"
+    with named_faults(fault, CheckpointError, remedy="install what it needs, or name another"), torch.device("meta"):
         kind = type(AutoModelForImageTextToText.from_config(config, trust_remote_code=False).get_decoder())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
