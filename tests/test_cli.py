@@ -69,7 +69,8 @@ def test_the_newest_exported_folder_is_taken_and_no_config_is_run(folder):
     with pytest.raises(CheckpointError, match=r"no exported model \(model.json\) in work_dirs"):
         find_model(None, None, None)
     old, new = folder / "work_dirs" / "z_old", folder / "work_dirs" / "run" / "exported"
-    for place in (old, new):
+    half = folder / "work_dirs" / ".tmp-new"  # of an export that was killed
+    for place in (old, new, half):
         place.mkdir(parents=True)
         (place / "model.json").write_text("{}")
     os.utime(old / "model.json", (1, 1))
@@ -83,6 +84,12 @@ def test_the_newest_exported_folder_is_taken_and_no_config_is_run(folder):
 def test_the_best_checkpoint_of_a_run_is_taken(folder):
     run = _make_run(folder / "run", best=True)
     assert find_model(run, None, None).checkpoint == run / "best.pth"
+
+
+def test_a_config_that_a_killed_process_left_is_not_taken(folder):
+    run = _make_run(folder / "run")
+    (run / ".tmp-config.py").write_text("half = ")
+    assert find_model(run, None, None).config == run / "config.py"
 
 
 def test_config_and_checkpoint_are_taken_as_given():

@@ -17,7 +17,8 @@ EXAMPLES = """examples:
   python tools/train.py configs/detection/detection_nano_shapes.py --cfg-options optim_wrapper.optimizer.lr=1e-4
   torchrun --nproc-per-node 8 tools/train.py configs/detection/detection_nano_shapes.py --launcher pytorch --amp
 
-On SIGTERM the run is saved after the iteration and exits with code 75; start it again with --resume.
+On SIGTERM the run is saved after the iteration and exits with code 75; start it again with --resume. torchrun itself
+exits with 1 then; it passes the signal on to the ranks, which save.
 """
 
 

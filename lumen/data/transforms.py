@@ -266,8 +266,7 @@ class AskClasses:
             raise ConfigError(f"num_prompts must be None or at least 1, got {num_prompts}")
         if type(num_negatives) is not int or num_negatives < 0:
             raise ConfigError(f"num_negatives must be a whole number that is not negative, got {num_negatives!r}")
-        self.num_prompts = num_prompts
-        self.task = task
+        self.num_prompts, self.task = num_prompts, task
         self.wording = dict(wording or {})
         for name, phrases in self.wording.items():
             if isinstance(phrases, str) or not phrases or not all(isinstance(p, str) and p.strip() for p in phrases):

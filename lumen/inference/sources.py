@@ -151,7 +151,9 @@ def open_model(source: Source, device: str | None, dtype: str | None = None) -> 
 def _newest_exported() -> Path:
     from lumen.paths import find_path
 
-    found = list(Path(find_path("work_dirs")).rglob(_EXPORTED))
+    place = Path(find_path("work_dirs"))
+    # Hidden folders are what killed processes left: they may be incomplete.
+    found = [path for path in place.rglob(_EXPORTED) if "/." not in f"/{path.relative_to(place).as_posix()}"]
     if not found:
         raise CheckpointError(
             f"there is no exported model ({_EXPORTED}) in work_dirs: name the work folder of a run with --model, such "
