@@ -302,6 +302,5 @@ def test_negatives_that_share_words_with_classes_are_left_out_or_refused():
         ask([0], negatives=["wasp"], wording={"bee": ["a wasp"]})
     with pytest.raises(ConfigError, match="no vocabulary 'nowhere'"):
         AskClasses(negatives="nowhere")
-    for number in (-1, 1.5):
-        with pytest.raises(ConfigError, match=f"num_negatives must be .*, got {number}"):
-            AskClasses(negatives=["boat"], num_negatives=number)
+    with pytest.raises(ConfigError, match=r"num_negatives must be .*, got -1"):
+        AskClasses(negatives=["boat"], num_negatives=-1)
