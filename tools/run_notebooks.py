@@ -24,8 +24,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    parser.add_argument("names", nargs="*", default=names, help="notebooks to run (default: all)")
-    return parser.parse_args()
+    parser.add_argument("names", nargs="*", help=f"notebooks to run, of {', '.join(names)} [all]")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(names)):
+        parser.error(f"there are no notebooks {unknown} in {NOTEBOOKS}")
+    options.names = options.names or names
+    return options
 
 
 def run_notebook(path: Path) -> nbformat.NotebookNode:

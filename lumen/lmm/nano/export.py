@@ -30,7 +30,7 @@ def export_nano(
     Raises:
         CheckpointError: The weights are not those of such a model.
     """
-    model = LlavaForConditionalGeneration.from_pretrained(base)
+    model = LlavaForConditionalGeneration.from_pretrained(base, trust_remote_code=False)
     known = model.state_dict()
     trained = {name.removeprefix(_ADAPTER): value for name, value in state.items() if name.startswith(_ADAPTER)}
     for name, value in trained.items():
@@ -48,5 +48,5 @@ def export_nano(
     if dialect is not None:
         model.config.dialect = dialect
     model.to(torch.bfloat16).save_pretrained(folder)
-    LlavaProcessor.from_pretrained(base).save_pretrained(folder)
+    LlavaProcessor.from_pretrained(base, trust_remote_code=False).save_pretrained(folder)
     return Path(folder)
