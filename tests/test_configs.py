@@ -3,6 +3,7 @@
 import copy
 import re
 import shutil
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,14 @@ def real_root(tmp_path_factory):
     return make_all(tmp_path_factory.mktemp("real"))
 
 
-def load(path, **overrides):
-    return load_config(path, overrides, tool_root=ROOT)
+@cache
+def read_once(path):
+    return load_config(path, {}, tool_root=ROOT)
+
+
+def load(path):
+    """Return a config of its own; the file is read once."""
+    return copy.deepcopy(read_once(path))
 
 
 def sample_for(task, size_hw):
@@ -109,7 +116,7 @@ def test_a_leaf_survives_copying_and_dumping(path, tmp_path):
     config = load(path)
     assert copy.deepcopy(config).pretty_text == config.pretty_text
     config.dump(tmp_path / "dumped.py")
-    read = read_config if path in PAPER else load
+    read = read_config if path in PAPER else partial(load_config, overrides={}, tool_root=ROOT)
     assert read(tmp_path / "dumped.py").pretty_text == config.pretty_text
 
 
