@@ -16,12 +16,13 @@ from lumen.data.annotations import parse_json
 from lumen.data.image import read_image
 from lumen.data.keypoints import CocoKeypointsDataset
 from lumen.data.refer_files import load_plain_pickle
+from lumen.engine.check_config import parse_overrides
 from lumen.errors import CheckpointError, ConfigError, DataError, LumenError, PromptError
 from lumen.inference.labelling.job import Job, Survey, open_job, part_path, read_counts, write_part
 from lumen.inference.labelling.merge import merge_parts
 from lumen.inference.labelling.pictures import list_pictures
 from lumen.lmm.adapter import HFAdapter
-from lumen.metrics.coco.ground_truth import read_ground_truth
+from lumen.metrics.coco.ground_truth import add_verified, read_ground_truth
 from lumen.metrics.pose_ground_truth import read_pose_truth
 from lumen.metrics.refer_answers import Answers
 from lumen.ops.masks import mask_area, read_label_map, segmentation_to_rle
@@ -175,13 +176,25 @@ def test_a_job_that_names_any_number_of_pictures_is_not_counted_through(tmp_path
         merge_parts(tmp_path, ["coco"])
 
 
-def test_answers_in_an_unknown_compression_are_refused(tmp_path):
+@pytest.mark.parametrize(("place", "value"), [(10, 99), (8, 1)], ids=["unknown compression", "encrypted"])
+def test_answers_that_cannot_be_unpacked_are_refused(tmp_path, place, value):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros(3))
     content = bytearray((tmp_path / "a.npz").read_bytes())
-    content[content.index(b"PK\1\2") + 10] = 99
+    content[content.index(b"PK\1\2") + place] = value
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError, match="holds no answers"):
         Answers.load(tmp_path / "a.npz")
+
+
+def test_a_frequency_that_is_a_list_is_refused():
+    content = {"images": [], "categories": [{"id": 1, "frequency": []}]}
+    with pytest.raises(DataError, match=r"frequency must be one of .*, got \['\[\]'\]"):
+        add_verified({"images": [], "categories": [{"id": 1}]}, content, "a.json")
+
+
+def test_an_option_of_two_lines_is_refused():
+    with pytest.raises(ConfigError, match="write it in one line"):
+        parse_overrides(["a.b=[1,\r\n2]2]"])
 
 
 def test_slots_of_a_template_are_a_list():
@@ -205,6 +218,12 @@ def test_texts_of_label_studio_may_hold_anything(tmp_path):
         ("text_config", {"intermediate_size": 10**8}, "describes a model of [0-9]+ numbers, its weights have"),
         ("text_config", {"num_attention_heads": 0}, "describes no model"),
         ("text_config", {"num_hidden_layers": "two"}, "describes no model"),
+        (
+            "vision_config",
+            {"stem_depths": [0, 10**30, 1]},
+            "stem_depths=1000000000000000000000000000000, of which 10000",
+        ),
+        ("vision_config", {"patch_size": 1e308}, r"patch_size .*must be a whole number of pixels, got 1e\+308"),
     ],
 )
 def test_a_base_whose_config_no_model_can_have_is_refused(tiny_nano, tmp_path, part, change, message):
@@ -214,7 +233,7 @@ def test_a_base_whose_config_no_model_can_have_is_refused(tiny_nano, tmp_path, p
     content[part] |= change
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises((CheckpointError, ConfigError), match=message):
         HFAdapter(str(tmp_path), base={"attention": "eager"})
 
 

@@ -294,7 +294,10 @@ def _literal(text: str) -> Any:
     if not bracketed and ("," not in text or set(text) & set("{}()[]'\"")):
         return text
     # Commas within quotes do not part words.
-    words = next(csv.reader([text[1:-1] if bracketed else text], quotechar="'", skipinitialspace=True))
+    try:
+        words = next(csv.reader([text[1:-1] if bracketed else text], quotechar="'", skipinitialspace=True))
+    except csv.Error as error:  # a line that ends within
+        raise ConfigError(f"{text!r} is no list of words ({error}): write it in one line") from error
     if any(set(word) & set("{}()[]") for word in words):
         raise ConfigError(f"brackets within a list hold Python literals, with texts in quotes, got {text!r}")
     return [_literal(word) for word in words]

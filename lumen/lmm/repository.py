@@ -63,11 +63,17 @@ def _check_depth(config: PretrainedConfig, path: str) -> None:
     for name, value in vars(config).items():
         if isinstance(value, PretrainedConfig):
             _check_depth(value, path)
-        elif type(value) is int and value > MAX_LAYERS and ("layers" in name or "depth" in name):
+        elif ("layers" in name or "depth" in name) and _most(value) > MAX_LAYERS:
             raise CheckpointError(
-                f"the config.json of {path!r} has {name}={value}, of which {MAX_LAYERS} are the most: fetch the "
+                f"the config.json of {path!r} has {name}={_most(value)}, of which {MAX_LAYERS} are the most: fetch the "
                 "repository again"
             )
+
+
+def _most(value: Any) -> int:
+    """Return a whole number, or the largest of a list, as of the layers of each stage; 0 for anything else."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if type(number) is int), default=0)
 
 
 def _check_amount(config: PretrainedConfig, path: str) -> None:

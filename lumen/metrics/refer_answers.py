@@ -19,7 +19,7 @@ from lumen.ops.geometry import box_area, box_iou
 from lumen.registry import METRICS
 from lumen.serialization.atomic import atomic_file
 
-_BROKEN = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, MemoryError)
+_BROKEN = (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError)
 
 SIDES = (1.0, 1.5, 2.0)
 """Where the classes of size end, in cells."""

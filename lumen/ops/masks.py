@@ -77,6 +77,8 @@ def segmentation_to_rle(segmentation: Any, size_hw: Sequence[int]) -> Rle:
             _check_polygons(segmentation, size_hw)
             code = codec.merge(codec.frPyObjects(segmentation, height, width))
         elif isinstance(segmentation.get("counts"), list):
+            if "size" not in segmentation:  # pycocotools raises a bare Exception
+                raise ValueError("an RLE has counts and a size")
             code = codec.frPyObjects(segmentation, height, width)
         else:
             code = _as_bytes(segmentation)

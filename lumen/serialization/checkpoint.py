@@ -293,11 +293,13 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
         for name, tensor in chosen.items()
         if _kind(tensor) != _kind(current[name])
     ]
-    # With such a weight a model finds nothing, without an error. A mask is not finite in the model as built either.
-    broken = [name for name in names_not_finite(chosen) if is_finite([current[name]])]
     # 4. Report all differences at once, before any weight changes.
     found = {"missing": missing, "unexpected": unexpected, "other shape": shapes, "other numbers": kinds}
-    complaints = [f"{title}: {_few(names)}" for title, names in (found | {"not finite": broken}).items() if names]
+    complaints = [
+        f"{title}: {_few(names)}"
+        for title, names in (found | {"not finite": _not_finite(chosen, current)}).items()
+        if names
+    ]
     if complaints:
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
     model.load_state_dict({name: shard_like(tensor, current[name]) for name, tensor in chosen.items()}, strict=False)
@@ -314,11 +316,22 @@ def refuse_not_finite(state: Mapping[str, Tensor], current: Mapping[str, Tensor]
     Raises:
         CheckpointError: It names a few.
     """
-    broken = [name for name in names_not_finite(state) if is_finite([current[name]])]
+    broken = _not_finite(state, current)
     if broken:
         raise CheckpointError(
             f"the weights hold numbers that are not finite: {_few(broken)}. Take an older checkpoint, or another copy"
         )
+
+
+def _not_finite(state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> list[str]:
+    # A number may also be too large for the precision here.
+    narrowed = {
+        name: tensor.to(current[name].dtype) if tensor.dtype.itemsize > current[name].dtype.itemsize else tensor
+        for name, tensor in state.items()
+        if _kind(tensor) == _kind(current[name])
+    }
+    # A mask is not finite in the model as built either.
+    return [name for name in names_not_finite(narrowed) if is_finite([current[name]])]
 
 
 def describe(model: nn.Module) -> dict[str, str]:

@@ -193,6 +193,7 @@ def test_expanded_prompts_learn_what_separate_ones_do(name, load):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].template])
 @torch.no_grad()
 def test_answers_behind_a_kept_prefix_are_those_of_whole_rows(name, load):
@@ -207,6 +208,7 @@ def test_answers_behind_a_kept_prefix_are_those_of_whole_rows(name, load):
     assert [shown for _, shown in encoded.prefix_cache.kept] == ([(0,), (1,)] if keeps else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 @torch.no_grad()
 def test_an_image_out_of_several_is_the_same_as_the_image_alone(name, load):

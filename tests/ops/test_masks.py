@@ -48,6 +48,7 @@ def test_polygons_and_counts_become_run_lengths():
         {"size": [4, 4], "counts": [5, 5]},
         {"size": [4, 4], "counts": [20, -4]},
         {"size": [4, 4], "counts": []},
+        {"counts": [16]},
         {"size": [4, 4], "counts": ""},
         {"size": [4, 4], "counts": "zz"},
         {"size": [4, 4], "counts": "oooooooooo0"},

@@ -113,9 +113,16 @@ def needs_no_grid(config: PretrainedConfig, rows: Int[Tensor, "rows length"], to
 
 
 def patch_stride(config: PretrainedConfig) -> int:
-    """Return the side of a patch of the vision tower, in pixels."""
+    """Return the side of a patch of the vision tower, in pixels.
+
+    Raises:
+        ConfigError: It is not a whole number, nor a list of such.
+    """
     size = config.vision_config.patch_size
-    return size if isinstance(size, int) else size[0]
+    side = size[0] if isinstance(size, list | tuple) and size else size
+    if type(side) is not int:
+        raise ConfigError(f"patch_size of the vision tower must be a whole number of pixels, got {size!r}")
+    return side
 
 
 def fixed_square(config: PretrainedConfig, stride: int) -> InputSpec:

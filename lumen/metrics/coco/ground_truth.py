@@ -73,9 +73,9 @@ def add_verified(truth: GroundTruth, content: Mapping[str, Any], ann_file: str |
             if lacking:
                 raise DataError(f"{ann_file}: {table} {source['id']} has no {lacking}; federated files are LVIS's")
             entry.update({key: source[key] for key in keys})
-    unknown = {entry["frequency"] for entry in truth["categories"]} - set(FREQUENCIES)
+    unknown = {str(entry["frequency"]) for entry in truth["categories"]} - set(FREQUENCIES)
     if unknown:
-        raise DataError(f"{ann_file}: frequency must be one of {FREQUENCIES}, got {sorted(map(str, unknown))}")
+        raise DataError(f"{ann_file}: frequency must be one of {FREQUENCIES}, got {sorted(unknown)}")
 
 
 def objects_of(
