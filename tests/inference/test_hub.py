@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers.utils.hub
 from huggingface_hub import constants
 from local_hub import READ_ONLY, TOKEN, local_hub
 from test_pretrained import IMAGE, MASKS, PHRASES, VIEWS, ask, build, check_equal, config_of, edit
@@ -48,6 +49,8 @@ def point_to(url, monkeypatch):
     """Do what HF_ENDPOINT does when the client is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    # transformers keeps the first client that it made, with the address of its time.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
 
 
 def test_a_model_answers_alike_from_the_hub(trained, hub):
