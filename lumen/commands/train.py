@@ -39,7 +39,10 @@ OutFolder = Annotated[
 Images = Annotated[Path | None, typer.Option(help="Folder that file names start from, where it is not in --data.")]
 Iters = Annotated[int | None, typer.Option(min=1, help="Steps; by default a number by the size of the data.")]
 Minutes = Annotated[float | None, typer.Option(min=0.1, help="Take as many steps as fit, by a trial of some steps.")]
-ValShare = Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the images that is held out.")]
+ValShare = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=0.9, help="Share held out where there is no validation split; 0.2 if left out."),
+]
 SkipBudget = Annotated[float, typer.Option(min=0, max=1, help="Share of images or of labels that may be unusable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the run, and of the images that are held out.")]
 Tune = Annotated[
@@ -69,7 +72,7 @@ def train(
     iters: Iters = None,
     minutes: Minutes = None,
     tune: Tune = None,
-    val_share: ValShare = 0.2,
+    val_share: ValShare = None,
     skip_budget: SkipBudget = 0.01,
     seed: Seed = 0,
     cfg_options: CfgOptions = None,

@@ -31,7 +31,7 @@ from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel
 from lumen.lmm.pixels import ImageStatistics, load_statistics
-from lumen.lmm.repository import without_code
+from lumen.lmm.repository import refuse_adapter, without_code
 from lumen.lmm.untrained import note_untrained
 
 TOWERS = ("nano", "efficientnet-lite0")
@@ -92,6 +92,7 @@ def load_language_model(source: str | Path) -> LanguageModel:
     options: dict[str, Any] = {}
     if path.suffix == ".gguf":
         source, options["gguf_file"] = path.parent, path.name
+    refuse_adapter(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False, **options)
@@ -125,6 +126,7 @@ def load_tower(source: str | Path, *, seed: int = 0) -> Tower:
         tower = efficientnet.EfficientNetVisionModel(efficientnet.EfficientNetVisionConfig())
         efficientnet.load_imagenet_weights(tower.network)
         return Tower(tower, _statistics(efficientnet.IMAGE_MEAN, efficientnet.IMAGE_STD))
+    refuse_adapter(source)
     try:
         config = without_code(AutoConfig.from_pretrained(source, trust_remote_code=False))
         config = getattr(config, "vision_config", config)

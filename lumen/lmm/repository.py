@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.utils import find_adapter_config_file
 
 from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.lmm.options import BaseOptions
@@ -95,6 +96,7 @@ def _check_amount(config: PretrainedConfig, path: str) -> None:
 
 
 def _read_config(path: str, attention: str | None) -> PretrainedConfig:
+    refuse_adapter(path)
     try:
         config = AutoConfig.from_pretrained(path, attn_implementation=attention, trust_remote_code=False)
     except OSError as error:
@@ -108,6 +110,23 @@ def _read_config(path: str, attention: str | None) -> PretrainedConfig:
             "run: use the repository in transformers' own layout (its name often ends in -hf), or a newer transformers"
         ) from error
     return without_code(config)
+
+
+def refuse_adapter(source: str | Path) -> None:
+    """Raise ConfigError if a folder or repository holds a low-rank adapter that waits to be put on a model.
+
+    transformers puts it on without a word, on the model that the adapter names where there is none beside it, and
+    ``lora`` of the config would replace it as silently.
+    """
+    try:
+        found = find_adapter_config_file(str(source))
+    except OSError:  # no such place: whoever loads from it says so
+        return
+    if found is not None:
+        raise ConfigError(
+            f"{str(source)!r} holds an adapter of peft (adapter_config.json): merge it into its model "
+            "(PeftModel.merge_and_unload, then save_pretrained), or take its files out of the folder"
+        )
 
 
 def without_code(config: PretrainedConfig) -> PretrainedConfig:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
 
 from lumen.errors import ConfigError
-from lumen.lmm.repository import without_code
+from lumen.lmm.repository import refuse_adapter, without_code
 from lumen.lmm.sam_view import SamView
 from lumen.paths import find_path
 from lumen.registry import MODELS
@@ -41,6 +41,7 @@ class SamMasks(nn.Module):
     def __init__(self, name_or_path: str, *, objects_at_once: int = 64) -> None:
         super().__init__()
         path = find_path(name_or_path)
+        refuse_adapter(path)
         fields, _ = PretrainedConfig.get_config_dict(path)
         family = fields.get("model_type")
         if family not in _FAMILIES:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, SamMaskDecoderConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from lumen.errors import ConfigError
-from lumen.lmm.repository import without_code
+from lumen.lmm.repository import refuse_adapter, without_code
 from lumen.lmm.sam_view import SamView
 from lumen.ops.geometry import sine_positions
 from lumen.options import check_choice
@@ -154,6 +154,7 @@ class SamPrompted(nn.Module):
 
 def _load(name_or_path: str, channels: int, sizes: Mapping[str, Any] | None) -> SamModel:
     path = find_path(name_or_path)
+    refuse_adapter(path)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type != "sam":
         raise ConfigError(f"{name_or_path} is a {config.model_type!r} model; SamPrompted takes 'sam'")

@@ -23,6 +23,7 @@ _WORDS = {
 }
 _PREFERRED = {"pose": "keypoints"}  # by task; of several files of a split the one with this word is taken
 _WHOLE = "all"
+_HELD_OUT = 0.2
 _NAMES_TRIED = 5
 
 
@@ -70,7 +71,9 @@ class Splits:
     notes: tuple[str, ...]
 
 
-def find_splits(data: Path, folder: Path, *, task: str, images: Path | None, val_share: float, seed: int) -> Splits:
+def find_splits(
+    data: Path, folder: Path, *, task: str, images: Path | None, val_share: float | None, seed: int
+) -> Splits:
     """Return the splits of a data set, by their names; without a validation split, images are held out for it.
 
     Args:
@@ -78,11 +81,12 @@ def find_splits(data: Path, folder: Path, *, task: str, images: Path | None, val
         folder: Where files that are made of others will be written; nothing is written yet.
         task: Of several files of a split, that of the task is taken.
         images: Folder of the images, where it is not in ``data``.
-        val_share: Share of the training images that is held out.
+        val_share: Share of the training images that is held out; None for a fifth.
         seed: Of the images that are held out.
 
     Raises:
-        DataError: There are no labels, more than one choice, or no images to them.
+        DataError: There are no labels, more than one choice, or no images to them; or a share is given and there is a
+            validation split.
     """
     if not data.exists():
         raise DataError(f"there is no data {str(data)!r}; --data takes a folder of labelled images, or a COCO .json")
@@ -102,9 +106,11 @@ def find_splits(data: Path, folder: Path, *, task: str, images: Path | None, val
     if val is None:
         remedy = f"see lumen check-data {train.ann_file}"
         with named_faults(f"the images and annotations of {train.name} cannot be told apart", DataError, remedy=remedy):
-            train, val = hold_out(train, folder, share=val_share, seed=seed)
+            train, val = hold_out(train, folder, share=_HELD_OUT if val_share is None else val_share, seed=seed)
         held, whole = len(val.content["images"]), len(val.content["images"]) + len(train.content["images"])
         notes.append(f"no validation split: {held} of {whole} images are held out for it (seed {seed})")
+    elif val_share is not None:
+        raise DataError(f"{data} has a validation split, {val.name}: leave --val-share out")
     return Splits(train, val, found.get("test"), tuple(notes))
 
 

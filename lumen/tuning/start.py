@@ -39,12 +39,12 @@ class Source:
     Args:
         data: See ``find_splits``.
         images: Folder of the images, where it is not in ``data``.
-        val_share: Share that is held out where there is no validation split.
+        val_share: Share that is held out where there is no validation split; None for a fifth.
     """
 
     data: Path
     images: Path | None = None
-    val_share: float = 0.2
+    val_share: float | None = None
 
 
 def prepare(
@@ -185,7 +185,7 @@ def steps_within(config: Any, minutes: float | int) -> int:
 def plan_text(plan: Plan) -> str:
     """Return what a training costs, in a few lines."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tflops = _gpu_tflops() if device == "cuda" else matmul_tflops()
+    tflops, of_what = _gpu_tflops() if device == "cuda" else (matmul_tflops(), "")
     trained = sum(count for count, _ in plan.parameters.values())
     frozen = sum(count for _, count in plan.parameters.values())
     memory = f"{plan.peak_bytes / 1e9:.2f} GB of memory at most"
@@ -197,7 +197,7 @@ def plan_text(plan: Plan) -> str:
     return (
         f"plan: {trained:,} parameters are trained, {frozen:,} are frozen; {memory}\n"
         f"plan: {plan.num_iters:,} steps, about {lasting} on this {device} (arithmetic alone, at {_MFU:.0%} of "
-        f"{tflops:.2g} TFLOP/s)"
+        f"{tflops:.2g} TFLOP/s{of_what})"
     )
 
 
@@ -216,10 +216,12 @@ def matmul_tflops(size: int = 768, seconds: float = 0.2) -> float:
     return rate
 
 
-def _gpu_tflops() -> float:
-    """Return the data sheet's rate of this GPU; of one that is not known that of an A100."""
-    name = torch.cuda.get_device_name(0).lower().replace(" ", "")
-    return next((tflops for known, (tflops, _) in GPUS.items() if known in name), GPUS["a100"][0])
+def _gpu_tflops() -> tuple[float | int, str]:
+    """Return the data sheet's rate of this GPU and no words; of one that is not known an A100's, and words on it."""
+    name = torch.cuda.get_device_name(0)
+    key = name.lower().replace(" ", "")
+    known = next((tflops for known, (tflops, _) in GPUS.items() if known in key), None)
+    return (known, "") if known else (GPUS["a100"][0], f", an A100's: that of {name} is not known")
 
 
 def require_training() -> None:

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 import lumen
 from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.adapter import HFAdapter
+from lumen.lmm.assemble import load_language_model, load_tower
 from lumen.lmm.options import BaseOptions
 from lumen.lmm.repository import load_model, read_config
+from lumen.lmm.sam import SamMasks
 from lumen.model import Lumen
 
 
@@ -184,6 +186,22 @@ def test_code_that_a_part_of_a_model_names_is_not_asked_for(folder, monkeypatch)
     assert not hasattr(config.vision_config, "auto_map")
     with pytest.raises(CheckpointError, match="cannot be built"):
         Lumen({"type": HFAdapter, "name_or_path": str(folder)}, {}, [])
+
+
+def test_an_adapter_beside_the_weights_is_refused_and_its_model_not_fetched(folder):
+    pytest.importorskip("peft")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "somebody/model", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    for load_part in (
+        lambda: read_config(str(folder), None),
+        lambda: load_tower(folder),
+        lambda: SamMasks(str(folder)),
+    ):
+        with pytest.raises(ConfigError, match=r"holds an adapter of peft.*merge_and_unload"):
+            load_part()
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match="holds an adapter of peft"):
+        load_language_model(folder)
 
 
 def test_an_attention_that_would_be_fetched_is_refused(folder):

@@ -9,7 +9,7 @@ from lumen.errors import DataError
 from lumen.tuning.splits import find_splits, split_of
 
 
-def find(data, *, task="detection", images=None, val_share=0.2, seed=0):
+def find(data, *, task="detection", images=None, val_share=None, seed=0):
     return find_splits(data, data.parent / "work", task=task, images=images, val_share=val_share, seed=seed)
 
 
@@ -72,6 +72,8 @@ def test_splits_of_coco_have_their_own_folders_and_files_of_the_same_names(tmp_p
         write_json(tmp_path / f"set/annotations/instances_{name}2017.json", coco_content(range(2)))
         write_json(tmp_path / f"set/annotations/captions_{name}2017.json", {"images": [], "annotations": []})
         write_json(tmp_path / f"set/annotations/person_keypoints_{name}2017.json", coco_content(range(2)))
+    with pytest.raises(DataError, match=r"has a validation split, .*val2017.*leave --val-share out"):
+        find(tmp_path / "set", val_share=0.1)
     splits = find(tmp_path / "set")
     for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         assert split.images == tmp_path / f"set/{name}2017" and not split.is_new

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from pages import run
 from tuning_cases import coco_content, write_photos
 
 from lumen.data.shapes import make_shapes
+from lumen.engine.cost import GPUS
 from lumen.errors import ConfigError
 from lumen.serialization.checkpoint import load_checkpoint
 from lumen.tuning import start
@@ -140,3 +142,10 @@ def test_fifty_pictures_are_enough_for_an_ap(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("AP ")]
     assert float(line.split()[1]) > 0.1
+
+
+def test_the_plan_says_when_the_rate_of_a_gpu_is_not_known(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA H100 80GB HBM3")
+    assert start._gpu_tflops() == (GPUS["h100"][0], "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Other Card")
+    assert start._gpu_tflops() == (GPUS["a100"][0], ", an A100's: that of Other Card is not known")
