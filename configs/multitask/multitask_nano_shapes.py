@@ -43,7 +43,7 @@ _texts = dict(
 _load = dict(type=LoadImage, cache_mb=600)
 _resize = dict(type=ResizeToInput, flip_probability=0.5)
 _crop = dict(type=CropInstance, scale_range=(0.85, 1.2), max_shift=0.05)
-_ask = dict(type=AskClasses, num_prompts=8)
+_ask = dict(type=AskClasses, num_prompts=6, negatives="everyday", num_negatives=4)
 _ask_sentences = dict(type=AskSentences, num_prompts=8, kinds=("attribute", "relation"), exchange_sides=True)
 _ask_groups = dict(type=AskSentences, num_prompts=4, kinds=("group",))
 _ask_questions = dict(type=AskQuestions, num_prompts=20, exchange_sides=True)
