@@ -1,5 +1,6 @@
 """The ``lumen`` command. Heavy imports wait until the command is known."""
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,9 @@ app.command("train", epilog="\n\n".join(train.EXAMPLES))(train.train)
 
 def main() -> None:
     """Run the command; an error that the user can correct is one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path may hold bytes that are not UTF-8, which would end a job when it is printed.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
         app(prog_name="lumen")
 

@@ -18,9 +18,9 @@ from lumen.data.keypoints import CocoKeypointsDataset
 from lumen.data.refer_files import load_plain_pickle
 from lumen.engine.check_config import parse_overrides
 from lumen.errors import CheckpointError, ConfigError, DataError, LumenError, PromptError
-from lumen.inference.labelling.job import Job, Survey, open_job, part_path, read_counts, write_part
+from lumen.inference.labelling.job import Job, Survey, open_job, part_path, read_counts, survey, write_part
 from lumen.inference.labelling.merge import merge_parts
-from lumen.inference.labelling.pictures import list_pictures
+from lumen.inference.labelling.pictures import Picture, list_pictures
 from lumen.lmm.adapter import HFAdapter
 from lumen.metrics.coco.ground_truth import add_verified, read_ground_truth
 from lumen.metrics.pose_ground_truth import read_pose_truth
@@ -157,7 +157,7 @@ def test_a_cache_cannot_have_more_images_than_shards_hold(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\n", b"[]\n{}\n", b'{"pictures": 1}\n{"file": "a.jpg"}\n'])
 def test_damaged_parts_of_a_job_are_named(tmp_path, damage):
-    pictures = Survey(num_pictures=1, digest="ab", same_stem=None)
+    pictures = survey(lambda: [Picture("a.jpg", "a.jpg")], "photos")
     open_job(tmp_path, Job("photos", pictures, ("star",), "detection", None, {}, has_masks=False, part_size=1))
     write_part(tmp_path, 0, [{"file": "a.jpg", "height": 4, "width": 4, "labels": [], "scores": [], "bboxes": []}])
     assert merge_parts(tmp_path, ["coco"])["pictures"] == 1

@@ -34,6 +34,7 @@ EXAMPLES = (
     "lumen label photos/ star --out labels/ --part 3/8, and when all eight are done: lumen label --merge labels/",
 )
 _PART_SIZE = 256
+_MAX_DIGITS = 9  # of the tasks of an array
 _FORMATS = ("coco", "yolo", "voc", "parquet", "masks", "label-studio", "fiftyone")
 
 Words = Annotated[
@@ -183,8 +184,9 @@ def parse_part(text: str) -> tuple[int, int]:
         ConfigError: It is not of this form, or not from 1/N to N/N.
     """
     number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise ConfigError(f"--part is a number from 1 and how many there are, such as 3/8, got {text!r}")
+    are_numbers = number.isdecimal() and of.isdecimal() and max(len(number), len(of)) <= _MAX_DIGITS
+    if not are_numbers or not 1 <= int(number) <= int(of):
+        raise ConfigError(f"--part is a number from 1 and how many there are, such as 3/8, got {text[:40]!r}")
     return int(number), int(of)
 
 

@@ -6,6 +6,7 @@ the next write of the same path removes it.
 
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import BinaryIO
 TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
 _SYNCS_AT_ONCE = 32
+_MAX_NAME = 255  # bytes of a file name on Linux
 _FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
@@ -36,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(TEMPORARY + path.name)
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         with temporary.open("wb") as file:
             yield file
@@ -48,6 +50,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
     # The rename is an entry of the folder, which is written on its own.
     _sync(path.parent)
+
+
+def _temporary_name(name: str) -> str:
+    """Return a name that is not too long where ``name`` itself is not."""
+    temporary = TEMPORARY + name
+    if len(os.fsencode(temporary)) <= _MAX_NAME:
+        return temporary
+    return TEMPORARY + hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

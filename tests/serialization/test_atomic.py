@@ -46,6 +46,13 @@ def test_text_is_utf_8_and_its_folder_is_made(tmp_path):
     assert (tmp_path / "new" / "a.txt").read_bytes() == b"\xc3\xa9\n"
 
 
+def test_a_file_of_the_longest_name_is_written(tmp_path):
+    for name in ("n" * 255, "n" * 250, "\u00e9" * 127):
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).read_text(encoding="utf-8") == name
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     steps = []
     fsync, replace = os.fsync, os.replace

@@ -15,8 +15,9 @@ import torch
 
 from lumen.engine.work_folder import was_evaluated
 from lumen.errors import CheckpointError
-from lumen.inference.labelling.job import Job, Survey, open_job, write_part
+from lumen.inference.labelling.job import Job, open_job, survey, write_part
 from lumen.inference.labelling.merge import merge_parts
+from lumen.inference.labelling.pictures import Picture
 from lumen.inference.predictor import LumenPredictor
 from lumen.inference.pretrained import from_pretrained
 from lumen.lmm.adapter import HFAdapter
@@ -139,7 +140,7 @@ def _folder_readers() -> list[Reader]:
 
 
 def _job_readers() -> list[Reader]:
-    pictures = Survey(num_pictures=2, digest="ab", same_stem=None)
+    pictures = survey(lambda: (Picture(name, name) for name in ("a.jpg", "b.jpg")), "photos")
     job = Job("photos", pictures, ("star",), "detection", 0.3, {"base": "tiny"}, has_masks=False, part_size=2)
     records = [
         {"file": "a.jpg", "height": 8, "width": 8, "labels": [0], "scores": [0.5], "bboxes": [[1.0, 1.0, 5.0, 5.0]]},

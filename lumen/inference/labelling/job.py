@@ -11,17 +11,17 @@ import os
 import socket
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import NoneType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from lumen.errors import ConfigError, DataError, named_faults
-from lumen.inference.labelling.pictures import Picture
+from lumen.inference.labelling.pictures import Picture, is_unwritable
 from lumen.serialization.atomic import TEMPORARY, atomic_file, write_text
 from lumen.serialization.fingerprint import require_equal
 from lumen.serialization.lock import held_file
@@ -94,6 +94,8 @@ def check_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
         raise ConfigError(f"name what to label, each once: got {list(names)}{f'; twice: {twice}' if twice else ''}")
+    if any(map(is_unwritable, names)):
+        raise ConfigError(f"labels cannot hold control characters or bytes that are not UTF-8, got {list(names)}")
 
 
 def survey(list_them: Callable[[], Iterable[Picture]], source: str) -> Survey:
@@ -108,7 +110,7 @@ def survey(list_them: Callable[[], Iterable[Picture]], source: str) -> Survey:
     """
     whole, names, stems = hashlib.sha256(), array("Q"), array("Q")
     for picture in list_them():
-        whole.update(f"{picture.id} {picture.name}\n".encode())
+        whole.update(name_line(picture.id, picture.name))
         names.append(_short_digest(picture.name))
         stems.append(_short_digest(str(PurePosixPath(picture.name).with_suffix(""))))
     if not names:
@@ -120,6 +122,11 @@ def survey(list_them: Callable[[], Iterable[Picture]], source: str) -> Survey:
     if same_name is not None:
         raise DataError(f"{source} names {same_name!r} twice; each picture is labelled once")
     return Survey(len(names), whole.hexdigest(), same_stem)
+
+
+def name_line(number: int | None, name: str) -> bytes:
+    """Return what a picture adds to the digest of a survey."""
+    return f"{number} {name}\n".encode()
 
 
 def open_job(folder: Path, job: Job) -> None:
@@ -179,6 +186,12 @@ def hold_part_of_job(folder: Path, number: int, of: int) -> AbstractContextManag
     return held_file(folder / f".label-{number}-of-{of}.lock", complaint=complaint, remedy=remedy)
 
 
+def hold_merge(folder: Path) -> AbstractContextManager[None]:
+    """Hold the files that parts become, so that no two processes write them; see ``held_file``."""
+    complaint = f"another process writes the files of {folder}"
+    return held_file(folder / ".label-merge.lock", complaint=complaint, remedy="Wait for it, or end it")
+
+
 def part_path(folder: Path, number: int) -> Path:
     """Return where a part lies once it is done."""
     return folder / _PARTS / f"{number:06d}.jsonl"
@@ -203,29 +216,36 @@ def read_counts(folder: Path, number: int) -> dict[str, int]:
     Raises:
         DataError: The part is damaged.
     """
-    path = part_path(folder, number)
-    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN), path.open(encoding="ascii") as file:
+    with _open_part(folder, number) as file:
         counts = json.loads(file.readline())
         return {name: int(counts[name]) for name in ("pictures", "faulty", "objects")}
 
 
-def read_part(folder: Path, number: int, *, num_names: int) -> Iterator[dict[str, Any]]:
+def read_part(folder: Path, number: int, job: Job) -> Iterator[dict[str, Any]]:
     """Yield the answers of a part that is done, in the order of the pictures.
 
-    Args:
-        folder: Of the job.
-        number: Of the part.
-        num_names: How many names the job has.
-
     Raises:
-        DataError: The part is damaged.
+        DataError: The part is damaged, or does not hold as many answers as a part of the job.
     """
-    path = part_path(folder, number)
-    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN), path.open(encoding="ascii") as file:
+    with _open_part(folder, number) as file:
         next(file)
+        expected, num_answers = job.num_pictures_of((number + 1, job.num_parts)), 0
         for record in map(json.loads, file):
-            _check_record(record, num_names)
+            _check_record(record, len(job.names))
+            num_answers += 1
             yield record
+        if num_answers != expected:
+            raise ValueError(f"{num_answers} answers, expected {expected}")
+
+
+@contextmanager
+def _open_part(folder: Path, number: int) -> Iterator[TextIO]:
+    path = part_path(folder, number)
+    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
+        with path.open(encoding="ascii") as file:
+            yield file
 
 
 def _check_record(record: Any, num_names: int) -> None:
@@ -267,7 +287,7 @@ def _compared(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short_digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _first_repeated(digests: array) -> int | None:

@@ -1,6 +1,7 @@
 """Pictures to label, one at a time: from a folder, a list file, tar shards, or a COCO file. Nothing is decoded here."""
 
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from lumen.paths import IMAGE_SUFFIXES
 LIST_SUFFIXES = (".txt", ".lst")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_MAX_ID = 2**63 - 1
 _KNOWN = "a folder of images or tar shards, a .tar file, a .txt file with one image per line, or a COCO .json file"
 
 
@@ -78,7 +81,7 @@ def list_pictures(source: Path, *, images: Path | None = None) -> Iterator[Pictu
     if images is not None and not takes_root:
         raise ConfigError(f"--images belongs to a list or a COCO file, got {source}")
     if source.is_dir():
-        return _below(source, PurePosixPath())
+        return _below(source)
     if not source.is_file():
         raise DataError(f"there is no {str(source)!r}; expected {_KNOWN}")
     if suffix == ".tar" or source.name.lower().endswith(_COMPRESSED):
@@ -89,23 +92,32 @@ def list_pictures(source: Path, *, images: Path | None = None) -> Iterator[Pictu
     return _listed(source, root) if suffix in LIST_SUFFIXES else _of_coco(source, root)
 
 
-def _below(folder: Path, inner: PurePosixPath) -> Iterator[Picture]:
-    with os.scandir(folder / inner) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    for name in names:
-        path = folder / inner / name
-        if name.lower().endswith(IMAGE_SUFFIXES):
-            yield Picture(str(inner / name), str(path))
-        elif name.lower().endswith((".tar", *_COMPRESSED)):
-            yield from _members(path, inner / Path(name).stem)
+def _below(folder: Path) -> Iterator[Picture]:
+    # A list of what is left, as folders may be nested deeper than calls may be.
+    left = _last_first(folder, PurePosixPath())
+    while left:
+        inner = left.pop()
+        path, name = folder / inner, inner.name.lower()
+        if name.endswith(IMAGE_SUFFIXES):
+            yield Picture(_checked_name(str(inner), folder), str(path))
+        elif name.endswith((".tar", *_COMPRESSED)):
+            yield from _members(path, inner.with_suffix(""))
         elif path.is_dir() and not path.is_symlink():
-            yield from _below(folder, inner / name)
+            left += _last_first(folder, inner)
+
+
+def _last_first(folder: Path, inner: PurePosixPath) -> list[PurePosixPath]:
+    with os.scandir(folder / inner) as entries:
+        names = sorted((entry.name for entry in entries if not entry.name.startswith(".")), reverse=True)
+    return [inner / name for name in names]
 
 
 def _members(shard: Path, prefix: PurePosixPath) -> Iterator[Picture]:
     """Yield the images of a shard; the names start with that of the shard, as keys may be equal across shards."""
     if shard.name.lower().endswith(_COMPRESSED):
         raise DataError(f"{shard} is compressed, so that single images cannot be read from it; unpack it to a .tar")
+    if shard.exists() and not shard.is_file():  # a pipe would be waited for
+        raise DataError(f"{shard}: the shard is not a file; remove it from the source, or rename it")
     with (
         named_faults(f"{shard}: the shard cannot be read", DataError, remedy="copy it again"),
         tarfile.open(shard, "r:") as archive,
@@ -139,16 +151,32 @@ def _of_coco(source: Path, root: Path) -> Iterator[Picture]:
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise DataError(f"{source} holds no list 'images', so it is not a COCO file")
+    seen: set[int] = set()
     for place, entry in enumerate(entries):
         name, number = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not name or type(number) is not int:
             raise DataError(f"{source}: images[{place}] has no file_name and whole id; see lumen check-data")
+        if not -_MAX_ID <= number <= _MAX_ID or number in seen:
+            raise DataError(f"{source}: the id of {name!r} is used twice, or is beyond 64 bits; see lumen check-data")
+        seen.add(number)
         yield Picture(_checked_name(name, source), os.path.join(root, name), id=number, root=str(root))
 
 
 def _checked_name(name: str, source: Path) -> str:
-    """Return a name that stays inside the folder of the labels."""
-    parts = PurePosixPath(name).parts
-    if ".." in parts or "\0" in name:
-        raise DataError(f"{source} names {name!r}: a path with '..' would leave the folder of the labels")
-    return str(PurePosixPath(*parts[1:])) if name.startswith("/") else str(PurePosixPath(*parts))
+    """Return a name that stays inside the folder of the labels, and that the files of every format can hold."""
+    parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
+    if ".." in parts or not parts:
+        raise DataError(
+            f"{source} names {name!r}: a path with '..', or without a file, leaves the folder of the labels"
+        )
+    if is_unwritable(name):
+        raise DataError(
+            f"{source} names {name!r}: labels cannot hold line breaks, other control characters or bytes that are not "
+            "UTF-8; rename the file"
+        )
+    return str(PurePosixPath(*parts))
+
+
+def is_unwritable(text: str) -> bool:
+    """Return whether a text holds what XML or UTF-8 cannot: control characters, halves of surrogate pairs."""
+    return _UNWRITABLE.search(text) is not None

@@ -25,6 +25,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 Advance = Callable[[int, bool], None]
 """Called with a number of pictures, and whether they were labelled by an earlier run."""
 
+_MOST_AT_ONCE = 100_000
 _DIGITS = {"bboxes": 3, "scores": 5}
 
 
@@ -44,6 +45,10 @@ class Effort:
 
     def __post_init__(self) -> None:
         require_batch(self.batch_size)
+        if max(self.workers, self.batch_size) > _MOST_AT_ONCE:
+            raise ConfigError(
+                f"workers and batch_size are bounded by {_MOST_AT_ONCE}, got {self.workers} and {self.batch_size}"
+            )
         if self.workers < 1 or not 0 <= self.skip_budget <= 1:
             raise ConfigError(
                 f"workers must be at least 1 and skip_budget a share from 0 to 1, got {self.workers} and "

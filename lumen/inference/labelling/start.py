@@ -1,5 +1,6 @@
 """From a source of pictures and a model to a job whose parts are done."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ def label_source(
 
 
 def _check_place(source: Path, folder: Path) -> None:
-    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+    # Unlike `Path.resolve` it takes links that lead in a circle; the folder is then refused when it is made.
+    if source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
         raise ConfigError(f"{folder} lies in {source}, so that masks would be taken for pictures; name another --out")
 
 

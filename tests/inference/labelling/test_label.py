@@ -101,6 +101,26 @@ def test_merging_waits_for_all_parts(start, tmp_path):
     assert not (tmp_path / "out" / "coco.json").exists()
 
 
+def test_parts_that_are_cut_exchanged_or_no_files_are_refused(start, tmp_path):
+    start()
+    merge_parts(tmp_path / "out", ["coco"])
+    first, second, last = (part_path(tmp_path / "out", number) for number in range(3))
+    contents = [path.read_bytes() for path in (first, second)]
+    first.write_bytes(b"".join(contents[0].splitlines(keepends=True)[:2]))  # counts and one answer of three
+    with pytest.raises(DataError, match=r"000000\.jsonl.* 1 answers, expected 3"):
+        merge_parts(tmp_path / "out", ["coco"])
+    first.write_bytes(contents[1])
+    with pytest.raises(DataError, match="not those of the pictures"):
+        merge_parts(tmp_path / "out", ["coco"])
+    assert not (tmp_path / "out" / "summary.json").exists()
+    first.write_bytes(contents[0])
+    assert merge_parts(tmp_path / "out", ["coco"])["pictures"] == 7
+    last.unlink()
+    os.mkfifo(last)
+    with pytest.raises(DataError, match="not a file"):
+        start()
+
+
 def test_what_is_done_is_not_done_again(start, tmp_path, monkeypatch):
     first = start()
     part_path(tmp_path / "out", 1).unlink()
@@ -344,7 +364,7 @@ def test_the_description_of_a_predictor_names_its_weights(predictor):
 
 
 def test_effort_is_checked():
-    for options in ({"batch_size": 0}, {"workers": 0}, {"skip_budget": 2.0}):
+    for options in ({"batch_size": 0}, {"workers": 0}, {"skip_budget": 2.0}, {"batch_size": 10**28}):
         with pytest.raises(ConfigError):
             Effort(**options)
 

@@ -1,6 +1,8 @@
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +97,12 @@ def test_a_coco_file_gives_its_images_and_ids(photos, tmp_path):
         ("a.json", '{"images": [{"id": 1}]}', r"images\[0\] has no file_name"),
         ("a.json", "{", "cannot be read as json"),
         ("a.txt", "../secret.png\n", r"a path with '\.\.'"),
+        ("a.txt", "ok.png\n.\n", "names '.'"),
+        ("a.txt", "/\n", "names '/'"),
+        ("a.txt", "bad\x1b.png\n", "control characters"),
+        ("a.json", '{"images": [{"id": 1, "file_name": "\\ud800.png"}]}', "not UTF-8"),
+        ("a.json", '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}', "used twice"),
+        ("a.json", f'{{"images": [{{"id": {2**63}, "file_name": "a"}}]}}', "beyond 64 bits"),
         ("a.docx", "", "not a source of pictures"),
         ("gone.txt", None, "there is no"),
     ],
@@ -104,6 +112,27 @@ def test_a_source_that_cannot_be_used_is_named(tmp_path, name, content, message)
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         list(list_pictures(tmp_path / name))
+
+
+def test_a_shard_that_is_a_pipe_is_refused_without_waiting(photos):
+    os.mkfifo(photos / "z.tar")
+    with pytest.raises(DataError, match="the shard is not a file"):
+        names_of(photos)
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(photos):
+    (photos / os.fsdecode(b"bad\xff.png")).touch()
+    with pytest.raises(DataError, match="rename the file"):
+        names_of(photos)
+
+
+def test_folders_may_be_nested_deeper_than_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a path of 1,200 folders is made step by step, as its text is short
+    for _ in range(1200):
+        os.mkdir("a")
+        os.chdir("a")
+    Path("z.png").touch()
+    assert names_of(tmp_path) == ["a/" * 1200 + "z.png"]
 
 
 def test_a_folder_of_images_belongs_to_lists_alone(photos):
