@@ -27,7 +27,7 @@ from lumen.commands.options import (
     Threshold,
     choose_source,
 )
-from lumen.errors import ConfigError, DataError, LumenError
+from lumen.errors import ConfigError, DataError, LumenError, printable
 from lumen.inference.reports import Output, Request, predict_files
 from lumen.inference.sources import MAX_NEW_TOKENS, Source, describe_source, find_model, open_model
 from lumen.inference.tiles import Tiles
@@ -385,7 +385,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (LumenError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Errors that a user, a config or a data set can cause: what came, what was expected and what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,11 @@ class CheckpointError(LumenError):
 
 class PromptError(LumenError):
     """A prompt is empty, too long, or names an unknown task."""
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters other than line breaks and tabs as escapes: a terminal would obey them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """A conversation about an image on the command line: a line in, an answer out, masks as files."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen.errors import ConfigError, PromptError
+from lumen.errors import ConfigError, DataError, PromptError, printable
 
 if TYPE_CHECKING:
     from mmengine.structures import InstanceData
@@ -13,15 +14,32 @@ if TYPE_CHECKING:
     from lumen.inference.conversation import Reply
     from lumen.inference.predictor import LumenPredictor
 
+_MAX_LINE = 2**20
+
 
 def typed_lines() -> Iterator[str]:
-    """Yield lines of standard input up to its end; a terminal shows where to type."""
-    mark = "> " if sys.stdin.isatty() else ""
+    """Yield lines of standard input up to its end; a terminal shows where to type.
+
+    Bytes that are not UTF-8 become halves of surrogate pairs, which a prompt must not hold.
+
+    Raises:
+        DataError: Standard input is closed, or a line has no end.
+    """
+    if sys.stdin is None:
+        raise DataError("standard input is closed: type the questions, or pass them as lines")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    is_terminal = sys.stdin.isatty()
     while True:
         try:
-            yield input(mark)
+            line = input("> ") if is_terminal else sys.stdin.readline(_MAX_LINE)
         except EOFError:
             return
+        if not is_terminal and not line:
+            return
+        if len(line) == _MAX_LINE:
+            raise DataError(f"a line of standard input has {_MAX_LINE} characters or more: pass a question per line")
+        yield line.removesuffix("\n")
 
 
 def read_routes(given: Sequence[str]) -> dict[str, str]:
@@ -72,7 +90,7 @@ def chat_about(
             try:
                 reply = image.converse(line, history, slot_routes=routes, score_threshold=score_threshold)
             except PromptError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {printable(str(error))}", file=sys.stderr)
                 continue
             history, turn = reply.history, turn + 1
             _print_reply(reply, f"{path.stem}_{turn}", masks)
@@ -81,7 +99,7 @@ def chat_about(
 
 
 def _print_reply(reply: "Reply", stem: str, masks: Path | None) -> None:
-    print(reply.text or "(no words)")
+    print(printable(reply.text) or "(no words)")
     if reply.num_unpaired:
         print(f"  {reply.num_unpaired} slots in the answer give nothing: another slot of the template is missing")
     number = 0

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumen.errors import ConfigError, DataError
+from lumen.errors import ConfigError, DataError, printable
 from lumen.inference.tiles import Tiles
 from lumen.serialization.atomic import write_text
 
@@ -96,7 +96,7 @@ def predict_files(predictor: "LumenPredictor", paths: Sequence[Path], request: R
             try:
                 image = read_image(path)
             except DataError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {printable(str(error))}", file=sys.stderr)
                 failed += 1
             else:
                 report = _predict_file(predictor, path, stem, image, request, output)
@@ -191,7 +191,7 @@ def _predict_file(
     if output.heatmaps and request.task not in _WITHOUT_HEATMAPS:
         _draw_heatmaps(predictor, image, request, output.folder / stem)
     summary = _summary(table, request) + ("" if written is None else _unread(written))
-    print(f"{path}: {summary}" + (f" -> {output.folder / stem}.png" if picture is not None else ""))
+    print(printable(f"{path}: {summary}" + (f" -> {output.folder / stem}.png" if picture is not None else "")))
     return report
 
 

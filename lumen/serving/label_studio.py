@@ -185,8 +185,11 @@ def read_source(source: Any, images: Path | None, limits: Limits) -> bytes:
         raise DataError(f"the image {named!r} is a local file, and no folder is served: lumen serve --images FOLDER")
     path = images / unquote(named).lstrip("/")
     check_inside(path, images)
-    if not path.is_file():
-        raise DataError(f"there is no file {named!r} in the folder of --images")
-    if path.stat().st_size > limits.body_bytes:
-        raise DataError(f"{named}: {path.stat().st_size} bytes, the limit is {limits.body_bytes}")
-    return path.read_bytes()
+    try:
+        if not path.is_file():
+            raise DataError(f"there is no file {named!r} in the folder of --images")
+        if path.stat().st_size > limits.body_bytes:
+            raise DataError(f"{named}: {path.stat().st_size} bytes, the limit is {limits.body_bytes}")
+        return path.read_bytes()
+    except OSError as error:  # a name that is too long, a file that may not be read
+        raise DataError(f"the file {named!r:.80} cannot be read: {error.strerror}") from error

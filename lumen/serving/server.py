@@ -43,7 +43,7 @@ def open_port(host: str, port: int) -> socket.socket:
     try:
         opened.bind((host, port))
         opened.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # TypeError: a host that is not text
         opened.close()
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ConfigError(

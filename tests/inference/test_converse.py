@@ -1,5 +1,8 @@
 """Conversations with a predictor: what is written is made up, what it points at is found."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,9 @@ from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.pose import PoseDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.decoders.text import VqaDecoder
-from lumen.errors import ConfigError, PromptError
+from lumen.errors import ConfigError, DataError, PromptError
 from lumen.inference import chat
+from lumen.inference.asked_image import AskedImage
 from lumen.inference.predictor import LumenPredictor
 from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.generation import Continuation
@@ -165,8 +169,35 @@ def test_a_conversation_ends_with_the_input_and_by_ctrl_c(predictor, picture, ca
             return text
         raise EOFError
 
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
     monkeypatch.setattr("builtins.input", read)
     assert list(chat.typed_lines()) == ["a", "b"]
+
+
+def test_lines_of_a_file_are_bounded_and_may_hold_any_bytes(predictor, picture, capsys, monkeypatch):
+    def lines_of(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+        return chat.typed_lines()
+
+    assert list(lines_of(b"a\r\n\nb")) == ["a", "", "b"]
+    write(predictor, "yes")
+    chat.chat_about(predictor, picture, lines_of(b"is it \xff?\nis it red?"))
+    printed, errors = capsys.readouterr()
+    assert printed == "yes\n" and "half of a surrogate pair" in errors
+    with pytest.raises(DataError, match="a question per line"):
+        list(lines_of(b"x" * 2**20))
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="is closed"):
+        list(chat.typed_lines())
+
+
+def test_a_terminal_obeys_no_answer(predictor, picture, capsys, monkeypatch):
+    reply = predictor.converse("is it red?")
+    monkeypatch.setattr(AskedImage, "converse", lambda *args, **options: replace(reply, text="\x1b[2Jyes\n\tno\x9b1m"))
+    chat.chat_about(predictor, picture, ["is it red?"])
+    assert capsys.readouterr().out == "\\x1b[2Jyes\n\tno\\x9b1m\n"
 
 
 def test_the_command_reads_routes_and_explains_itself(picture, capsys, monkeypatch):

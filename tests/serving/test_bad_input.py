@@ -1,6 +1,7 @@
 """What a server refuses, how it says so, and that it goes on."""
 
 import base64
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +163,8 @@ def test_a_port_that_is_taken_is_named():
             open_port("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"cannot listen at port 8000 of 'no-such-host\.invalid'"):
         open_port("no-such-host.invalid", 8000)
+    with pytest.raises(ConfigError, match="cannot listen"):
+        open_port(os.fsdecode(b"\xff"), 8000)
 
 
 def test_a_limit_below_one_is_refused():

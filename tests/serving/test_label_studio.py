@@ -53,6 +53,7 @@ def test_predictions_are_the_boxes_in_percent(predictor, served):
         ("https://example.org/a.png", "is not fetched"),
         ("/data/local-files/?d=../../etc/passwd", "leaves the folder"),
         ("/data/local-files/?d=b.png", "there is no file 'b.png'"),
+        (f"/data/local-files/?d={'a' * 5000}", "cannot be read: File name too long"),
         ("data:image/png;base64,AAAA", "cannot be read as an image"),
         (None, "the task names no image"),
     ],
