@@ -12,6 +12,7 @@ PACKAGED = {"nano": Path(__file__).resolve().parent / "lmm" / "nano" / "weights"
 """Models that are part of this package, by name."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings by which images are found in folders."""
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def find_path(path: str | Path) -> str:
@@ -29,6 +30,11 @@ def find_path(path: str | Path) -> str:
     if str(path) in PACKAGED:
         tried.append(PACKAGED[str(path)])
     return next((str(place) for place in tried if place.exists()), str(path))
+
+
+def is_unwritable(text: str) -> bool:
+    """Return whether a text holds what XML or UTF-8 cannot: control characters, halves of surrogate pairs."""
+    return _UNWRITABLE.search(text) is not None
 
 
 def open_file(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:

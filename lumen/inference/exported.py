@@ -5,8 +5,9 @@ model in ``base``. Weights are safetensors and the rest is text, so that nothing
 """
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def write_folder(
 
     Raises:
         CheckpointError: The folder is in use or cannot be written.
-        ConfigError: ``base`` is not a model in safetensors.
+        ConfigError: ``base`` is not a model in safetensors, or has a link that leads out of it.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists: remove it, or name another folder")
@@ -73,7 +74,7 @@ def write_folder(
 
 
 def _copy_base(base: Path, target: Path) -> None:
-    files = [file for pattern in BASE_FILES for file in sorted(base.glob(pattern))]
+    files = files_of(base, BASE_FILES)
     if not ((base / "config.json") in files and any(file.suffix == ".safetensors" for file in files)):
         raise ConfigError(
             f"the base model {base} cannot be copied: it is not a folder with config.json and *.safetensors; make "
@@ -82,6 +83,25 @@ def _copy_base(base: Path, target: Path) -> None:
     target.mkdir()
     for file in files:
         shutil.copyfile(file, target / file.name)
+
+
+def files_of(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return the files of a folder that is to be copied or published, by pattern and name.
+
+    Raises:
+        ConfigError: One is a link that leads out of the folder: a folder that came from elsewhere could name any file
+            of this machine. Links of the cache of the hub to its own files are followed.
+    """
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    root = Path(os.path.realpath(folder))
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    for file in files:
+        real = Path(os.path.realpath(file))
+        if not (real.is_relative_to(root) or real.parent == blobs):
+            raise ConfigError(
+                f"{file} is a link to {real}, outside of {folder}: put the file itself there, or remove it"
+            )
+    return files
 
 
 def read_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

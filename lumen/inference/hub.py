@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from lumen.errors import CheckpointError, ConfigError, named_faults
-from lumen.inference.exported import BASE, BASE_FILES, COPIED_BASE, DECODER, MODEL, models_named, read_folder
+from lumen.inference.exported import BASE, BASE_FILES, COPIED_BASE, DECODER, MODEL, files_of, models_named, read_folder
 from lumen.paths import PACKAGED, find_path, is_hub_id
 
 _CARD = "README.md"
@@ -71,7 +71,8 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
-        ConfigError: ``repo_id`` does not have that form, or the model needs a folder of this machine.
+        ConfigError: ``repo_id`` does not have that form, the model needs a folder of this machine, or a file is a
+            link that leads out of the folder.
         CheckpointError: The folder is not complete, there is no token, or the hub refuses it or cannot be reached.
     """
     if not is_hub_id(repo_id):
@@ -84,9 +85,7 @@ def push_to_hub(
         raise CheckpointError(f"{repo_id} cannot be written: there is no token; {_LOGIN}")
     with named_faults(f"{path} cannot be uploaded", CheckpointError, remedy=f"export it again, with its {_CARD}"):
         card = (path / _CARD).read_text(encoding="utf-8").replace('"FOLDER"', f'"{repo_id}"')
-    files: dict[str, Any] = {
-        file.relative_to(path).as_posix(): file for name in _FILES[kind] for file in path.glob(name)
-    }
+    files: dict[str, Any] = {file.relative_to(path).as_posix(): file for file in files_of(path, _FILES[kind])}
     files[_CARD] = card.encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source) for name, source in files.items()]
     api = HfApi()

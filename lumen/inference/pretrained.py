@@ -20,7 +20,6 @@ from lumen.config import read_config
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
 from lumen.data.transforms import ResizeToInput
 from lumen.data.views import Views, find_views
-from lumen.decoders.base import Decoder
 from lumen.errors import CheckpointError, ConfigError, named_faults
 from lumen.inference.exported import COPIED_BASE, DECODER, MODEL, models_named, read_folder, write_folder
 from lumen.inference.hub import open_folder
@@ -34,7 +33,6 @@ from lumen.serialization.checkpoint import (
     absent_names,
     load_checkpoint,
     load_trained_state,
-    refuse_not_finite,
     trained_state,
 )
 from lumen.serialization.config_json import class_of, config_from_json, config_to_json, dotted_name, known_types
@@ -226,8 +224,11 @@ def load_decoder(
         CheckpointError: A file is missing or broken, or the decoder was trained with another LMM or aligner; the
             message names what differs.
         ConfigError: The model has a decoder for this task.
+        PromptError: The wording of the task is not one, or differs from what the model knows by that name.
     """
     content, state = read_folder(open_folder(folder, DECODER, revision=revision), DECODER)
+    if not isinstance(content["fits"], dict):
+        raise CheckpointError(f"{folder} does not tell which model its decoder fits; copy the folder again")
     complaint = f"the decoder in {folder} was trained with another model"
     require_equal(content["fits"], fingerprint(model), complaint, remedy=_REMEDY)
     remedy = "copy the folder again"
@@ -236,9 +237,11 @@ def load_decoder(
         config = config_from_json(content["decoder"], known_types(types), "decoder")
         decoder = DECODERS.build({**config, "channels": model.aligner.channels})
         wording = TaskWording(**content["task"])
-    if wording.name != decoder.spec.name:
-        raise CheckpointError(f"{folder} words the task {wording.name!r}, its decoder answers {decoder.spec.name!r}")
-    _load_whole(decoder, state, folder)
+        if wording.name != decoder.spec.name:
+            raise CheckpointError(
+                f"{folder} words the task {wording.name!r}, its decoder answers {decoder.spec.name!r}"
+            )
+    load_trained_state(decoder, {"state_dict": state, "meta": {"model": content["fits"]}})
     model.lmm.add_task(wording)
     model.add_decoder(decoder)
     return wording.name
@@ -315,21 +318,6 @@ def _named(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Ten
     if unknown:
         raise CheckpointError(f"the model has no weights {unknown[:3]}: write those that it has")
     return {name: state[name] for name in names}
-
-
-def _load_whole(decoder: Decoder, state: Mapping[str, Tensor], folder: Path | str) -> None:
-    expected = decoder.state_dict()
-    different = [
-        name
-        for name in sorted(expected.keys() | state.keys())
-        if name not in expected or name not in state or expected[name].shape != state[name].shape
-    ]
-    if different:
-        raise CheckpointError(
-            f"the weights in {folder} do not fit {type(decoder).__name__} of this version: {different[:3]} differ"
-        )
-    refuse_not_finite(state, expected)
-    decoder.load_state_dict(state)
 
 
 @dataclass(frozen=True, slots=True)

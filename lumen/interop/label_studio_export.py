@@ -17,7 +17,7 @@ from lumen.errors import DataError, named_faults
 from lumen.interop.brush import unpack_mask
 from lumen.interop.label_studio import IMAGE, LOCAL_FILES
 from lumen.ops.masks import Rle, encode_masks, mask_area, mask_boxes, segmentation_to_rle
-from lumen.paths import IMAGE_SUFFIXES
+from lumen.paths import IMAGE_SUFFIXES, is_unwritable
 
 Box = tuple[float, float, float, float]
 Shape = tuple[Box, float, Rle | list[list[float]] | None]
@@ -59,9 +59,13 @@ def to_coco(
             regions = annotation["result"]
             file = _file_of(task["data"], place)
             size_hw = _size_of(regions, task["data"], file, read_size)
+            if is_unwritable(file) or not file or not all(type(side) is int and side > 0 for side in size_hw):
+                raise ValueError(f"an image has a name and whole sides above 0, got {file!r} of {size_hw!r:.80}")
             image = {"id": len(images) + 1, "file_name": file, "height": size_hw[0], "width": size_hw[1]}
             images.append(image)
             found += [(image["id"], *shape) for shape in _shapes(regions, size_hw, left_out)]
+    if len(set(names)) < len(names):
+        raise DataError(f"name each category once, got {list(names)}")
     names = list(names) or sorted({label for _, label, _ in found})
     unknown = sorted({label for _, label, _ in found} - set(names))
     if unknown:
@@ -132,6 +136,8 @@ def _shapes(
             left_out[f"regions of type {kind}"] += 1
             continue
         box, area, segmentation = _READERS[kind](value, size_hw)
+        if not all(map(math.isfinite, (*box, area))):
+            raise ValueError(f"a region has numbers that are not finite: {value!r:.80}")
         height, width = size_hw
         x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
         if x2 <= x1 or y2 <= y1:
@@ -139,8 +145,14 @@ def _shapes(
             continue
         area = (x2 - x1) * (y2 - y1) if segmentation is None else area
         labels = value.get(kind) or []
+        if not isinstance(labels, list) or not all(map(_is_label, labels)):
+            raise ValueError(f"labels are a list of texts, got {labels!r:.80}")
         left_out["regions without a label"] += not labels
         yield from ((label, ((x1, y1, x2, y2), area, segmentation)) for label in labels)
+
+
+def _is_label(label: Any) -> bool:
+    return isinstance(label, str) and label != "" and not is_unwritable(label)
 
 
 def _rectangle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Shape:

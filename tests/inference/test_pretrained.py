@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lumen.aligners.dense import DenseAligner
 from lumen.data.keypoint_transforms import AskKeypoints, CropInstance
@@ -12,6 +13,7 @@ from lumen.decoders.base import Decoder
 from lumen.decoders.detection import DetectionDecoder
 from lumen.decoders.segmentation import SegmentationDecoder
 from lumen.errors import CheckpointError, ConfigError, PromptError
+from lumen.inference.exported import files_of
 from lumen.inference.predictor import LumenPredictor
 from lumen.inference.pretrained import (
     decoder_config,
@@ -25,6 +27,7 @@ from lumen.lmm.adapter import HFAdapter
 from lumen.lmm.nano.model import make_nano
 from lumen.prompts import KNOWN_TASKS, TaskWording, Wordings
 from lumen.registry import MODELS
+from lumen.serialization.fingerprint import digest_tensors
 from lumen.structures import TaskSpec
 
 VIEWS = Views(
@@ -254,6 +257,36 @@ def test_an_unknown_type_is_refused_and_nothing_is_imported(saved, without_masks
     edit(saved[1] / "decoder.json", lambda content: content["decoder"].update(type="antigravity.Decoder"))
     with pytest.raises(CheckpointError, match=r"decoder.type is 'antigravity.Decoder', which is not registered"):
         load_decoder(without_masks, saved[1])
+
+
+def test_a_decoder_that_fits_nothing_is_refused(saved, without_masks):
+    edit(saved[1] / "decoder.json", lambda content: content.update(fits=None))
+    with pytest.raises(CheckpointError, match="does not tell which model"):
+        load_decoder(without_masks, saved[1])
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int8])
+def test_weights_of_another_kind_are_not_cast(saved, without_masks, kind):
+    path = saved[1] / "decoder.safetensors"
+    state = {name: value.to(kind) for name, value in load_file(path).items()}
+    save_file(state, path)
+    edit(saved[1] / "decoder.json", lambda content: content.update(digest=digest_tensors(state)))
+    with pytest.raises(CheckpointError, match="other numbers"):
+        load_decoder(without_masks, saved[1])
+
+
+def test_a_base_with_a_link_that_leads_out_is_not_copied(tmp_path):
+    base, cache = tmp_path / "base", tmp_path / "models--org--name"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    base.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (base / "notes.txt").symlink_to("../secret.txt")
+    with pytest.raises(ConfigError, match=r"notes\.txt is a link to .*secret\.txt, outside of"):
+        files_of(base, ["*.json", "*.txt"])
+    (cache / "blobs" / "0123").write_text("{}")
+    (cache / "snapshots" / "abc" / "config.json").symlink_to("../../blobs/0123")
+    assert [file.name for file in files_of(cache / "snapshots" / "abc", ["*.json"])] == ["config.json"]
 
 
 def test_a_stranger_is_built_only_when_the_caller_names_it(tiny_nano, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
@@ -173,6 +174,16 @@ def test_a_picture_without_objects_needs_a_size():
         ([{"image": "a.jpg", "label": []}], "choose JSON as the export format"),
         ([annotated([box()]) | {"data": {"text": "no image"}}], "task 7 names no image file"),
         ([annotated([region("rectanglelabels", {"x": "left"})])], "task 7 cannot be read"),
+        ([annotated([box(x=math.nan)])], "not finite"),
+        ([annotated([box(rotation=math.nan)])], "not finite"),
+        (
+            [annotated([box(), box() | {"value": {**box()["value"], "rectanglelabels": "star"}}])],
+            "labels are a list of texts",
+        ),
+        ([annotated([region("rectanglelabels", box()["value"], [None, "star"])])], "labels are a list of texts"),
+        ([annotated([box() | {"original_height": -1}])], "whole sides above 0"),
+        ([annotated([box() | {"original_width": math.nan}])], "task 7 cannot be read"),
+        ([annotated([box()]) | {"data": {"file": "a\n.png"}}], "an image has a name"),
         ([annotated([region("brushlabels", {"rle": [1, 2]})])], "a brush mask cannot be read"),
         ([annotated([box()])], "labels \\['star'\\], which are none of the categories \\['ring'\\]"),
     ],
@@ -180,3 +191,8 @@ def test_a_picture_without_objects_needs_a_size():
 def test_what_cannot_be_read_is_an_error(tasks, message):
     with pytest.raises(DataError, match=message):
         to_coco(tasks, ["ring"])
+
+
+def test_a_category_is_named_once():
+    with pytest.raises(DataError, match="name each category once"):
+        to_coco([annotated([box()])], ["star", "star"])

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from lumen.errors import ConfigError, DataError, named_faults
-from lumen.inference.labelling.pictures import Picture, is_unwritable
+from lumen.inference.labelling.pictures import Picture
+from lumen.paths import is_unwritable, open_file
 from lumen.serialization.atomic import TEMPORARY, atomic_file, write_text
 from lumen.serialization.fingerprint import require_equal
 from lumen.serialization.lock import held_file
@@ -241,11 +242,8 @@ def read_part(folder: Path, number: int, job: Job) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _open_part(folder: Path, number: int) -> Iterator[TextIO]:
     path = part_path(folder, number)
-    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN):
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("not a file")
-        with path.open(encoding="ascii") as file:
-            yield file
+    with named_faults(f"{path} cannot be read", DataError, remedy=_LABEL_AGAIN), open_file(path) as file:
+        yield file
 
 
 def _check_record(record: Any, num_names: int) -> None:

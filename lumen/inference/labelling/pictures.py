@@ -1,7 +1,6 @@
 """Pictures to label, one at a time: from a folder, a list file, tar shards, or a COCO file. Nothing is decoded here."""
 
 import os
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import numpy as np
 from lumen.data.annotations import parse_json
 from lumen.data.image import MAX_BYTES, decode_image, read_image
 from lumen.errors import ConfigError, DataError, named_faults
-from lumen.paths import IMAGE_SUFFIXES
+from lumen.paths import IMAGE_SUFFIXES, is_unwritable
 
 LIST_SUFFIXES = (".txt", ".lst")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE)
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MAX_ID = 2**63 - 1
 _KNOWN = "a folder of images or tar shards, a .tar file, a .txt file with one image per line, or a COCO .json file"
 
@@ -175,8 +173,3 @@ def _checked_name(name: str, source: Path) -> str:
             "UTF-8; rename the file"
         )
     return str(PurePosixPath(*parts))
-
-
-def is_unwritable(text: str) -> bool:
-    """Return whether a text holds what XML or UTF-8 cannot: control characters, halves of surrogate pairs."""
-    return _UNWRITABLE.search(text) is not None

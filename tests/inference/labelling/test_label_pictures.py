@@ -127,12 +127,16 @@ def test_a_file_name_that_is_not_utf8_is_refused(photos):
 
 
 def test_folders_may_be_nested_deeper_than_calls(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a path of 1,200 folders is made step by step, as its text is short
+    monkeypatch.chdir(tmp_path)
     for _ in range(1200):
         os.mkdir("a")
         os.chdir("a")
     Path("z.png").touch()
     assert names_of(tmp_path) == ["a/" * 1200 + "z.png"]
+    Path("z.png").unlink()  # and the folders, which `shutil.rmtree` cannot remove
+    for _ in range(1200):
+        os.chdir("..")
+        os.rmdir("a")
 
 
 def test_a_folder_of_images_belongs_to_lists_alone(photos):
