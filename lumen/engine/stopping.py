@@ -9,6 +9,8 @@ import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import all_reduce, get_world_size
 
+from lumen.engine.ending import end_is_requested
+
 
 class StopRequested(Exception):  # noqa: N818 - not an error
     """Leaves the loops of a training so that it can be saved."""
@@ -25,7 +27,7 @@ class StopSignal:
         self._before: Any = None
 
     def __enter__(self) -> "StopSignal":
-        self.is_requested = False
+        self.is_requested = end_is_requested()  # by a SIGTERM before the block, whose exit was dropped
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self

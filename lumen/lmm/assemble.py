@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -31,9 +32,10 @@ from lumen.lmm.nano import efficientnet
 from lumen.lmm.nano.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 from lumen.lmm.nano.vision import NanoVisionConfig, NanoVisionModel
 from lumen.lmm.pixels import ImageStatistics, load_statistics
-from lumen.lmm.repository import refuse_adapter, without_code
+from lumen.lmm.repository import check_filled, refuse_adapter, without_code
 from lumen.lmm.untrained import note_untrained
 
+_REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # for `check_filled`
 TOWERS = ("nano", "efficientnet-lite0")
 _CONNECTOR = "model.multi_modal_projector"
 _TOWER = "model.vision_tower"
@@ -85,7 +87,7 @@ def load_language_model(source: str | Path) -> LanguageModel:
         source: Folder or model id, or a GGUF file, whose quantized weights become float32.
 
     Raises:
-        CheckpointError: There is no such model.
+        CheckpointError: There is no such model, or weights are missing, of another shape or not finite.
         ConfigError: transformers has no such kind of model, or reading GGUF files needs a package.
     """
     path = Path(source)
@@ -95,11 +97,14 @@ def load_language_model(source: str | Path) -> LanguageModel:
     refuse_adapter(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False, **options)
-    except OSError as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, **_REPORTED, **options
+        )
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the language model {str(path)!r} cannot be read: {_first_line(error)}") from error
     except (ValueError, ImportError) as error:
         raise ConfigError(f"the language model {str(path)!r} cannot be loaded: {_first_line(error)}") from error
+    check_filled(str(path), model, report)
     if options.get("gguf_file") is not None:
         del model.config.quantization_config  # the weights are plain numbers now
     model.config._name_or_path = ""  # else the place on this machine would be saved
@@ -115,7 +120,7 @@ def load_tower(source: str | Path, *, seed: int = 0) -> Tower:
         seed: Seed of random weights.
 
     Raises:
-        CheckpointError: There is no such model, or it lacks weights.
+        CheckpointError: There is no such model, or weights are missing, of another shape or not finite.
         ConfigError: transformers has no such kind of model, or a package is missing.
     """
     if source == TOWERS[0]:
@@ -131,19 +136,17 @@ def load_tower(source: str | Path, *, seed: int = 0) -> Tower:
         config = without_code(AutoConfig.from_pretrained(source, trust_remote_code=False))
         config = getattr(config, "vision_config", config)
         model, report = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            source, config=config, dtype=torch.float32, trust_remote_code=False, **_REPORTED
         )
         statistics = load_statistics(str(source))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the tower {str(source)!r} cannot be read: {_first_line(error)}") from error
     except ValueError as error:
         raise ConfigError(
             f"the tower {str(source)!r} cannot be loaded: {_first_line(error)} A tower is one of {TOWERS}, or a folder "
             "of a vision model that transformers or an imported plug-in knows"
         ) from error
-    if report["missing_keys"]:
-        lacking = sorted(report["missing_keys"])
-        raise CheckpointError(f"the tower {str(source)!r} lacks {len(lacking)} weights, such as {lacking[0]}")
+    check_filled(str(source), model, report)
     model.config._name_or_path = ""
     return Tower(model, statistics)
 

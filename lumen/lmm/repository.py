@@ -251,6 +251,21 @@ def _check_weights(path: str, report: Mapping[str, Any], unused_weights: Sequenc
         )
 
 
+def check_filled(path: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse a further model, such as a SAM or a tower, unless its files gave all of its weights; more may be there.
+
+    Args:
+        path: Folder or model id.
+        model: As ``from_pretrained`` gave it with ``ignore_mismatched_sizes=True``.
+        report: Its loading info.
+
+    Raises:
+        CheckpointError: Weights are missing, of another shape or not finite.
+    """
+    _check_weights(path, report, unused_weights=("",))
+    _check_finite(path, model)
+
+
 def _check_finite(path: str, model: PreTrainedModel) -> None:
     broken = names_not_finite(dict(model.named_parameters()))
     if broken:

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, Sam2Model, SamModel
 
-from lumen.errors import ConfigError
-from lumen.lmm.repository import refuse_adapter, without_code
+from lumen.errors import CheckpointError, ConfigError, named_faults
+from lumen.lmm.repository import check_filled, refuse_adapter, without_code
 from lumen.lmm.sam_view import SamView
 from lumen.paths import find_path
 from lumen.registry import MODELS
@@ -50,7 +50,7 @@ class SamMasks(nn.Module):
         self.objects_at_once = objects_at_once
         # In a tuple, so that it is not a submodule.
         config = without_code(kind.config_class.from_dict(fields))
-        self._sam = (kind.from_pretrained(path, config=config).requires_grad_(False).eval(),)
+        self._sam = (load_sam(kind, path, config).requires_grad_(False).eval(),)
         self.view = SamView(self._sam[0].config.prompt_encoder_config.image_size, is_stretched)
         self._images: Tensor | None = None
         self._embeddings: dict[int, Any] = {}
@@ -99,6 +99,20 @@ class SamMasks(nn.Module):
         self._sam[0]._apply(fn, recurse)
         self._images, self._embeddings = None, {}
         return super()._apply(fn, recurse)
+
+
+def load_sam(kind: type[PreTrainedModel], path: str, config: PretrainedConfig) -> PreTrainedModel:
+    """Load a SAM.
+
+    Raises:
+        CheckpointError: A file is damaged, or weights are missing, of another shape or not finite.
+    """
+    with named_faults(f"the SAM {path!r} cannot be read", CheckpointError, remedy="fetch the repository again"):
+        model, report = kind.from_pretrained(
+            path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        check_filled(path, model, report)
+        return model
 
 
 def _by_image(image_index: Int[Tensor, " n"], at_once: int) -> Iterator[tuple[int, Int[Tensor, " m"]]]:

@@ -11,6 +11,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from lumen.errors import ConfigError
 from lumen.lmm.repository import refuse_adapter, without_code
+from lumen.lmm.sam import load_sam
 from lumen.lmm.sam_view import SamView
 from lumen.ops.geometry import sine_positions
 from lumen.options import check_choice
@@ -164,4 +165,4 @@ def _load(name_or_path: str, channels: int, sizes: Mapping[str, Any] | None) -> 
             f"the mask decoder of {name_or_path} is {width} wide, the vectors {channels}, and sizes are {sizes}: set "
             f"channels={width} in the aligner, and give no sizes"
         )
-    return SamModel.from_pretrained(path, config=without_code(config))
+    return load_sam(SamModel, path, without_code(config))

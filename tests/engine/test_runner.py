@@ -11,8 +11,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MessageHub
 from toy import ToyData, ToyMetric, ToyModel, make_runner
 
-from lumen.engine.ending import EXIT_AGAIN
+from lumen.engine.ending import EXIT_AGAIN, end_is_requested, ending_on_sigterm
 from lumen.engine.hooks import EmaHook, FreezeHook, SafeCheckpointHook
+from lumen.engine.stopping import StopRequested, StopSignal
 from lumen.engine.work_folder import LOCK, held
 from lumen.errors import CheckpointError, ConfigError
 from lumen.serialization.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -225,6 +226,21 @@ def test_sigterm_before_and_behind_a_training_gives_the_same_exit_code():
     )
     for block, code in (("os.kill(os.getpid(), 15)", EXIT_AGAIN), ("sys.exit(2)", 2), ("pass", -signal.SIGTERM)):
         assert subprocess.run([sys.executable, "-c", start + block]).returncode == code
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exit_that_python_drops_ends_the_training_at_its_first_step():
+    class Collected:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ending_on_sigterm():
+        Collected()  # at once, and without an exit
+        assert end_is_requested()
+        with pytest.raises(StopRequested), StopSignal() as stop:
+            stop.leave_if_requested()
+    with StopSignal() as stop:
+        stop.leave_if_requested()
 
 
 def test_two_trainings_do_not_share_a_work_folder(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import make_images
 from pages import load_tool
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
     Blip2VisionConfig,
@@ -169,6 +170,22 @@ def test_parts_that_do_not_fit_are_told(tmp_path):
         load_tower(tmp_path / "odd")
     with pytest.raises(ConfigError, match="dtype must be"):
         make(tmp_path, "nano", dtype="float16")
+
+
+@pytest.mark.parametrize("part", ["tower", "llm"])
+def test_parts_with_damaged_weights_are_refused(tmp_path, part):
+    folder = save_tower("clip", tmp_path / "part") if part == "tower" else save_llm(tmp_path / "part")
+    load = load_tower if part == "tower" else load_language_model
+    file = Path(folder) / "model.safetensors"
+    state = load_file(file)
+    name = next(name for name in sorted(state) if "text" not in name and state[name].ndim > 1)
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="not finite"):
+        load(folder)
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(folder)
 
 
 def test_a_tower_without_its_weights_is_an_error(tmp_path, monkeypatch):

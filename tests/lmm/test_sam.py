@@ -1,8 +1,11 @@
 import json
+import math
+import shutil
 
 import pytest
 import torch
 from helpers import make_images
+from safetensors.torch import load_file, save_file
 from transformers import (
     Sam2Config,
     Sam2HieraDetConfig,
@@ -17,7 +20,7 @@ from transformers import (
     SamVisionConfig,
 )
 
-from lumen.errors import ConfigError
+from lumen.errors import CheckpointError, ConfigError
 from lumen.lmm.sam import SamMasks
 
 SIDE = 64
@@ -192,6 +195,27 @@ def test_a_checkpoint_of_sam_2_for_videos_gives_its_image_part(tmp_path):
     (found,) = SamMasks(str(tmp_path))._sam
     assert type(found) is Sam2Model
     assert all(torch.equal(found.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * math.nan, "not finite"),
+        (lambda weight: weight[:-1], "of another shape"),
+        (lambda weight: None, "missing"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_model_are_refused(folder, tmp_path, change, message):
+    damaged = shutil.copytree(folder, tmp_path / "sam")
+    state = load_file(damaged / "model.safetensors")
+    name = next(name for name in sorted(state) if name.startswith("mask_decoder") and state[name].ndim > 1)
+    changed = change(state.pop(name))
+    save_file(state | ({} if changed is None else {name: changed}), damaged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=message):
+        SamMasks(str(damaged))
+    (damaged / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        SamMasks(str(damaged))
 
 
 def test_another_model_is_refused(tiny_nano):
