@@ -39,6 +39,7 @@ from lumen.serialization.config_json import class_of, config_from_json, config_t
 from lumen.serialization.fingerprint import digest_tensors, require_equal
 
 _SKETCH = 1024
+_MAX_DECODERS = 1000  # one per task; to build 100,000 takes half a minute
 _REMEDY = "Load the model that it was trained with"
 
 
@@ -141,6 +142,10 @@ def from_pretrained(
     content, state = read_folder(path, MODEL)
     config = content["model"]
     with named_faults(f"{folder} holds no model that can be built", CheckpointError, remedy="copy the folder again"):
+        if len(config["decoders"]) > _MAX_DECODERS:
+            raise CheckpointError(
+                f"{folder} names {len(config['decoders'])} decoders, the limit is {_MAX_DECODERS}: copy it again"
+            )
         if base_model is None and config["lmm"]["name_or_path"] == COPIED_BASE:
             base_model = path / COPIED_BASE
         if base_model is not None:

@@ -259,6 +259,14 @@ def test_an_unknown_type_is_refused_and_nothing_is_imported(saved, without_masks
         load_decoder(without_masks, saved[1])
 
 
+def test_the_decoders_of_a_folder_are_bounded(tiny_nano, tmp_path):
+    config = config_of(tiny_nano, {"type": DetectionDecoder})
+    save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
+    edit(tmp_path / "out" / "model.json", lambda content: content["model"].update(decoders=[{}] * 1001))
+    with pytest.raises(CheckpointError, match="names 1001 decoders, the limit is 1000"):
+        from_pretrained(tmp_path / "out")
+
+
 def test_a_decoder_that_fits_nothing_is_refused(saved, without_masks):
     edit(saved[1] / "decoder.json", lambda content: content.update(fits=None))
     with pytest.raises(CheckpointError, match="does not tell which model"):
