@@ -260,7 +260,7 @@ def test_an_unknown_type_is_refused_and_nothing_is_imported(saved, without_masks
 
 
 def test_the_decoders_of_a_folder_are_bounded(tiny_nano, tmp_path):
-    config = config_of(tiny_nano, {"type": DetectionDecoder})
+    config = config_of(tiny_nano)
     save_pretrained(build(config), tmp_path / "out", config=config, views=VIEWS)
     edit(tmp_path / "out" / "model.json", lambda content: content["model"].update(decoders=[{}] * 1001))
     with pytest.raises(CheckpointError, match="names 1001 decoders, the limit is 1000"):
