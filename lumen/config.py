@@ -23,7 +23,7 @@ from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import import_modules_from_strings
 
 from lumen.errors import ConfigError
-from lumen.paths import find_path
+from lumen.paths import find_path, real_path
 
 
 class SharedDict(ConfigDict):
@@ -65,7 +65,7 @@ def read_names(path: Path | str, *, import_roots: Sequence[Path | str] = ()) -> 
     Raises:
         ConfigError: See ``read_config``.
     """
-    path = Path(find_path(path)).resolve()
+    path = real_path(find_path(path))
     tree = _parsed(path)
     for folder in (*import_roots, plugin_folder(path)):
         add_import_path(Path(folder).resolve())
@@ -106,7 +106,7 @@ def settings_of(names: SharedDict, path: Path | str) -> Config:
     Overrides of one setting then leave the others alone, also where two were one object.
     """
     kept = {name: value for name, value in dict.items(names) if not is_helper(name)}
-    whole_path = str(Path(find_path(path)).resolve())
+    whole_path = str(real_path(find_path(path)))
     # Formatting by yapf takes a second; the text goes into every checkpoint and is indented without it, too.
     return Config(_converted(kept, ConfigDict), filename=whole_path, format_python_code=False)
 

@@ -32,6 +32,11 @@ def find_path(path: str | Path) -> str:
     return next((str(place) for place in tried if place.exists()), str(path))
 
 
+def real_path(path: str | Path) -> Path:
+    """Return where a path leads; links in a circle are an OSError once it is opened, but fail in ``Path.resolve``."""
+    return Path(os.path.realpath(path))
+
+
 def is_unwritable(text: str) -> bool:
     """Return whether a text holds what XML or UTF-8 cannot: control characters, halves of surrogate pairs."""
     return _UNWRITABLE.search(text) is not None

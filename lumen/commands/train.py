@@ -7,6 +7,7 @@ import typer
 
 from lumen.commands.options import refuse_others
 from lumen.errors import ConfigError
+from lumen.paths import real_path
 
 EXAMPLES = (
     "Examples:",
@@ -98,7 +99,7 @@ def train(
     from lumen.tuning.recipe import Wishes
     from lumen.tuning.start import Source, prepare
 
-    folder = out or Path("work_dirs") / f"{data.resolve().stem}_{task}"
+    folder = out or Path("work_dirs") / f"{real_path(data).stem}_{task}"
     wishes = Wishes(task, iters, seed, skip_budget, tune, tuple(cfg_options or ()))
     options = {"progress": lambda records: track(records, "images", console=Console(stderr=True), transient=True)}
     config = prepare(Source(data, images, val_share), lmm, wishes, folder, minutes=minutes, **options)

@@ -10,6 +10,7 @@ from typing import Any
 from lumen.config import read_config
 from lumen.engine.check_config import load_config, parse_overrides
 from lumen.errors import ConfigError
+from lumen.paths import real_path
 from lumen.serialization.atomic import write_text
 from lumen.tuning.base import Base
 from lumen.tuning.splits import Split, Splits
@@ -159,7 +160,7 @@ def _run_lines(base: Base, survey: Survey, wishes: Wishes, folder: Path) -> list
         *(["val_dataloader.update(num_workers=0)"] if base.is_nano else []),
         f"train_cfg = dict(max_iters={steps}{interval})",
         f"randomness = dict(seed={wishes.seed})",
-        f"work_dir = {_literal(str(folder.resolve()))}",
+        f"work_dir = {_literal(str(real_path(folder)))}",
     ]
 
 

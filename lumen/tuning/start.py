@@ -19,7 +19,7 @@ from lumen.engine.work_folder import held
 from lumen.errors import ConfigError
 from lumen.lmm.meta import KNOWN
 from lumen.lmm.repository import read_config as read_lmm_config
-from lumen.paths import find_path
+from lumen.paths import find_path, real_path
 from lumen.registry import DECODERS
 from lumen.serialization.checkpoint import find_checkpoint
 from lumen.tuning.base import Base, find_base, registered
@@ -81,7 +81,7 @@ def prepare(
     base = find_base(lmm, wishes.task)
     lmm_config = read_lmm_config(find_path(base.name_or_path), None) if base.name_or_path not in KNOWN else None
     options = {"images": source.images, "val_share": source.val_share, "seed": wishes.seed}
-    splits = find_splits(source.data, folder.resolve(), task=wishes.task, **options)
+    splits = find_splits(source.data, real_path(folder), task=wishes.task, **options)
     found = survey(splits, wishes.task, skip_budget=wishes.skip_budget, progress=progress)
     say(found.text)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

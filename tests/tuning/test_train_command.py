@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tuning_cases import coco_content, write_photos
 
 from lumen.data.shapes import make_shapes
 from lumen.engine.cost import GPUS
-from lumen.errors import ConfigError
+from lumen.errors import ConfigError, DataError
 from lumen.serialization.checkpoint import load_checkpoint
 from lumen.tuning import start
 from lumen.tuning.recipe import load
@@ -128,6 +129,15 @@ def test_a_training_keeps_its_config_where_another_is_begun_in_its_folder(lumen,
     assert status == 2 and f"another training writes into work: process {other.pid}" in err
     assert [path.name for path in (tmp_path / "empty/work").glob("*.py")] == ["config.py"]
     assert (tmp_path / "empty/work/config.py").read_text() == "# of the training\n"
+
+
+def test_an_out_folder_that_links_lead_round_in_is_refused(lumen, photos):
+    Path("one").symlink_to("other")
+    Path("other").symlink_to("one")
+    status, _, err = lumen("train", "--data", photos, "--lmm", "nano", "--out", "one", "--dry-run")
+    assert status == 2 and err.splitlines()[-1] == "error: [Errno 17] File exists: 'one'"
+    with pytest.raises(DataError, match="one exists and is not a shapes data set"):
+        make_shapes(Path("one"), 1, 1)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from lumen.data.shapes.language import balance_answers, describe_scene
 from lumen.data.shapes.records import Record, annotation_records, category_records, image_record
 from lumen.data.shapes.render import SPLITS, draw_scene
 from lumen.errors import DataError
+from lumen.paths import real_path
 from lumen.serialization.atomic import publish_folder, temporary_folder
 
 MARKER = "shapes.json"
@@ -75,7 +76,7 @@ def make_shapes(
     sizes = {"train": num_train, "val": num_val, "test": num_test}
     _check_numbers(sizes, seed, workers)
     recipe = {"format": "lumen-shapes", "version": FORMAT_VERSION, "seed": seed, **sizes}
-    out = Path(out).resolve()
+    out = real_path(out)
     if not _needs_writing(out, recipe, force):
         return False
     # A run that is stopped leaves nothing behind under the final name.
@@ -99,7 +100,7 @@ def _check_numbers(sizes: dict[str, int], seed: int, workers: int | None) -> Non
 
 def _needs_writing(out: Path, recipe: Record, force: bool) -> bool:
     """Tell whether there is work to do, and refuse to replace what should stay."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return True
     found = _read_recipe(out)
     if found is None:

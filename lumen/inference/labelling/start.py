@@ -1,6 +1,5 @@
 """From a source of pictures and a model to a job whose parts are done."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lumen.inference.labelling.run import Effort, Labeller, describe_predictor, 
 from lumen.inference.questions import require_threshold
 from lumen.inference.reports import Request
 from lumen.inference.sources import Source, open_model
+from lumen.paths import real_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ def label_source(
 
 
 def _check_place(source: Path, folder: Path) -> None:
-    # Unlike `Path.resolve` it takes links that lead in a circle; the folder is then refused when it is made.
-    if source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
+    if source.is_dir() and real_path(folder).is_relative_to(real_path(source)):
         raise ConfigError(f"{folder} lies in {source}, so that masks would be taken for pictures; name another --out")
 
 
