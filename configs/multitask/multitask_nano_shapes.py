@@ -1,7 +1,7 @@
 """One nano, trained once on shapes, for every task: boxes, masks, keypoints, sentences, counts, words.
 
-Four fifths of the samples ask everything about an image at once: 8 classes, sentences, questions, a caption. The rest
-are crops of one shape, asked for its keypoints.
+Four fifths of the samples ask everything about an image at once: 6 classes, 4 names of things that are not there,
+sentences, questions, a caption. The rest are crops of one shape, asked for its keypoints.
 
     python tools/make_shapes.py
     python tools/train.py configs/multitask/multitask_nano_shapes.py

@@ -47,7 +47,8 @@ def read_config(path: str, attention: str | None) -> PretrainedConfig:
 
     Raises:
         CheckpointError: If there is no model of that name, or its config.json has values that no model can have.
-        ConfigError: If transformers itself does not have this kind of model, or lacks what the attention needs.
+        ConfigError: If transformers itself does not have this kind of model, or lacks what the attention needs; or an
+            adapter lies beside the model, see ``refuse_adapter``.
     """
     if attention is not None and "/" in attention:
         raise ConfigError(f"attention must be one of {KNOWN_ATTENTION}, got {attention!r}: no code is fetched for it")

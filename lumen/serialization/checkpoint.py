@@ -295,11 +295,8 @@ def load_trained_state(model: nn.Module, checkpoint: Mapping[str, Any], *, fresh
     ]
     # 4. Report all differences at once, before any weight changes.
     found = {"missing": missing, "unexpected": unexpected, "other shape": shapes, "other numbers": kinds}
-    complaints = [
-        f"{title}: {_few(names)}"
-        for title, names in (found | {"not finite": _not_finite(chosen, current)}).items()
-        if names
-    ]
+    found["not finite"] = _not_finite(chosen, current)
+    complaints = [f"{title}: {_few(names)}" for title, names in found.items() if names]
     if complaints:
         raise CheckpointError(f"the checkpoint does not fit this model; {'; '.join(complaints)}. {_recorded(meta)}")
     model.load_state_dict({name: shard_like(tensor, current[name]) for name, tensor in chosen.items()}, strict=False)
