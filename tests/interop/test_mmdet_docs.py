@@ -48,8 +48,10 @@ def test_a_config_of_mmdet_trains_and_is_judged_as_it_is(here, tiny_nano, monkey
     (here / "configs/detection/mine_mmdet.py").write_text(snippets(PAGE, "python")[0])
     train, test = (shlex.split(line) for line in command_lines(snippets(PAGE, "bash")[0]))
     overrides = ["--cfg-options", *SMALL, *WORKERS, f"model.lmm.name_or_path={tiny_nano}"]
-    assert run([*train, *overrides], monkeypatch) == 0
-    assert run([*test, "--out", "figures.json", *overrides[:1], *overrides[3:]], monkeypatch) == 0
+    # Two runs of one second and one process would share their name.
+    assert run([*train, *overrides, "experiment_name=train"], monkeypatch) == 0
+    asked = [*test, "--out", "figures.json", *overrides[:1], *overrides[3:], "experiment_name=test"]
+    assert run(asked, monkeypatch) == 0
     figures = json.loads((here / "figures.json").read_text())
     assert set(figures) == {"pascal_voc/mAP", "pascal_voc/AP50"} and 0 <= figures["pascal_voc/mAP"] <= 1
     assert DefaultScope.get_current_instance().scope_name == "lumen"  # that of the run
